@@ -166,9 +166,11 @@ function escapeZeros(into: KeyScratch, start: number, end: number): number {
   if (zeros === 0) return end;
   into.ensure(end + zeros);
   const bytes = into.bytes;
-  // From the back, so that each byte moves once and over nothing unread.
-  for (let from = end - 1, to = end + zeros - 1; to > from; from--) {
-    const byte = bytes[from]!;
+  // From the back, so that each byte moves once and over nothing unread. Once all zeros are behind, the rest is in place.
+  let from = end - 1;
+  let to = end + zeros - 1;
+  while (to > from) {
+    const byte = bytes[from--]!;
     if (byte === 0) bytes[to--] = ESCAPE;
     bytes[to--] = byte;
   }
