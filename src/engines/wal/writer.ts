@@ -1,5 +1,50 @@
-/** Write-ahead log of one shard: the writer. */
-import type { Env } from '../../shared/env/env.js';
+/**
+ * The writer of a shard's write-ahead log.
+ *
+ *   begin() → payload at bytes[position…], ensure() → commit() = one frame, one LSN, one write()     sync() = one fdatasync
+ *
+ *   bytes   [ buffered frames … | header | payload → position ]        segment  [ header | frames … | end | zeros or old bytes ]
+ *
+ * The caller builds the payload in the writer's own buffer behind room for the header, so a group is copied once, from the client's
+ * ring into the buffer that is written. Segment files are preallocated: spares made elsewhere or recycled from the log's own old end;
+ * without a spare the file grows by zeroed steps.
+ *
+ * Invariants
+ * - LSNs are consecutive; frames reach the file in LSN order.
+ * - A segment is synced before its successor gets a name, and its successor's header before that. So whatever is bad in a segment
+ *   that is not the last is damage, and the last one's header is always whole.
+ * - After a failed write the file is cut back to the last good frame and synced before anyone hears of the failure: a frame whose
+ *   commit() threw is never replayed.
+ * - After a failed fdatasync (or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
+ *   a success. Only a new writer behind a recovery goes on; it writes the doubtful tail anew.
+ * - A file is reused only after its old name is durably gone.
+ *
+ * Format: format.ts. Threads: the shard's, which owns the directory.
+ */
+import { assert } from '../../shared/assert.js';
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import type { Env, EnvFile } from '../../shared/env/env.js';
+import {
+  FRAME_HEADER_BYTES,
+  PAYLOAD_BYTES_MAX_DEFAULT,
+  SALT_BYTES,
+  SEGMENT_BYTES_DEFAULT,
+  SEGMENT_BYTES_MAX,
+  SEGMENT_BYTES_MIN,
+  SEGMENT_HEADER_BYTES,
+  TERMINATOR_BYTES,
+  U32_MAX,
+  U48_MAX,
+  checkIdentity,
+  encodeSegmentHeader,
+  frameBytes,
+  isSpareName,
+  isTemporaryName,
+  sealFrame,
+  segmentName,
+} from './format.js';
+import { removeQuietly, writeZeros } from './preallocate.js';
+import { listSegments } from './recovery.js';
 import type { WalRecovery } from './recovery.js';
 
 export interface WalOptions {
@@ -7,56 +52,540 @@ export interface WalOptions {
   readonly storeId: Uint8Array;
   readonly shard: number;
   /** 64 KiB ..= 1 GiB, a multiple of 4096. Default 32 MiB. */
-  readonly segmentBytes?: number;
-  /** Largest payload of one frame. Default 8 MiB, less if a segment is smaller. */
-  readonly payloadBytesMax?: number;
+  readonly segmentBytes?: number | undefined;
+  /** Largest payload of one frame. Default 8 MiB, less where a segment is smaller. */
+  readonly payloadBytesMax?: number | undefined;
   /** Without a ready spare a segment is preallocated in steps of this size. Default 4 MiB. */
-  readonly preallocateBytes?: number;
-  /** Recycled segments kept for reuse. Default 4. */
-  readonly spareSegmentsMax?: number;
+  readonly preallocateBytes?: number | undefined;
+  /** Files kept for reuse. Default 4. */
+  readonly spareSegmentsMax?: number | undefined;
 }
 
-export declare class WalWriter {
-  /** A log for a new store, in a directory that exists and has no segments. The first frame gets `nextLsn` (default 1). */
-  static create(env: Env, directory: string, options: WalOptions, nextLsn?: number): WalWriter;
-  /** Goes on after a recovery, in a new segment of a new generation. */
-  static open(env: Env, directory: string, options: WalOptions, recovery: WalRecovery): WalWriter;
+/** Frames at the `memory` level are written at the latest when this much has gathered. */
+const BUFFERED_BYTES_MAX = 1 << 20;
+const BUFFER_BYTES_INITIAL = 256 << 10;
+const NO_FRAME = -1;
 
-  /** The buffer to write the payload into, at bytes[position…]. Replaced by ensure() when it grows. */
+interface Segment {
+  readonly path: string;
+  readonly generation: number;
+  readonly firstLsn: number;
+  usedBytes: number;
+}
+
+interface Spare {
+  readonly path: string;
+  readonly fileBytes: number;
+  readonly zeroed: boolean;
+}
+
+export class WalWriter {
+  /** Payload goes to bytes[position…]. ensure() may replace it by a larger one. */
   bytes: Buffer;
-  position: number;
-  begin(): void;
-  /** Room for `byteCount` more bytes at `position`. ERR_BATCH_TOO_LARGE beyond the largest payload. */
-  ensure(byteCount: number): void;
-  /** Returns the LSN. `buffered`: keep the frame in memory until the next write, writeOut() or sync(). */
-  commit(firstSeq: number, operationCount: number, buffered?: boolean): number;
-  /** Drops the frame under construction. */
-  discard(): void;
-  /** Writes the buffered frames. */
-  writeOut(): void;
-  /** Everything committed so far is durable when it returns. */
-  sync(): void;
-  /** LSN of the last committed frame, buffered ones included. */
-  get lastLsn(): number;
-  /** LSN of the last frame handed to the operating system. */
-  get writtenLsn(): number;
-  get syncedLsn(): number;
-  /** Bytes of frames and headers in the segments that are still needed. */
-  get sizeBytes(): number;
-  get segmentCount(): number;
-  /** 0 ..= 1 */
-  get currentSegmentFill(): number;
-  get payloadBytesMax(): number;
-  /** Set once an fdatasync (or the repair of a failed write) failed: nothing can be appended any more. */
-  get failure(): Error | undefined;
-  wantsSpare(): boolean;
-  /** Takes a file made by preallocateSegment(). False: not needed or gone. */
-  offerSpare(path: string): boolean;
-  /** Frames up to and including `lsn` are no longer needed. */
-  truncate(lsn: number): void;
-  /** Writes and syncs what is buffered, then closes. */
-  close(): void;
-}
+  position = 0;
+  readonly payloadBytesMax: number;
 
-/** Makes a zero-filled, synced file for WalWriter.offerSpare() under a unique name in the log's directory; returns its path. Any thread. */
-export declare function preallocateSegment(env: Env, directory: string, segmentBytes: number): string;
+  readonly #env: Env;
+  readonly #directory: string;
+  readonly #storeId: Uint8Array;
+  readonly #shard: number;
+  readonly #segmentBytes: number;
+  readonly #preallocateBytes: number;
+  readonly #spareSegmentsMax: number;
+
+  /** Oldest first; the last is the one written. */
+  readonly #segments: Segment[] = [];
+  readonly #spares: Spare[] = [];
+  #file: EnvFile | undefined;
+  /** Where the next write() goes. */
+  #filePosition = 0;
+  #allocatedBytes = 0;
+  #seed = 0;
+  #generation = 0;
+  #nextGeneration: number;
+
+  /** Frames in bytes[0, #bufferedBytes) are committed and not yet written. */
+  #bufferedBytes = 0;
+  #frameStart = NO_FRAME;
+  #lastLsn: number;
+  #writtenLsn: number;
+  #syncedLsn: number;
+  #failure: ConcordError | undefined;
+  #isClosed = false;
+
+  /** A log for a new store, in a directory that exists and has no segments. The first frame gets `nextLsn`. */
+  static create(env: Env, directory: string, options: WalOptions, nextLsn = 1): WalWriter {
+    if (!Number.isInteger(nextLsn) || nextLsn < 1 || nextLsn > U48_MAX)
+      throw invalidArgument(`nextLsn must be 1 ..= 2^48 - 1, got ${nextLsn}`);
+    const existing = listSegments(env, directory).at(0);
+    if (existing !== undefined)
+      throw new ConcordError('ERR_EXISTS', `a log exists already: ${existing.path}`, { file: existing.path });
+    const writer = new WalWriter(env, directory, options, nextLsn - 1, 1);
+    writer.#start();
+    return writer;
+  }
+
+  /** Goes on after a recovery, in a new segment of a new generation: what lies behind a cut is never read again. */
+  static open(env: Env, directory: string, options: WalOptions, recovery: WalRecovery): WalWriter {
+    const writer = new WalWriter(env, directory, options, recovery.lastLsn, recovery.nextGeneration);
+    writer.#adopt(recovery);
+    writer.#start();
+    return writer;
+  }
+
+  private constructor(env: Env, directory: string, options: WalOptions, lastLsn: number, nextGeneration: number) {
+    checkIdentity(options.storeId, options.shard);
+    const segmentBytes = options.segmentBytes ?? SEGMENT_BYTES_DEFAULT;
+    if (segmentBytes < SEGMENT_BYTES_MIN || segmentBytes > SEGMENT_BYTES_MAX || segmentBytes % 4096 !== 0) {
+      throw invalidArgument(
+        `segmentBytes must be a multiple of 4096 in ${SEGMENT_BYTES_MIN} ..= ${SEGMENT_BYTES_MAX}, got ${segmentBytes}`,
+      );
+    }
+    const fits = segmentBytes - SEGMENT_HEADER_BYTES - FRAME_HEADER_BYTES;
+    const payloadBytesMax = options.payloadBytesMax ?? Math.min(PAYLOAD_BYTES_MAX_DEFAULT, fits);
+    if (!Number.isInteger(payloadBytesMax) || payloadBytesMax < 1 || payloadBytesMax > fits) {
+      throw invalidArgument(`payloadBytesMax must be 1 ..= ${fits}, got ${payloadBytesMax}`);
+    }
+    const preallocateBytes = options.preallocateBytes ?? 4 << 20;
+    if (!Number.isInteger(preallocateBytes) || preallocateBytes < 1) {
+      throw invalidArgument(`preallocateBytes must be a positive integer, got ${preallocateBytes}`);
+    }
+    const spareSegmentsMax = options.spareSegmentsMax ?? 4;
+    if (!Number.isInteger(spareSegmentsMax) || spareSegmentsMax < 0) {
+      throw invalidArgument(`spareSegmentsMax must be an integer from 0, got ${spareSegmentsMax}`);
+    }
+    this.#env = env;
+    this.#directory = directory;
+    this.#storeId = Uint8Array.from(options.storeId);
+    this.#shard = options.shard;
+    this.#segmentBytes = segmentBytes;
+    this.#preallocateBytes = preallocateBytes;
+    this.#spareSegmentsMax = spareSegmentsMax;
+    this.payloadBytesMax = payloadBytesMax;
+    this.bytes = Buffer.allocUnsafeSlow(BUFFER_BYTES_INITIAL);
+    this.#lastLsn = this.#writtenLsn = this.#syncedLsn = lastLsn;
+    this.#nextGeneration = nextGeneration;
+  }
+
+  /** LSN of the last committed frame, buffered ones included. */
+  get lastLsn(): number {
+    return this.#lastLsn;
+  }
+
+  /** LSN of the last frame the operating system has. */
+  get writtenLsn(): number {
+    return this.#writtenLsn;
+  }
+
+  get syncedLsn(): number {
+    return this.#syncedLsn;
+  }
+
+  /** Bytes of headers and frames in the segments not yet truncated. */
+  get sizeBytes(): number {
+    let sizeBytes = 0;
+    for (const segment of this.#segments) sizeBytes += segment.usedBytes;
+    return sizeBytes;
+  }
+
+  get segmentCount(): number {
+    return this.#segments.length;
+  }
+
+  get spareCount(): number {
+    return this.#spares.length;
+  }
+
+  /** 0 ..= 1 */
+  get currentSegmentFill(): number {
+    return this.#filePosition / this.#segmentBytes;
+  }
+
+  /** Set once an fdatasync, or the repair of a failed write, has failed: nothing is accepted any more. */
+  get failure(): ConcordError | undefined {
+    return this.#failure;
+  }
+
+  /** Starts a frame. A frame begun and not committed is dropped. */
+  begin(): void {
+    this.#checkUsable();
+    this.#frameStart = this.#bufferedBytes;
+    this.position = this.#frameStart + FRAME_HEADER_BYTES;
+    this.#reserve(this.position);
+  }
+
+  /** Room for `byteCount` more bytes at `position`. */
+  ensure(byteCount: number): void {
+    assert(this.#frameStart !== NO_FRAME, 'ensure() without begin()');
+    const end = this.position + byteCount;
+    if (end - this.#frameStart - FRAME_HEADER_BYTES > this.payloadBytesMax) {
+      throw new ConcordError(
+        'ERR_BATCH_TOO_LARGE',
+        `a log record of ${end - this.#frameStart - FRAME_HEADER_BYTES} bytes, at most ${this.payloadBytesMax} are possible`,
+        { limit: this.payloadBytesMax },
+      );
+    }
+    this.#reserve(end);
+  }
+
+  /** Drops the frame under construction. */
+  discard(): void {
+    this.#frameStart = NO_FRAME;
+  }
+
+  /**
+   * Ends the frame and writes it behind all others; returns its LSN. `buffered`: leave it in memory until the next write, writeOut() or
+   * sync(). When it throws, the frame does not exist and never will; ERR_DISK_FULL may pass, ERR_IO with `failure` set does not.
+   */
+  commit(firstSeq: number, operationCount: number, buffered = false): number {
+    this.#checkUsable();
+    assert(this.#frameStart !== NO_FRAME, 'commit() without begin()');
+    const payloadBytes = this.position - this.#frameStart - FRAME_HEADER_BYTES;
+    assert(payloadBytes >= 0 && payloadBytes <= this.payloadBytesMax, `a log record of ${payloadBytes} bytes`);
+    const lsn = this.#lastLsn + 1;
+    assert(lsn <= U48_MAX, 'log sequence numbers are used up');
+    try {
+      // The frame must carry the generation of the segment it goes to, so the decision to roll comes before sealing.
+      if (this.#filePosition + this.#bufferedBytes + frameBytes(payloadBytes) > this.#segmentBytes) {
+        this.#flushBefore(payloadBytes);
+        this.#roll();
+      } else if (buffered && this.#bufferedBytes >= BUFFERED_BYTES_MAX) this.#flushBefore(payloadBytes);
+      const start = this.#frameStart;
+      const sealed = sealFrame(
+        this.bytes,
+        start,
+        payloadBytes,
+        this.#seed,
+        this.#generation,
+        lsn,
+        this.#syncedLsn,
+        firstSeq,
+        operationCount,
+      );
+      if (buffered) this.#bufferedBytes = start + sealed;
+      else {
+        this.#write(start + sealed);
+        this.#writtenLsn = lsn;
+      }
+      this.#lastLsn = lsn;
+      return lsn;
+    } finally {
+      this.#frameStart = NO_FRAME;
+    }
+  }
+
+  /** Hands the buffered frames to the operating system. On failure they stay buffered. */
+  writeOut(): void {
+    this.#checkUsable();
+    if (this.#bufferedBytes === 0) return;
+    assert(this.#frameStart === NO_FRAME, 'writeOut() in the middle of a frame');
+    this.#write(this.#bufferedBytes);
+    this.#writtenLsn = this.#lastLsn;
+  }
+
+  /** Everything committed so far is durable when it returns. */
+  sync(): void {
+    this.writeOut();
+    if (this.#syncedLsn === this.#lastLsn) return;
+    this.#syncFile(this.#file!);
+    this.#syncedLsn = this.#writtenLsn;
+  }
+
+  /** Time to have a spare made: more than half of the segment is used and none is ready. */
+  wantsSpare(): boolean {
+    return this.#spares.length === 0 && this.#spareSegmentsMax > 0 && this.#filePosition * 2 > this.#segmentBytes;
+  }
+
+  /** Takes a file made by preallocateSegment(). False: not needed (it is removed), or gone. */
+  offerSpare(path: string): boolean {
+    const name = path.slice(path.lastIndexOf('/') + 1);
+    if (path !== `${this.#directory}/${name}` || !isSpareName(name))
+      throw invalidArgument(`not a spare of this log: ${path}`);
+    if (this.#isClosed || this.#spares.some((spare) => spare.path === path) || !this.#env.exists(path)) return false;
+    return this.#keepSpare(path, true);
+  }
+
+  /** Frames up to and including `lsn` are no longer needed: whole segments become spares or are removed. */
+  truncate(lsn: number): void {
+    this.#checkUsable();
+    const freed = this.#takeObsolete(lsn);
+    if (freed.length === 0) return;
+    const renamed: string[] = [];
+    for (const segment of freed) {
+      if (this.#spares.length + renamed.length >= this.#spareSegmentsMax) this.#env.remove(segment.path);
+      else {
+        const sparePath = segment.path.replace(/\.log$/, '.spare');
+        this.#env.rename(segment.path, sparePath);
+        renamed.push(sparePath);
+      }
+    }
+    // Only now the old names are gone for good, and the files' content may change.
+    this.#env.syncDirectory(this.#directory);
+    for (const path of renamed) this.#keepSpare(path, false);
+  }
+
+  /** Writes and syncs what is there, then closes. The file is closed even when that fails. */
+  close(): void {
+    if (this.#isClosed) return;
+    try {
+      if (this.#failure === undefined) this.sync();
+    } finally {
+      this.#isClosed = true;
+      this.#frameStart = NO_FRAME;
+      this.#closeFile();
+    }
+  }
+
+  #checkUsable(): void {
+    if (this.#isClosed) throw new ConcordError('ERR_CLOSED', 'the log is closed', { file: this.#directory });
+    if (this.#failure !== undefined) {
+      throw new ConcordError(
+        'ERR_IO',
+        `the log accepts nothing since: ${this.#failure.message}`,
+        this.#failure.details,
+        {
+          cause: this.#failure,
+        },
+      );
+    }
+  }
+
+  #fail(error: unknown, what: string): ConcordError {
+    const text = error instanceof Error ? error.message : String(error);
+    const details = error instanceof ConcordError ? error.details : { file: this.#directory };
+    this.#failure = new ConcordError('ERR_IO', `${what}: ${text}`, details, { cause: error });
+    return this.#failure;
+  }
+
+  /** The segments all of whose frames are ≤ lsn, and empty ones; no longer counted. */
+  #takeObsolete(lsn: number): Segment[] {
+    const freed: Segment[] = [];
+    const kept: Segment[] = [];
+    let limit = Infinity;
+    for (let i = this.#segments.length - 1; i >= 0; i--) {
+      const segment = this.#segments[i]!;
+      if (limit <= lsn + 1 || limit === segment.firstLsn) freed.push(segment);
+      else kept.push(segment);
+      limit = Math.min(limit, segment.firstLsn === 0 ? Infinity : segment.firstLsn);
+    }
+    this.#segments.splice(0, this.#segments.length, ...kept.reverse());
+    return freed.reverse();
+  }
+
+  /** Payload up to `end`, its padding and the terminator fit behind this. */
+  #reserve(end: number): void {
+    const needed = end + 8 + TERMINATOR_BYTES;
+    if (needed <= this.bytes.length) return;
+    let capacity = this.bytes.length;
+    while (capacity < needed) capacity *= 2;
+    const larger = Buffer.allocUnsafeSlow(capacity);
+    larger.set(this.bytes.subarray(0, Math.min(this.position, this.bytes.length)), 0);
+    this.bytes = larger;
+  }
+
+  /** Writes the buffered frames that stand before the one under construction, and moves that to the front. */
+  #flushBefore(payloadBytes: number): void {
+    if (this.#bufferedBytes === 0) return;
+    const start = this.#frameStart;
+    // The terminator goes where the next frame's header will be filled in, which is still free.
+    this.#write(this.#bufferedBytes);
+    this.#writtenLsn = this.#lastLsn;
+    const payloadStart = start + FRAME_HEADER_BYTES;
+    this.bytes.copyWithin(FRAME_HEADER_BYTES, payloadStart, payloadStart + payloadBytes);
+    this.#frameStart = 0;
+    this.position = FRAME_HEADER_BYTES + payloadBytes;
+  }
+
+  /** Writes bytes[0, byteCount) and the terminator at the end of the segment; the buffer is then empty. */
+  #write(byteCount: number): void {
+    const end = this.#filePosition + byteCount;
+    assert(end <= this.#segmentBytes, `log position ${end} beyond the segment of ${this.#segmentBytes} bytes`);
+    const terminatorBytes = Math.min(TERMINATOR_BYTES, this.#segmentBytes - end);
+    this.bytes.fill(0, byteCount, byteCount + terminatorBytes);
+    if (end + terminatorBytes > this.#allocatedBytes) this.#allocate(end + terminatorBytes);
+    try {
+      this.#file!.write(this.bytes, 0, byteCount + terminatorBytes, this.#filePosition);
+    } catch (error) {
+      this.#cutBack();
+      throw error;
+    }
+    this.#filePosition = end;
+    this.#bufferedBytes = 0;
+    this.#segments.at(-1)!.usedBytes = end;
+  }
+
+  /** Grows the file by zeros. A failure leaves only zeros behind, which mean nothing. */
+  #allocate(end: number): void {
+    const target = Math.min(this.#segmentBytes, Math.max(end, this.#allocatedBytes + this.#preallocateBytes));
+    writeZeros(this.#file!, this.#allocatedBytes, target);
+    this.#allocatedBytes = target;
+  }
+
+  /**
+   * Some of a failed write may be in the file, even all of it. Cutting the file needs no space, so it works on a full disk; syncing makes
+   * sure that the failed frame cannot come back. What was written before becomes durable by the way.
+   */
+  #cutBack(): void {
+    try {
+      this.#file!.truncate(this.#filePosition);
+      this.#allocatedBytes = this.#filePosition;
+      this.#file!.sync();
+      this.#syncedLsn = this.#writtenLsn;
+    } catch (error) {
+      throw this.#fail(error, 'the log could not be cut back after a failed write');
+    }
+  }
+
+  #syncFile(file: EnvFile): void {
+    try {
+      file.sync();
+    } catch (error) {
+      throw this.#fail(error, 'the log could not be synced');
+    }
+  }
+
+  #closeFile(): void {
+    const file = this.#file;
+    this.#file = undefined;
+    file?.close();
+  }
+
+  /** Takes over what a recovery found: makes the doubtful tail durable, cleans up, collects spares. */
+  #adopt(recovery: WalRecovery): void {
+    const tail = recovery.unsyncedTail;
+    if (tail !== undefined) {
+      const file = this.#env.open(tail.path, 'write');
+      try {
+        // These bytes came from the page cache. If an fdatasync failed before, the cache calls them clean though the disk has never
+        // seen them; written again, the next sync carries them.
+        const bytes = Buffer.allocUnsafeSlow(tail.to - tail.from);
+        const byteCount = file.read(bytes, 0, bytes.length, tail.from);
+        if (byteCount !== bytes.length) {
+          throw new ConcordError('ERR_IO', `${tail.path}: read ${byteCount} of ${bytes.length} bytes at ${tail.from}`, {
+            file: tail.path,
+          });
+        }
+        file.write(bytes, 0, bytes.length, tail.from);
+        file.sync();
+      } finally {
+        file.close();
+      }
+    }
+    for (const segment of recovery.segments) {
+      this.#segments.push({
+        path: segment.path,
+        generation: segment.generation,
+        firstLsn: segment.firstLsn,
+        usedBytes: segment.usedBytes,
+      });
+    }
+  }
+
+  /** The first segment of this writer; leftovers of earlier ones become spares or go. */
+  #start(): void {
+    const names = this.#env.list(this.#directory);
+    for (const name of names) if (isTemporaryName(name)) this.#env.remove(`${this.#directory}/${name}`);
+    // A spare may have been a segment until an interrupted truncate(): its old name must be gone before its content changes.
+    if (names.some(isSpareName)) this.#env.syncDirectory(this.#directory);
+    for (const name of names) if (isSpareName(name)) this.#keepSpare(`${this.#directory}/${name}`, false);
+    try {
+      this.#roll();
+      // Segments without frames, as restarts without writes leave behind.
+      this.truncate(0);
+    } catch (error) {
+      this.#closeFile();
+      throw error;
+    }
+  }
+
+  #keepSpare(path: string, zeroed: boolean): boolean {
+    if (this.#spares.length < this.#spareSegmentsMax) {
+      const fileBytes = this.#fileBytes(path);
+      if (fileBytes >= SEGMENT_HEADER_BYTES + TERMINATOR_BYTES && fileBytes <= this.#segmentBytes) {
+        this.#spares.push({ path, fileBytes, zeroed });
+        return true;
+      }
+    }
+    this.#env.remove(path);
+    return false;
+  }
+
+  #fileBytes(path: string): number {
+    const file = this.#env.open(path, 'read');
+    try {
+      return file.size();
+    } finally {
+      file.close();
+    }
+  }
+
+  /** Ends the current segment and starts the next. When it throws without `failure`, the current one goes on. */
+  #roll(): void {
+    assert(this.#bufferedBytes === 0, 'a roll with buffered frames');
+    if (this.#syncedLsn < this.#writtenLsn) {
+      this.#syncFile(this.#file!);
+      this.#syncedLsn = this.#writtenLsn;
+    }
+    const generation = this.#nextGeneration;
+    assert(generation <= U32_MAX, 'log generations are used up');
+    const path = `${this.#directory}/${segmentName(generation)}`;
+    const prepared = this.#prepare(generation);
+    try {
+      this.#env.rename(prepared.path, path);
+    } catch (error) {
+      prepared.file.close();
+      if (this.#env.exists(path)) throw this.#fail(error, 'a log segment may or may not have got its name');
+      removeQuietly(this.#env, prepared.path);
+      throw error;
+    }
+    try {
+      this.#env.syncDirectory(this.#directory);
+    } catch (error) {
+      // With the new name perhaps durable, frames added to the old segment would not be read; without it, those in the new one.
+      prepared.file.close();
+      throw this.#fail(error, 'the directory of the log could not be synced');
+    }
+    this.#closeFile();
+    this.#file = prepared.file;
+    this.#filePosition = SEGMENT_HEADER_BYTES;
+    this.#allocatedBytes = prepared.fileBytes;
+    this.#seed = prepared.seed;
+    this.#generation = generation;
+    this.#nextGeneration = generation + 1;
+    this.#segments.push({ path, generation, firstLsn: this.#lastLsn + 1, usedBytes: SEGMENT_HEADER_BYTES });
+  }
+
+  /** A synced file with the header of `generation`, under a name that no recovery reads. */
+  #prepare(generation: number): { path: string; file: EnvFile; fileBytes: number; seed: number } {
+    const spare = this.#spares.shift();
+    const path = spare?.path ?? `${this.#directory}/wal-${generation}.tmp`;
+    // What an earlier attempt could not remove.
+    if (spare === undefined && this.#env.exists(path)) this.#env.remove(path);
+    const file = this.#env.open(path, spare === undefined ? 'create' : 'write');
+    try {
+      // With a terminator: a recycled file goes on with the first frame of its former life.
+      const block = Buffer.alloc(SEGMENT_HEADER_BYTES + TERMINATOR_BYTES);
+      const seed = encodeSegmentHeader(block, {
+        storeId: this.#storeId,
+        shard: this.#shard,
+        generation,
+        zeroed: spare?.zeroed ?? true,
+        firstLsn: this.#lastLsn + 1,
+        createdAt: this.#env.now(),
+        salt: this.#env.randomBytes(SALT_BYTES),
+      });
+      let fileBytes = spare?.fileBytes ?? 0;
+      if (spare === undefined) {
+        fileBytes = Math.min(this.#segmentBytes, block.length + this.#preallocateBytes);
+        writeZeros(file, block.length, fileBytes);
+      }
+      file.write(block, 0, block.length, 0);
+      file.sync();
+      return { path, file, fileBytes, seed };
+    } catch (error) {
+      file.close();
+      removeQuietly(this.#env, path);
+      throw error;
+    }
+  }
+}
