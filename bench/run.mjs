@@ -1,0 +1,146 @@
+/**
+ * npm run bench: ConcordKV beside its peers, in one run. Method, engines and workloads: README.md.
+ *
+ * Exit code 0: ran, and every value read back was right. 1: a wrong value, or an engine failed. 2: usage.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { describeMachine, revision } from './support/machine.mjs';
+import { KEY_BYTES, VALUE_BYTES } from './support/records.mjs';
+import { formatConfiguration, formatMemory, formatTargets, formatWorkload } from './support/report.mjs';
+import { OURS, PEERS, runSuite, SIZES, WORKLOADS } from './suite.mjs';
+import { judge } from './targets.mjs';
+
+const HELP = `npm run bench -- [options]
+
+  --quick            under a minute: fewer entries, shorter rounds; a smoke signal, not a measurement
+  --only <names>     workloads, separated by commas: ${WORKLOADS.join(', ')}
+  --n <count>        entries in the store (default ${SIZES.full.n}, with --quick ${SIZES.quick.n})
+  --rounds <count>   timed rounds of each contender (default ${SIZES.full.rounds})
+  --seed <number>    seed of keys' order and mixes (default 1)
+  --peers <names>    ${PEERS.join(', ')}; or none (default all)
+  --dir <directory>  where the stores are made and removed (default: the temporary directory); use the disk you care about
+  --json <file>      where the figures go (default bench/results/<date>.json)
+
+Exit code 1 if any value read back is wrong.
+`;
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+
+function usage(message) {
+  process.stderr.write(`${message}\n\n${HELP}`);
+  process.exit(2);
+}
+
+function parseOptions() {
+  let values;
+  try {
+    const text = { type: 'string' };
+    const flags = { quick: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } };
+    const named = { only: text, n: text, rounds: text, seed: text, peers: text, dir: text, json: text };
+    ({ values } = parseArgs({ options: { ...flags, ...named } }));
+  } catch (error) {
+    usage(error.message);
+  }
+  if (values.help) {
+    process.stdout.write(HELP);
+    process.exit(0);
+  }
+  const names = (text, allowed, flag) => {
+    const list = text.split(',').map((name) => name.trim());
+    for (const name of list) if (!allowed.includes(name)) usage(`--${flag}: ${name} is none of ${allowed.join(', ')}`);
+    return list;
+  };
+  const number = (flag, least) => {
+    if (values[flag] === undefined) return undefined;
+    const parsed = Number(values[flag]);
+    if (!Number.isInteger(parsed) || parsed < least)
+      usage(`--${flag}: ${values[flag]} is not a whole number of at least ${least}`);
+    return parsed;
+  };
+  return {
+    quick: values.quick ?? false,
+    only: values.only === undefined ? undefined : new Set(names(values.only, WORKLOADS, 'only')),
+    peers: values.peers === 'none' ? [] : values.peers === undefined ? PEERS : names(values.peers, PEERS, 'peers'),
+    n: number('n', 200),
+    rounds: number('rounds', 1),
+    seed: number('seed', 0) ?? 1,
+    parent: values.dir ?? tmpdir(),
+    json: values.json,
+  };
+}
+
+/** The peers are a package of their own, so that users of ConcordKV never install them. */
+function installPeers(peers) {
+  if (peers.every((name) => existsSync(join(here, 'node_modules', name)))) return;
+  process.stdout.write('installing the peers (npm ci --prefix bench) …\n');
+  const npm = spawnSync('npm', ['ci', '--prefix', here, '--no-audit', '--no-fund'], {
+    stdio: 'inherit',
+    shell: process.platform === 'win32',
+  });
+  if (npm.status !== 0) throw new Error('npm ci --prefix bench failed; --peers none measures ConcordKV alone');
+}
+
+async function main() {
+  const options = parseOptions();
+  const { quick, seed, peers } = options;
+  if (!existsSync(join(here, '../dist/index.js'))) throw new Error('dist/index.js is missing: npm run build');
+  installPeers(peers);
+
+  mkdirSync(options.parent, { recursive: true });
+  const directory = mkdtempSync(join(options.parent, 'concordkv-bench-'));
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
+  // Engine processes end by themselves when the channel to this one closes.
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130));
+
+  const date = new Date().toISOString();
+  const configuration = {
+    date,
+    revision: revision(here),
+    machine: describeMachine(directory),
+    seed,
+    quick,
+    recordBytes: { key: KEY_BYTES, value: VALUE_BYTES },
+  };
+  const live = process.stderr.isTTY;
+  const progress = (text) => live && process.stderr.write(`\r\x1b[K${text.slice(0, 100)}`);
+  const print = (text) => {
+    if (live) process.stderr.write('\r\x1b[K');
+    process.stdout.write(`${text}\n`);
+  };
+  const start = performance.now();
+  const size = quick ? SIZES.quick : SIZES.full;
+  const suiteOptions = { size, n: options.n, rounds: options.rounds, seed, peers, only: options.only, directory };
+  print(`ConcordKV beside ${peers.join(', ') || 'nobody'}. A peer's cell ends in how many times as fast ${OURS} is.`);
+  const results = await runSuite(suiteOptions, {
+    onWorkload: (name, question, rows) => print(formatWorkload(name, question, rows)),
+    onProgress: progress,
+  });
+  const targets = judge(results);
+  const seconds = (performance.now() - start) / 1000;
+
+  print(formatMemory(results.memory));
+  print(formatTargets(targets, results.scale.n));
+  print(`\n${formatConfiguration({ ...configuration, versions: results.versions, scale: results.scale })}`);
+  print(
+    `${results.verifiedEntries.toLocaleString('en')} entries read back whole, ${results.wrong} wrong; ${seconds.toFixed(0)} s`,
+  );
+  for (const complaint of results.complaints.slice(0, 20)) print(`WRONG ${complaint}`);
+
+  const file = options.json ?? join(here, 'results', `${date.replaceAll(':', '-')}${quick ? '-quick' : ''}.json`);
+  mkdirSync(join(file, '..'), { recursive: true });
+  writeFileSync(file, `${JSON.stringify({ ...configuration, ...results, targets, seconds }, null, 1)}\n`);
+  print(`figures: ${file}`);
+  if (results.wrong > 0) process.exitCode = 1;
+}
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`\n${error.stack ?? error}\n`);
+  process.exit(1);
+}

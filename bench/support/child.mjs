@@ -1,0 +1,55 @@
+/**
+ * The parent's end of an engine's process (host.mjs). One request at a time.
+ */
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const HOST = fileURLToPath(new URL('./host.mjs', import.meta.url));
+
+export class Child {
+  engineName;
+  #process;
+  #waiting = new Map();
+  #nextId = 1;
+  #gone;
+
+  constructor(engineName) {
+    this.engineName = engineName;
+    // Typed arrays (histograms) travel as such; gc() before a turn keeps one turn's garbage out of the next.
+    this.#process = fork(HOST, { serialization: 'advanced', execArgv: ['--expose-gc'] });
+    this.#process.on('message', ({ id, result, error }) => {
+      const waiting = this.#waiting.get(id);
+      this.#waiting.delete(id);
+      if (error === undefined) waiting.resolve(result);
+      else waiting.reject(Object.assign(new Error(`${engineName}: ${error.message}`), { code: error.code }));
+    });
+    this.#gone = new Promise((resolve) => {
+      this.#process.on('exit', (exitCode, signal) => {
+        const reason = new Error(`the process of ${engineName} ended (${signal ?? exitCode})`);
+        for (const { reject } of this.#waiting.values()) reject(reason);
+        this.#waiting.clear();
+        resolve();
+      });
+    });
+  }
+
+  get pid() {
+    return this.#process.pid;
+  }
+
+  call(method, args = {}) {
+    return new Promise((resolve, reject) => {
+      const id = this.#nextId++;
+      this.#waiting.set(id, { resolve, reject });
+      this.#process.send({ id, method, args }, (error) => {
+        if (error && this.#waiting.delete(id)) reject(error);
+      });
+    });
+  }
+
+  /** Ends the process, whatever it is doing. Close the store before, if its files matter. */
+  async end() {
+    if (this.#process.exitCode === null && this.#process.signalCode === null) this.#process.kill('SIGKILL');
+    await this.#gone;
+  }
+}
