@@ -1,0 +1,136 @@
+/**
+ * Records of an NDJSON or CSV stream, with the line each begins on and what is wrong with bad ones. Memory stays flat: a group of records
+ * is read when the one before has been taken.
+ */
+import { isUtf8 } from 'node:buffer';
+import { Readable, pipeline } from 'node:stream';
+import { parse } from 'csv-parse';
+import { CliFailure } from './exit.js';
+
+export type RecordFormat = 'ndjson' | 'csv';
+
+export interface SourceRecord {
+  /** 1-based. */
+  readonly line: number;
+  /** The parsed record, unless `problem` says why there is none. */
+  readonly value?: unknown;
+  readonly problem?: string;
+}
+
+export interface RecordSource {
+  /** Groups of records, in order. */
+  readonly groups: AsyncIterable<readonly SourceRecord[]>;
+  /** Bytes of the input taken so far. */
+  readonly bytesRead: () => number;
+}
+
+/** Longer lines are a sign that the file is not NDJSON, and would have to be held in memory whole. */
+const LINE_BYTES_MAX = 256 * 1024 * 1024;
+const CSV_GROUP = 256;
+
+export function readRecords(input: Readable, format: RecordFormat): RecordSource {
+  let bytes = 0;
+  async function* counted(): AsyncGenerator<Buffer> {
+    for await (const chunk of input as AsyncIterable<Buffer>) {
+      bytes += chunk.length;
+      yield chunk;
+    }
+  }
+  return { groups: format === 'csv' ? csvGroups(counted()) : ndjsonGroups(counted()), bytesRead: () => bytes };
+}
+
+function parseLine(bytes: Buffer, line: number): SourceRecord | undefined {
+  if (!isUtf8(bytes)) return { line, problem: 'not valid UTF-8' };
+  let text = bytes.toString('utf8');
+  if (line === 1 && text.charCodeAt(0) === 0xfeff) text = text.slice(1);
+  if (text.trim() === '') return undefined;
+  try {
+    return { line, value: JSON.parse(text) as unknown };
+  } catch (error) {
+    return { line, problem: `not JSON: ${(error as Error).message}` };
+  }
+}
+
+async function* ndjsonGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceRecord[]> {
+  let line = 0;
+  /** Pieces of a line that goes on in the next chunk. */
+  let begun: Buffer[] = [];
+  let begunBytes = 0;
+  for await (const chunk of chunks) {
+    const group: SourceRecord[] = [];
+    let start = 0;
+    for (;;) {
+      const end = chunk.indexOf(0x0a, start);
+      if (end < 0) break;
+      const piece = chunk.subarray(start, end);
+      const bytes = begunBytes === 0 ? piece : Buffer.concat([...begun, piece]);
+      begun = [];
+      begunBytes = 0;
+      const record = parseLine(bytes, ++line);
+      if (record) group.push(record);
+      start = end + 1;
+    }
+    if (start < chunk.length) {
+      begun.push(chunk.subarray(start));
+      begunBytes += chunk.length - start;
+      if (begunBytes > LINE_BYTES_MAX) {
+        throw new CliFailure('ERR_INPUT', `line ${line + 1} is longer than ${LINE_BYTES_MAX} bytes; is this NDJSON?`);
+      }
+    }
+    if (group.length > 0) yield group;
+  }
+  if (begunBytes > 0) {
+    const record = parseLine(Buffer.concat(begun), ++line);
+    if (record) yield [record];
+  }
+}
+
+async function* decoded(chunks: AsyncIterable<Buffer>): AsyncGenerator<string> {
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  let lines = 1;
+  const decode = (chunk?: Buffer): string => {
+    try {
+      return decoder.decode(chunk, { stream: chunk !== undefined });
+    } catch {
+      throw new CliFailure('ERR_INPUT', `not valid UTF-8 somewhere after line ${lines}`);
+    }
+  };
+  for await (const chunk of chunks) {
+    const text = decode(chunk);
+    for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines++;
+    yield text;
+  }
+  yield decode();
+}
+
+async function* csvGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceRecord[]> {
+  let group: SourceRecord[] = [];
+  /** The parser is ahead of the loop below: bad records wait here until the loop has come to their line. */
+  const bad: SourceRecord[] = [];
+  const parser = parse({
+    bom: true,
+    columns: true,
+    info: true,
+    skip_empty_lines: true,
+    skip_records_with_error: true,
+    max_record_size: LINE_BYTES_MAX,
+    on_skip: (error) => {
+      const { lines } = (error ?? {}) as { lines?: number };
+      bad.push({ line: lines ?? 0, problem: error?.message ?? 'not a CSV record' });
+      return undefined;
+    },
+  });
+  // A failing source destroys the parser with its error, which ends the loop below with it.
+  pipeline(Readable.from(decoded(chunks), { objectMode: false }), parser, () => undefined);
+  for await (const { record, info } of parser as AsyncIterable<{ record: unknown; info: { lines: number } }>) {
+    while (bad.length > 0 && bad[0]!.line < info.lines) group.push(bad.shift()!);
+    group.push({ line: info.lines, value: record });
+    if (group.length >= CSV_GROUP) {
+      const full = group;
+      group = [];
+      yield full;
+    }
+  }
+  group.push(...bad);
+  if (group.length > 0) yield group;
+}
