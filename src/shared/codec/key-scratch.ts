@@ -45,7 +45,8 @@ export function describeType(value: unknown): string {
   if (typeof value !== 'object') return typeof value;
   if (Array.isArray(value)) return 'an array';
   const name: unknown = value.constructor?.name;
-  return typeof name === 'string' && name !== '' && name !== 'Object' ? `a ${name}` : 'an object';
+  if (typeof name !== 'string' || name === '' || name === 'Object') return 'an object';
+  return /^[AEIOU]/.test(name) ? `an ${name}` : `a ${name}`;
 }
 
 export function wrongType(what: string, wanted: string, encoding: string, value: unknown): TypeError {

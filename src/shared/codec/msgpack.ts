@@ -71,7 +71,8 @@ export function encodeMsgpack(value: unknown): Buffer {
 /** The value; its byte arrays are views of `bytes`, which must not be shared memory. Throws if the bytes are malformed. */
 export function decodeMsgpack(bytes: Uint8Array): unknown {
   checkMsgpack(bytes);
-  return decoder.decode(bytes);
+  // The decoder cuts byte arrays out of what it gets; out of a Buffer they would be Buffers, which the caller never put in.
+  return decoder.decode(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length));
 }
 
 /** Values still to come in each open array or map. */

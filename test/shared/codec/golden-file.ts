@@ -7,7 +7,7 @@ import { expect } from 'vitest';
 
 export function expectGolden(name: string, lines: readonly (readonly [hex: string, what: string])[]): void {
   const file = new URL(`../../golden/${name}`, import.meta.url);
-  const width = Math.max(...lines.map(([hex]) => hex.length));
+  const width = Math.min(60, Math.max(...lines.map(([hex]) => hex.length)));
   const text = lines.map(([hex, what]) => `${hex.padEnd(width)}  # ${what}\n`).join('');
   if (process.env['UPDATE'] === '1') writeFileSync(file, text);
   expect(text).toBe(readFileSync(file, 'utf8'));
