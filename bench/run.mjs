@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { killChildren } from './support/child.mjs';
 import { describeMachine, revision } from './support/machine.mjs';
 import { KEY_BYTES, VALUE_BYTES } from './support/records.mjs';
 import { formatConfiguration, formatMemory, formatTargets, formatWorkload } from './support/report.mjs';
@@ -93,8 +94,10 @@ async function main() {
 
   mkdirSync(options.parent, { recursive: true });
   const directory = mkdtempSync(join(options.parent, 'concordkv-bench-'));
-  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
-  // Engine processes end by themselves when the channel to this one closes.
+  process.on('exit', () => {
+    killChildren();
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+  });
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130));
 
   const date = new Date().toISOString();

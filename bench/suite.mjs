@@ -44,12 +44,15 @@ export async function runSuite(options, { onWorkload = () => {}, onProgress = ()
     await run.start();
     for (const name of WORKLOADS) {
       if (options.only && !options.only.has(name)) continue;
+      const start = performance.now();
       const rows = name === 'open' ? await run.openings() : await run.workload(workloads.get(name));
       const question =
         workloads.get(name)?.question ?? 'opening a store that was closed properly, until the first value is read';
-      onWorkload(name, question, rows, run.memory);
+      run.durations[name] = (performance.now() - start) / 1000;
+      onWorkload(name, question, rows);
     }
     await run.verifyAll();
+    await run.closeAll();
     return run.results();
   } finally {
     await run.end();
@@ -68,6 +71,8 @@ class Run {
   #complaints = [];
   #verifiedEntries = 0;
   memory = {};
+  /** Seconds each workload took in all, preparation included. */
+  durations = {};
 
   constructor(options, onProgress) {
     const { size } = options;
@@ -288,17 +293,19 @@ class Run {
       versions: this.#versions,
       workloads: Object.fromEntries(this.#rows),
       memory: this.memory,
+      durations: this.durations,
       verifiedEntries: this.#verifiedEntries,
       wrong: this.#wrong,
       complaints: this.#complaints,
     };
   }
 
+  async closeAll() {
+    for (const { child } of this.#stations.values()) await child.call('close');
+  }
+
   async end() {
-    for (const { child, loaded } of this.#stations.values()) {
-      if (loaded && this.#wrong === 0) await child.call('close').catch(() => {});
-      await child.end();
-    }
+    for (const { child } of this.#stations.values()) await child.end();
     for (const { directory } of this.#stations.values()) rmSync(directory, { recursive: true, force: true });
   }
 }

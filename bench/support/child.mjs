@@ -5,6 +5,15 @@ import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 const HOST = fileURLToPath(new URL('./host.mjs', import.meta.url));
+/** The longest request of a full run takes well under a minute; an engine that hangs must not hang the run. */
+const CALL_MS_MAX = 600_000;
+
+const living = new Set();
+
+/** For the way out of a run that was interrupted. */
+export function killChildren() {
+  for (const child of living) child.kill('SIGKILL');
+}
 
 export class Child {
   engineName;
@@ -23,8 +32,10 @@ export class Child {
       if (error === undefined) waiting.resolve(result);
       else waiting.reject(Object.assign(new Error(`${engineName}: ${error.message}`), { code: error.code }));
     });
+    living.add(this.#process);
     this.#gone = new Promise((resolve) => {
       this.#process.on('exit', (exitCode, signal) => {
+        living.delete(this.#process);
         const reason = new Error(`the process of ${engineName} ended (${signal ?? exitCode})`);
         for (const { reject } of this.#waiting.values()) reject(reason);
         this.#waiting.clear();
@@ -40,9 +51,18 @@ export class Child {
   call(method, args = {}) {
     return new Promise((resolve, reject) => {
       const id = this.#nextId++;
-      this.#waiting.set(id, { resolve, reject });
+      const late = () => fail(new Error(`${this.engineName}: no answer to ${method} in ${CALL_MS_MAX / 1000} s`));
+      const timer = setTimeout(late, CALL_MS_MAX);
+      const fail = (error) => {
+        if (this.#waiting.delete(id)) settle(reject)(error);
+      };
+      const settle = (done) => (outcome) => {
+        clearTimeout(timer);
+        done(outcome);
+      };
+      this.#waiting.set(id, { resolve: settle(resolve), reject: settle(reject) });
       this.#process.send({ id, method, args }, (error) => {
-        if (error && this.#waiting.delete(id)) reject(error);
+        if (error) fail(error);
       });
     });
   }

@@ -30,9 +30,9 @@ const methods = {
   /** One turn of a workload. `wrong` counts what was wrong in this turn. */
   async run({ workload, variant, params }) {
     const { run } = workloads.get(workload);
-    globalThis.gc?.();
     const wrongBefore = session.wrong;
     const cpuBefore = process.cpuUsage();
+    globalThis.gc?.();
     const result = await run(session, variant, params);
     const cpu = process.cpuUsage(cpuBefore);
     return {
