@@ -114,7 +114,7 @@ export function decodeHeader(
   }
   const hasTrimSeq = (bytes.readUInt32LE(64) & HeaderFlag.TrimSeq) !== 0;
   const header: CheckpointHeader = {
-    storeId: Uint8Array.prototype.slice.call(bytes, 16, 16 + STORE_ID_BYTES),
+    storeId: Uint8Array.from(bytes.subarray(16, 16 + STORE_ID_BYTES)),
     shard: bytes.readUInt32LE(12),
     lsn: bytes.readUIntLE(32, 6),
     publishedSeq: bytes.readUIntLE(40, 6),

@@ -124,13 +124,13 @@ export function decodeSegmentHeader(
     );
   }
   const header: SegmentHeader = {
-    storeId: Uint8Array.prototype.slice.call(bytes, STORE_ID_OFFSET, STORE_ID_OFFSET + STORE_ID_BYTES),
+    storeId: Uint8Array.from(bytes.subarray(STORE_ID_OFFSET, STORE_ID_OFFSET + STORE_ID_BYTES)),
     shard: bytes.readUInt32LE(SHARD_OFFSET),
     generation: bytes.readUInt32LE(GENERATION_OFFSET),
     zeroed: (bytes.readUInt32LE(FLAGS_OFFSET) & SegmentFlag.Zeroed) !== 0,
     firstLsn: bytes.readUIntLE(FIRST_LSN_OFFSET, 6),
     createdAt: bytes.readUIntLE(CREATED_AT_OFFSET, 6),
-    salt: Uint8Array.prototype.slice.call(bytes, SALT_OFFSET, SALT_OFFSET + SALT_BYTES),
+    salt: Uint8Array.from(bytes.subarray(SALT_OFFSET, SALT_OFFSET + SALT_BYTES)),
   };
   return { header, seed: stored };
 }

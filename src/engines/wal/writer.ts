@@ -47,6 +47,8 @@ import { removeQuietly, writeZeros } from './preallocate.js';
 import { listSegments } from './recovery.js';
 import type { WalRecovery } from './recovery.js';
 
+export { preallocateSegment } from './preallocate.js';
+
 export interface WalOptions {
   /** 16 bytes. */
   readonly storeId: Uint8Array;
