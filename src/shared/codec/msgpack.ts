@@ -84,7 +84,7 @@ function checkMsgpack(bytes: Uint8Array): void {
   let at = 0;
   let depth = 0;
   pending[0] = 1;
-  // Over all levels; each value takes at least one byte, so more than are left cannot be there.
+  // Over all levels. Each value takes at least one byte, so the scan ends, and passes only if all that was claimed was met.
   let pendingTotal = 1;
   while (pendingTotal > 0) {
     while (pending[depth] === 0) depth--;
@@ -119,7 +119,7 @@ function checkMsgpack(bytes: Uint8Array): void {
       pending[depth] = children;
       pendingTotal += children;
     }
-    if (at > end || pendingTotal > end - at) throw new RangeError('a length reaches beyond the bytes');
+    if (at > end) throw new RangeError('a length reaches beyond the bytes');
   }
   if (at !== end) throw new RangeError('bytes are left over');
 }
