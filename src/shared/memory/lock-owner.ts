@@ -74,8 +74,8 @@ export function remainingMs(deadline: number): number {
   return deadline === Infinity ? Infinity : deadline - performance.now();
 }
 
-/** A waitAsync cannot be withdrawn; this bounds how long one stands in the queue after its caller has gone. */
-const ASYNC_WAIT_MS_MAX = 1000;
+/** A waitAsync cannot be withdrawn; this bounds how long one stands in the queue after its caller has aborted. */
+const ABORTABLE_WAIT_MS_MAX = 1000;
 
 /** An abort signal as something to race a wait against. Dispose it, or the signal keeps the listener. */
 export class AbortWatch {
@@ -124,12 +124,13 @@ export async function changeOf(
   timeoutMs: number,
   watch: AbortWatch | undefined,
 ): Promise<void> {
-  const wait = Atomics.waitAsync(words, index, seen, Math.min(timeoutMs, ASYNC_WAIT_MS_MAX));
-  if (!wait.async) return;
   if (watch === undefined) {
-    await wait.value;
+    const wait = Atomics.waitAsync(words, index, seen, timeoutMs);
+    if (wait.async) await wait.value;
     return;
   }
+  const wait = Atomics.waitAsync(words, index, seen, Math.min(timeoutMs, ABORTABLE_WAIT_MS_MAX));
+  if (!wait.async) return;
   await Promise.race([wait.value, watch.aborted]);
   watch.throwIfAborted();
 }

@@ -164,6 +164,7 @@ export class Mutex implements Recoverable {
       if (now === state) break;
       state = now;
     }
+    // A hand-over wakes everyone: the claimant may be any of them.
     if ((state & CONTENDED) !== 0) this.#wake(claimOf(state) === 0 ? 1 : Infinity);
   }
 
@@ -297,10 +298,7 @@ function claimOf(state: number): number {
   return (state >> CLAIM_SHIFT) & ID_MASK;
 }
 
-/** The state after its holder has gone. */
+/** The state after its holder has gone: free, or handed to the claimant. Waiters that this wakes register again by themselves. */
 function successorOf(state: number): number {
-  const claimant = claimOf(state);
-  const died = state & OWNER_DIED;
-  // Handed over as CONTENDED: others may be waiting besides the claimant.
-  return claimant === 0 ? died : died | CONTENDED | (claimant << OWNER_SHIFT);
+  return (state & OWNER_DIED) | (claimOf(state) << OWNER_SHIFT);
 }

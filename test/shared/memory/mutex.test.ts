@@ -288,9 +288,9 @@ describe('threads', () => {
     const supervisor = new Mutex(words, 0, toOwnerId(9));
     const holder = startScene('mutexHold', { words, owner: 1 });
     await holder.message();
-    const waiter = startScene('mutexWait', { words, owner: 2, timeoutMs: 20_000 });
+    const waiter = startScene('mutexWait', { words, owner: 2, timeoutMs: 100_000 });
     await waiter.message();
-    const mine = supervisor.acquireAsync({ timeoutMs: 20_000 });
+    const mine = supervisor.acquireAsync();
     const short = startScene('mutexWait', { words, owner: 3, timeoutMs: 50 });
     await short.message();
     expect(await short.message()).toEqual({ code: 'ERR_TIMEOUT' });
@@ -314,7 +314,7 @@ describe('threads', () => {
       });
       await doomed.message();
       await sleep(5);
-      const waiter = startScene('mutexWait', { words, owner: 2, timeoutMs: 20_000 });
+      const waiter = startScene('mutexWait', { words, owner: 2, timeoutMs: 100_000 });
       await waiter.message();
       await sleep(5);
       // Wake-up and termination race for the first in the queue.

@@ -382,7 +382,6 @@ describe('threads', () => {
       drain();
       await dying;
       drain();
-      expect(expected).toBeGreaterThan(before);
     }
   });
 });
