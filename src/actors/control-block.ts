@@ -1,0 +1,363 @@
+/**
+ * The pool's control block: one SharedArrayBuffer that every attached thread maps. It holds the commit counter, what each shard has
+ * published and not yet published, the table of open snapshots, and one line per client thread.
+ *
+ *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots
+ *   line 1      commit counter (i64): the next sequence number to hand out
+ *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · doorbell
+ *   per client  doorbell
+ *   slots       4,096 × u8: the shard of each hash slot
+ *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
+ *   snapshots   1,024 × { owner, ready, sequence (i64), opened at (f64 ms) }
+ *
+ * Why a snapshot is consistent. A shard, for each group: (1) pending := lower bound, (2) takes numbers, (3) writes the log,
+ * (4) applying := a stamp no other group has, (5) reads the snapshot table, (6) applies, (7) publishes, (8) published := last, applying := pending := 0.
+ * An opener: (a) claims a slot that is not ready yet, (b) waits for groups that were applying already, (c) takes S = the highest published
+ * number, (d) waits until no shard has 0 < pending ≤ S, (e) marks the slot ready. A group whose (5) missed the claim was applying at (b) and is
+ * published, so within S. A group whose (5) saw the claim keeps what S may need. A group not seen at (d) took its numbers after S was
+ * published: they are above S. All words are read and written with Atomics, whose total order the argument uses.
+ *
+ * Threads: any; each word names its writer. Sequence numbers are 48 bits, held in JS numbers; BigInt appears once per group only.
+ */
+import { ConcordError } from '../shared/errors.js';
+import { HASH_SLOTS } from '../shared/hash.js';
+import { Doorbell } from '../shared/memory/park.js';
+
+export const MAX_SHARDS = 64;
+/** Client threads at one time. Slot 0 is the host's own client. */
+export const MAX_CLIENTS = 256;
+export const MAX_SNAPSHOTS = 1024;
+/** Sequence numbers end here (2^48 - 1): 892 years at ten million a second. */
+export const MAX_SEQUENCE = 2 ** 48 - 1;
+
+const MAGIC = 0x434b5643;
+const LAYOUT_VERSION = 1;
+const LINE_BYTES = 64;
+const LINE_WORDS = LINE_BYTES / 4;
+
+const HEADER_MAGIC = 0;
+const HEADER_VERSION = 1;
+const HEADER_SHARDS = 2;
+const HEADER_STATE = 3;
+const HEADER_CLIENTS = 4;
+const HEADER_OPEN_SNAPSHOTS = 5;
+
+const COUNTER_LINE = 1;
+const SHARDS_LINE = 2;
+/** Lines per shard: one for the sequence words, one for the doorbell. */
+const SHARD_LINES = 2;
+const SHARD_PENDING_I64 = 0;
+const SHARD_PUBLISHED_I64 = 1;
+const SHARD_APPLYING_I64 = 2;
+const SHARD_STATE_WORD = 6;
+const SHARD_RESTARTS_WORD = 7;
+const CLIENTS_LINE = SHARDS_LINE + MAX_SHARDS * SHARD_LINES;
+const SNAPSHOTS_LINE = CLIENTS_LINE + MAX_CLIENTS;
+const SNAPSHOT_WORDS = 8;
+const SNAPSHOT_OWNER = 0;
+const SNAPSHOT_READY = 1;
+const SNAPSHOT_SEQUENCE_I64 = 1;
+const SNAPSHOT_OPENED_F64 = 2;
+const SLOTS_BYTE = SNAPSHOTS_LINE * LINE_BYTES + MAX_SNAPSHOTS * SNAPSHOT_WORDS * 4;
+const COUNTERS_BYTE = SLOTS_BYTE + HASH_SLOTS;
+const COUNTERS_PER_SHARD = 32;
+const TOTAL_BYTES = COUNTERS_BYTE + MAX_SHARDS * COUNTERS_PER_SHARD * 8;
+
+/** Index of each counter of a shard. A reader may see a value of one group ago. */
+export const ShardCounter = {
+  Groups: 0,
+  Requests: 1,
+  Operations: 2,
+  Syncs: 3,
+  ConditionsFailed: 4,
+  Errors: 5,
+  ClearSlices: 6,
+  SweptPages: 7,
+  LogBytes: 8,
+  LogLastLsn: 9,
+  LogSyncedLsn: 10,
+  CheckpointLsn: 11,
+  Checkpoints: 12,
+  Clients: 13,
+} as const;
+
+export const PoolState = { Open: 1, Closing: 2, Closed: 3 } as const;
+export const ShardState = { Starting: 0, Running: 1, Restarting: 2, ReadOnly: 3, Failed: 4, Closed: 5 } as const;
+
+/** How long one round of waiting for a shard's publication lasts, ms. */
+const PUBLICATION_POLL_MS = 0.05;
+
+export class ControlBlock {
+  readonly sab: SharedArrayBuffer;
+  readonly shards: number;
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #longs: BigInt64Array;
+  readonly #doubles: Float64Array;
+  /** Shard of each hash slot. */
+  readonly slots: Uint8Array;
+  #snapshotHint = 0;
+  #applyingStamp = 0n;
+
+  constructor(sab: SharedArrayBuffer) {
+    this.sab = sab;
+    this.#words = new Int32Array(sab);
+    this.#longs = new BigInt64Array(sab);
+    this.#doubles = new Float64Array(sab);
+    this.slots = new Uint8Array(sab, SLOTS_BYTE, HASH_SLOTS);
+    if (this.#words[HEADER_MAGIC] !== MAGIC || this.#words[HEADER_VERSION] !== LAYOUT_VERSION) {
+      throw new ConcordError('ERR_FORMAT_VERSION', 'the handle belongs to another version of ConcordKV');
+    }
+    this.shards = this.#words[HEADER_SHARDS]!;
+  }
+
+  static create(shards: number): ControlBlock {
+    const sab = new SharedArrayBuffer(TOTAL_BYTES);
+    const words = new Int32Array(sab);
+    words[HEADER_MAGIC] = MAGIC;
+    words[HEADER_VERSION] = LAYOUT_VERSION;
+    words[HEADER_SHARDS] = shards;
+    words[HEADER_STATE] = PoolState.Open;
+    const control = new ControlBlock(sab);
+    for (let slot = 0; slot < HASH_SLOTS; slot++) control.slots[slot] = Math.floor((slot * shards) / HASH_SLOTS);
+    return control;
+  }
+
+  /** Counters of a shard, see ShardCounter. */
+  shardCounters(shard: number): Float64Array {
+    return new Float64Array(this.sab, COUNTERS_BYTE + shard * COUNTERS_PER_SHARD * 8, COUNTERS_PER_SHARD);
+  }
+
+  /** Without ordering guarantees, for the hot path: a reader that races with close() may still be served. */
+  get isOpen(): boolean {
+    return this.#words[HEADER_STATE] === PoolState.Open;
+  }
+
+  get poolState(): number {
+    return Atomics.load(this.#words, HEADER_STATE);
+  }
+
+  /** Host only. */
+  set poolState(state: number) {
+    Atomics.store(this.#words, HEADER_STATE, state);
+  }
+
+  /** Threads attached now, the host's included. */
+  get clients(): number {
+    return Atomics.load(this.#words, HEADER_CLIENTS);
+  }
+
+  /** Host only. */
+  addClients(count: number): void {
+    Atomics.add(this.#words, HEADER_CLIENTS, count);
+  }
+
+  // ---- sequence numbers -------------------------------------------------------------------------------------------------------
+
+  /** Host, before any shard runs: the first number that was never used. */
+  set nextSequence(sequence: number) {
+    Atomics.store(this.#longs, (COUNTER_LINE * LINE_BYTES) / 8, BigInt(sequence));
+  }
+
+  get nextSequence(): number {
+    return Number(Atomics.load(this.#longs, (COUNTER_LINE * LINE_BYTES) / 8));
+  }
+
+  #shardLong(shard: number, which: number): number {
+    return ((SHARDS_LINE + shard * SHARD_LINES) * LINE_BYTES) / 8 + which;
+  }
+
+  /** Shard thread: takes `count` numbers, having announced a lower bound of them. Returns the first. */
+  takeSequences(shard: number, count: number): number {
+    const counter = (COUNTER_LINE * LINE_BYTES) / 8;
+    Atomics.store(this.#longs, this.#shardLong(shard, SHARD_PENDING_I64), Atomics.load(this.#longs, counter));
+    return Number(Atomics.add(this.#longs, counter, BigInt(count)));
+  }
+
+  /** Shard thread: from here on the snapshot table is read for this group. */
+  beginApplying(shard: number): void {
+    this.#applyingStamp += 1n;
+    Atomics.store(this.#longs, this.#shardLong(shard, SHARD_APPLYING_I64), this.#applyingStamp);
+  }
+
+  /** Shard thread: the group is visible (or, with undefined, was given up and its numbers are never used). */
+  endGroup(shard: number, lastSequence: number | undefined): void {
+    if (lastSequence !== undefined) {
+      Atomics.store(this.#longs, this.#shardLong(shard, SHARD_PUBLISHED_I64), BigInt(lastSequence));
+    }
+    Atomics.store(this.#longs, this.#shardLong(shard, SHARD_APPLYING_I64), 0n);
+    Atomics.store(this.#longs, this.#shardLong(shard, SHARD_PENDING_I64), 0n);
+  }
+
+  published(shard: number): number {
+    return Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_PUBLISHED_I64)));
+  }
+
+  #pending(shard: number): number {
+    return Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_PENDING_I64)));
+  }
+
+  #applying(shard: number): number {
+    return Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_APPLYING_I64)));
+  }
+
+  // ---- shards and doorbells -----------------------------------------------------------------------------------------------------
+
+  shardState(shard: number): number {
+    return Atomics.load(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_STATE_WORD);
+  }
+
+  setShardState(shard: number, state: number): void {
+    Atomics.store(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_STATE_WORD, state);
+  }
+
+  shardRestarts(shard: number): number {
+    return Atomics.load(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_RESTARTS_WORD);
+  }
+
+  /** Host only. */
+  countRestart(shard: number): void {
+    Atomics.add(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_RESTARTS_WORD, 1);
+  }
+
+  shardDoorbell(shard: number): Doorbell {
+    return new Doorbell(this.#words, (SHARDS_LINE + shard * SHARD_LINES + 1) * LINE_WORDS);
+  }
+
+  clientDoorbell(client: number): Doorbell {
+    return new Doorbell(this.#words, (CLIENTS_LINE + client) * LINE_WORDS);
+  }
+
+  // ---- snapshots ------------------------------------------------------------------------------------------------------------------
+
+  get openSnapshots(): number {
+    return Atomics.load(this.#words, HEADER_OPEN_SNAPSHOTS);
+  }
+
+  /**
+   * Shard thread, after beginApplying: fills `into` with the sequence numbers of ready snapshots, ascending.
+   * Returns their count, or -1 - count when a claim is not ready yet (its number is unknown: keep what it may need).
+   */
+  readSnapshots(into: Float64Array): number {
+    if (Atomics.load(this.#words, HEADER_OPEN_SNAPSHOTS) === 0) return 0;
+    let count = 0;
+    let unready = false;
+    for (let slot = 0; slot < MAX_SNAPSHOTS; slot++) {
+      const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
+      if (Atomics.load(this.#words, word + SNAPSHOT_OWNER) === 0) continue;
+      if (Atomics.load(this.#words, word + SNAPSHOT_READY) === 1) {
+        into[count++] = Number(Atomics.load(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64));
+      } else {
+        unready = true;
+      }
+    }
+    if (count > 1) into.subarray(0, count).sort();
+    return unready ? -1 - count : count;
+  }
+
+  /** Oldest open snapshot in ms since the epoch, or undefined. */
+  oldestSnapshotOpenedAt(): number | undefined {
+    let oldest: number | undefined;
+    for (let slot = 0; slot < MAX_SNAPSHOTS; slot++) {
+      const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
+      if (Atomics.load(this.#words, word + SNAPSHOT_OWNER) === 0) continue;
+      const openedAt = this.#doubles[(word >> 1) + SNAPSHOT_OPENED_F64]!;
+      if (oldest === undefined || openedAt < oldest) oldest = openedAt;
+    }
+    return oldest;
+  }
+
+  /** Steps (a): claims a slot. @throws ERR_SNAPSHOT_LIMIT */
+  #claimSnapshot(client: number): number {
+    Atomics.add(this.#words, HEADER_OPEN_SNAPSHOTS, 1);
+    for (let i = 0; i < MAX_SNAPSHOTS; i++) {
+      const slot = (this.#snapshotHint + i) % MAX_SNAPSHOTS;
+      const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
+      if (Atomics.compareExchange(this.#words, word + SNAPSHOT_OWNER, 0, client + 1) === 0) {
+        this.#snapshotHint = (slot + 1) % MAX_SNAPSHOTS;
+        this.#doubles[(word >> 1) + SNAPSHOT_OPENED_F64] = Date.now();
+        return slot;
+      }
+    }
+    Atomics.sub(this.#words, HEADER_OPEN_SNAPSHOTS, 1);
+    throw new ConcordError('ERR_SNAPSHOT_LIMIT', `all ${MAX_SNAPSHOTS} snapshots are open; close some first`, {
+      limit: MAX_SNAPSHOTS,
+    });
+  }
+
+  #highestPublished(): number {
+    let highest = 0;
+    for (let shard = 0; shard < this.shards; shard++) highest = Math.max(highest, this.published(shard));
+    return highest;
+  }
+
+  #isPublishedUpTo(sequence: number): boolean {
+    for (let shard = 0; shard < this.shards; shard++) {
+      const pending = this.#pending(shard);
+      if (pending !== 0 && pending <= sequence) return false;
+    }
+    return true;
+  }
+
+  /** Steps (b) to (e) as a generator that yields while it must wait. */
+  *#settleSnapshot(slot: number): Generator<void, number, void> {
+    for (let shard = 0; shard < this.shards; shard++) {
+      const applying = this.#applying(shard);
+      while (applying !== 0 && this.#applying(shard) === applying) yield;
+    }
+    const sequence = this.#highestPublished();
+    while (!this.#isPublishedUpTo(sequence)) yield;
+    const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
+    Atomics.store(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64, BigInt(sequence));
+    Atomics.store(this.#words, word + SNAPSHOT_READY, 1);
+    return sequence;
+  }
+
+  /** Opens a snapshot, blocking the thread until the groups that were being applied are published (usually < 1 ms). */
+  openSnapshotSync(client: number): { slot: number; sequence: number } {
+    const slot = this.#claimSnapshot(client);
+    const settling = this.#settleSnapshot(slot);
+    const deadline = Date.now() + SNAPSHOT_WAIT_MS_MAX;
+    for (;;) {
+      const step = settling.next();
+      if (step.done) return { slot, sequence: step.value };
+      if (Date.now() > deadline) throw this.#snapshotTimeout(slot, client);
+      Atomics.wait(this.#words, HEADER_MAGIC, MAGIC, PUBLICATION_POLL_MS);
+    }
+  }
+
+  /** The same without blocking: waits on the event loop. */
+  async openSnapshot(client: number): Promise<{ slot: number; sequence: number }> {
+    const slot = this.#claimSnapshot(client);
+    const settling = this.#settleSnapshot(slot);
+    const deadline = Date.now() + SNAPSHOT_WAIT_MS_MAX;
+    for (;;) {
+      const step = settling.next();
+      if (step.done) return { slot, sequence: step.value };
+      if (Date.now() > deadline) throw this.#snapshotTimeout(slot, client);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  #snapshotTimeout(slot: number, client: number): ConcordError {
+    this.closeSnapshot(slot, client);
+    return new ConcordError('ERR_TIMEOUT', `a shard did not publish within ${SNAPSHOT_WAIT_MS_MAX} ms`);
+  }
+
+  /** Gives the slot back, if `client` still owns it (a dead client's slots are taken back by the host). */
+  closeSnapshot(slot: number, client: number): void {
+    const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
+    if (Atomics.load(this.#words, word + SNAPSHOT_OWNER) !== client + 1) return;
+    Atomics.store(this.#words, word + SNAPSHOT_READY, 0);
+    if (Atomics.compareExchange(this.#words, word + SNAPSHOT_OWNER, client + 1, 0) === client + 1) {
+      Atomics.sub(this.#words, HEADER_OPEN_SNAPSHOTS, 1);
+    }
+  }
+
+  /** Host, when a client thread died: closes what it left open. */
+  closeSnapshotsOf(client: number): void {
+    for (let slot = 0; slot < MAX_SNAPSHOTS; slot++) this.closeSnapshot(slot, client);
+  }
+}
+
+/** A shard that does not publish within this time is dead or stuck; the opener gives up with ERR_TIMEOUT. */
+const SNAPSHOT_WAIT_MS_MAX = 10_000;

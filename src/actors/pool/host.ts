@@ -1,0 +1,652 @@
+/**
+ * The host of a pool: the thread that opened it. It locks the directory, starts and supervises the shard threads, gives client slots to
+ * threads that attach and takes them back when they end, and runs checkpoints.
+ *
+ *   attach     handle port ──attach()──▶ slot, rings, memory          port closes ──▶ reader slots, snapshots, rings come back
+ *   shard dies exit ──▶ checkpoint of it cancelled ──▶ new thread adopts the memory, replays the log ──▶ rings re-attached
+ *              five deaths in a minute ──▶ the shard stays down (ERR_SHARD_FAILED); reads go on
+ *
+ * Must hold: nothing here is on the path of a read or a write. Nothing keeps the process alive but calls in flight.
+ * Threads: the host's only.
+ */
+import { randomBytes } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import * as fs from 'node:fs';
+import { join, resolve } from 'node:path';
+import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
+import { ConcordError } from '../../shared/errors.js';
+import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/directory-lock.js';
+import { NodeEnv } from '../../shared/env/node-env.js';
+import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
+import { createRing } from '../../shared/memory/ring.js';
+import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
+import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
+import { BackgroundPool } from '../jobs/background-pool.js';
+import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
+import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
+import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
+import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-worker.js';
+import type { ClientSetup } from '../client/thread-client.js';
+import {
+  beginCreation,
+  finishCreation,
+  inspectDirectory,
+  newManifest,
+  readManifest,
+  removeCreationMarker,
+  shardDirectory,
+  type Manifest,
+} from './manifest.js';
+import { defaultShardCount, type DurabilityName, type ResolvedOptions } from './options.js';
+
+const RESTARTS_MAX = 5;
+const RESTART_WINDOW_MS = 60_000;
+/** A log longer than this is checkpointed when the store closes, so that it opens fast. */
+const CLOSE_CHECKPOINT_LOG_BYTES = 4 << 20;
+
+/** What an attaching thread gets: structured-cloneable. */
+export interface AttachReply {
+  readonly setup: ClientSetup;
+  readonly settings: ClientSettings;
+}
+
+export interface ClientSettings {
+  readonly directory: string;
+  readonly keyEncoding: Manifest['keyEncoding'];
+  readonly valueEncoding: string;
+  readonly durability: DurabilityName;
+  readonly readOnly: boolean;
+}
+
+export interface HostEvents {
+  /** A shard thread died and a new one took over. */
+  'shard-restarted': [{ shard: number; error: ConcordError }];
+  /** A shard stays down. */
+  'shard-failed': [{ shard: number; error: ConcordError }];
+  /** A background checkpoint could not be written; the log grows on. */
+  'checkpoint-failed': [{ shard: number; error: ConcordError }];
+}
+
+interface ShardHandle {
+  readonly index: number;
+  readonly directory: string | undefined;
+  worker: Worker;
+  remote: RemoteControl<ShardControl>;
+  recovery: RecoveryReport | undefined;
+  restarts: number[];
+  /** The checkpoint that runs now, and the word that cancels it. */
+  checkpoint: { done: Promise<void>; cancel: Int32Array } | undefined;
+  ended: Promise<void>;
+  lastError: ConcordError | undefined;
+}
+
+interface AttachedClient {
+  readonly client: number;
+  readonly rings: { requests: SharedArrayBuffer; responses: SharedArrayBuffer }[];
+}
+
+/** Calls an attached thread may make on the host. */
+export class ClientGate {
+  readonly #host: PoolHost;
+  readonly #attached: { client: number | undefined };
+
+  constructor(host: PoolHost, attached: { client: number | undefined }) {
+    this.#host = host;
+    this.#attached = attached;
+  }
+
+  async attach(): Promise<AttachReply> {
+    if (this.#attached.client !== undefined) {
+      throw new ConcordError('ERR_CLIENT_LIMIT', 'a handle attaches one thread; make another with db.handle()');
+    }
+    const setup = await this.#host.attachClient();
+    this.#attached.client = setup.client;
+    return { setup, settings: this.#host.settings };
+  }
+
+  async detach(): Promise<void> {
+    const { client } = this.#attached;
+    this.#attached.client = undefined;
+    if (client !== undefined) await this.#host.detachClient(client);
+  }
+
+  /** Another handle made by an attached thread: the host serves its port. */
+  adoptPort(port: MessagePort): void {
+    this.#host.serve(port);
+  }
+
+  compact(): Promise<number> {
+    return this.#host.compact();
+  }
+
+  checkpoint(directory: string): Promise<void> {
+    return this.#host.exportTo(directory);
+  }
+}
+
+export class PoolHost extends EventEmitter<HostEvents> {
+  readonly directory: string;
+  readonly control: ControlBlock;
+  readonly manifest: Manifest;
+  readonly settings: ClientSettings;
+  readonly #options: ResolvedOptions;
+  readonly #lock: DirectoryLock | undefined;
+  readonly #arenas: ArenaLayout[];
+  readonly #shards: ShardHandle[] = [];
+  readonly #clients = new Map<number, AttachedClient>();
+  readonly #leaving = new Set<number>();
+  readonly #ports = new Set<MessagePort>();
+  readonly #background: BackgroundPool;
+  #closing = false;
+
+  private constructor(
+    directory: string,
+    manifest: Manifest,
+    options: ResolvedOptions,
+    lock: DirectoryLock | undefined,
+  ) {
+    super();
+    this.directory = directory;
+    this.manifest = manifest;
+    this.#options = options;
+    this.#lock = lock;
+    this.control = ControlBlock.create(manifest.shards);
+    this.settings = {
+      directory,
+      keyEncoding: manifest.keyEncoding,
+      valueEncoding: manifest.valueEncoding,
+      durability: options.durability,
+      readOnly: options.readOnly,
+    };
+    this.#background = new BackgroundPool(options.backgroundThreads);
+    const { memoryBytes } = options;
+    this.#arenas = Array.from({ length: manifest.shards }, () => createArena({ memoryBytes }));
+  }
+
+  /**
+   * Opens or creates the store at `path`; ':memory:' keeps nothing on disk.
+   * @throws ERR_NOT_FOUND, ERR_EXISTS, ERR_LOCKED, ERR_OPTION_CONFLICT, ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_MEMORY_FULL, ERR_IO, ERR_PERMISSION,
+   *   ERR_DISK_FULL
+   */
+  static async open(path: string, options: ResolvedOptions): Promise<PoolHost> {
+    if (path === ':memory:') {
+      const host = new PoolHost(path, manifestOf(options), options, undefined);
+      await host.#start(true);
+      return host;
+    }
+    const directory = resolve(path);
+    const env = new NodeEnv();
+    const before = inspectDirectory(env, directory);
+    const creates = before !== 'store' && before !== 'foreign';
+    if (before === 'store' && options.errorIfExists) {
+      throw new ConcordError('ERR_EXISTS', `${directory} holds a store already`, { directory });
+    }
+    if (before === 'foreign') {
+      throw new ConcordError('ERR_CORRUPT', `${directory} is not empty and has no MANIFEST: not a store, or a damaged one`, {
+        directory,
+      });
+    }
+    if (creates && (!options.createIfMissing || options.readOnly)) {
+      throw new ConcordError('ERR_NOT_FOUND', `there is no store at ${directory}`, { directory });
+    }
+    if (creates) env.makeDirectory(directory);
+    const lock = options.readOnly ? undefined : await acquireDirectoryLock(directory);
+    try {
+      // Another opener may have finished a creation meanwhile.
+      const now = inspectDirectory(env, directory);
+      if (now === 'store') {
+        if (options.errorIfExists) throw new ConcordError('ERR_EXISTS', `${directory} holds a store already`, { directory });
+        const manifest = readManifest(env, directory);
+        checkAgreement(manifest, options, directory);
+        if (!options.readOnly) removeCreationMarker(env, directory);
+        const host = new PoolHost(directory, manifest, options, lock);
+        await host.#start(false);
+        return host;
+      }
+      const manifest = manifestOf(options);
+      beginCreation(env, directory, (tree) => {
+        fs.rmSync(tree, { recursive: true, force: true });
+      });
+      const host = new PoolHost(directory, manifest, options, lock);
+      await host.#start(true);
+      try {
+        finishCreation(env, directory, manifest);
+      } catch (error) {
+        await host.close().catch(() => undefined);
+        throw error;
+      }
+      return host;
+    } catch (error) {
+      lock?.release();
+      throw error;
+    }
+  }
+
+  // ---- shards ---------------------------------------------------------------------------------------------------------------------------
+
+  async #start(isNew: boolean): Promise<void> {
+    const starting = this.#arenas.map(async (_, index) => {
+      const handle = this.#launch(index, false, isNew);
+      this.#shards[index] = handle.handle;
+      return handle.ready;
+    });
+    const outcomes = await Promise.allSettled(starting);
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) {
+      this.#closing = true;
+      await Promise.all(this.#shards.map((shard) => shard.worker.terminate()));
+      throw failure.reason;
+    }
+    let highest = 0;
+    for (let shard = 0; shard < this.#shards.length; shard++) highest = Math.max(highest, this.control.published(shard));
+    this.control.nextSequence = highest + 1;
+  }
+
+  /** Starts the thread of a shard. `ready` settles when it has recovered. */
+  #launch(index: number, adopt: boolean, isNew: boolean): { handle: ShardHandle; ready: Promise<void> } {
+    const options = this.#options;
+    const directory = this.directory === ':memory:' ? undefined : shardDirectory(this.directory, index);
+    const { port1, port2 } = new MessageChannel();
+    const workerData: ShardWorkerData = {
+      shard: index,
+      directory,
+      storeId: Buffer.from(this.manifest.storeId, 'hex'),
+      control: this.control.sab,
+      arena: this.#arenas[index]!,
+      port: port2,
+      adopt,
+      isNew,
+      readOnly: options.readOnly,
+      order: options.order,
+      pageBytes: options.pageBytes,
+      segmentBytes: options.segmentBytes,
+      recoveryMode: options.recoveryMode,
+      checkpointLogBytes: options.checkpointLogBytes,
+    };
+    const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
+      workerData,
+      transferList: [port2],
+      name: `concordkv-shard-${index}`,
+      stdin: false,
+    });
+    const known = this.#shards[index];
+    const handle: ShardHandle = known ?? {
+      index,
+      directory,
+      worker,
+      remote: remoteControl<ShardControl>(port1),
+      recovery: undefined,
+      restarts: [],
+      checkpoint: undefined,
+      ended: Promise.resolve(),
+      lastError: undefined,
+    };
+    if (known !== undefined) {
+      known.worker = worker;
+      known.remote = remoteControl<ShardControl>(port1);
+    }
+    let isReady = false;
+    handle.ended = new Promise((resolve) => {
+      worker.once('exit', () => {
+        port1.close();
+        resolve();
+      });
+    });
+    const ready = new Promise<void>((resolve, reject) => {
+      worker.on('message', (event: ShardEvent) => {
+        if (event.event === 'ready') {
+          isReady = true;
+          handle.recovery = event.recovery;
+          worker.unref();
+          resolve();
+        } else if (event.event === 'open-failed') {
+          reject(ConcordError.fromRecord(event.error));
+        } else if (event.event === 'died') {
+          handle.lastError = ConcordError.fromRecord(event.error);
+        } else if (event.event === 'checkpoint-wanted') {
+          void this.#checkpointShard(handle).catch((error: unknown) => this.#checkpointFailed(handle, error));
+        } else {
+          void this.#provideSpare(handle);
+        }
+      });
+      worker.on('error', (error: Error) => {
+        handle.lastError = new ConcordError('ERR_INTERNAL', `shard ${index}: ${error.message}`, { shard: index }, { cause: error });
+        reject(handle.lastError);
+      });
+      worker.once('exit', () => {
+        if (!isReady) reject(new ConcordError('ERR_INTERNAL', `shard ${index} ended before it was ready`, { shard: index }));
+        else if (!this.#closing) void this.#restart(handle);
+      });
+    });
+    return { handle, ready };
+  }
+
+  /** A shard thread died: another one takes over, unless it has died too often. */
+  async #restart(handle: ShardHandle): Promise<void> {
+    const { index } = handle;
+    const error = handle.lastError ?? new ConcordError('ERR_INTERNAL', `shard ${index} ended unexpectedly`, { shard: index });
+    this.control.setShardState(index, ShardState.Restarting);
+    this.control.countRestart(index);
+    if (handle.checkpoint !== undefined) {
+      // The dead writer's pin is gone with it: the job must not read on while the successor reuses pages.
+      Atomics.store(handle.checkpoint.cancel, 0, 1);
+      await handle.checkpoint.done.catch(() => undefined);
+    }
+    const now = Date.now();
+    handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
+    while (handle.restarts.length <= RESTARTS_MAX && !this.#closing) {
+      try {
+        await this.#launch(index, true, false).ready;
+        for (const client of this.#clients.values()) await this.#attachTo(handle, client);
+        this.emit('shard-restarted', { shard: index, error });
+        return;
+      } catch (cause) {
+        handle.lastError = cause instanceof ConcordError ? cause : new ConcordError('ERR_INTERNAL', String(cause));
+        handle.restarts.push(Date.now());
+        await handle.ended;
+      }
+    }
+    this.control.setShardState(index, ShardState.Failed);
+    this.control.endGroup(index, undefined);
+    for (const client of this.#clients.keys()) this.control.clientDoorbell(client).unpark();
+    if (!this.#closing) this.emit('shard-failed', { shard: index, error: handle.lastError ?? error });
+  }
+
+  async #provideSpare(handle: ShardHandle): Promise<void> {
+    if (handle.directory === undefined || this.#closing) return;
+    try {
+      const task = { directory: handle.directory, segmentBytes: this.#options.segmentBytes };
+      const path = await this.#background.run('preallocate', task);
+      if (!(await handle.remote.offerSpare(path))) fs.rmSync(path, { force: true });
+    } catch {
+      // Without a spare the log extends its next segment as it goes: slower, not wrong.
+      await handle.remote.offerSpare('').catch(() => false);
+    }
+  }
+
+  // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
+
+  /** One checkpoint of one shard; joins one that runs already. */
+  #checkpointShard(handle: ShardHandle): Promise<void> {
+    if (handle.directory === undefined || this.#options.readOnly) return Promise.resolve();
+    if (handle.checkpoint !== undefined) return handle.checkpoint.done;
+    const cancel = new Int32Array(new SharedArrayBuffer(4));
+    const done = this.#runCheckpoint(handle, cancel).finally(() => {
+      handle.checkpoint = undefined;
+    });
+    handle.checkpoint = { done, cancel };
+    return done;
+  }
+
+  async #runCheckpoint(handle: ShardHandle, cancel: Int32Array): Promise<void> {
+    const { remote } = handle;
+    const plan = await remote.beginCheckpoint();
+    let durable = false;
+    try {
+      await this.#background.run('checkpoint', {
+        directory: handle.directory!,
+        header: this.#headerOf(handle, plan),
+        arena: this.#arenas[handle.index]!,
+        metaUnit: plan.metaUnit,
+        cancel,
+      });
+      durable = true;
+    } finally {
+      await remote.endCheckpoint(durable);
+    }
+  }
+
+  #headerOf(handle: ShardHandle, plan: CheckpointPlan): CheckpointHeader {
+    return {
+      storeId: Buffer.from(this.manifest.storeId, 'hex'),
+      shard: handle.index,
+      lsn: plan.lsn,
+      replayFromLsn: plan.replayFromLsn,
+      publishedSeq: plan.publishedSeq,
+      createdAt: Date.now(),
+    };
+  }
+
+  #checkpointFailed(handle: ShardHandle, error: unknown): void {
+    if (this.#closing) return;
+    const coded = error instanceof ConcordError ? error : new ConcordError('ERR_INTERNAL', String(error));
+    this.emit('checkpoint-failed', { shard: handle.index, error: coded });
+  }
+
+  /** Checkpoints every shard now and truncates the logs. */
+  async checkpointAll(): Promise<void> {
+    await Promise.all(this.#shards.map((handle) => this.#checkpointShard(handle)));
+  }
+
+  /**
+   * Writes a consistent copy of the whole store, as of one snapshot, to a new directory that can be opened.
+   * @throws ERR_EXISTS, ERR_IO, ERR_DISK_FULL, ERR_PERMISSION
+   */
+  async exportTo(target: string): Promise<void> {
+    const directory = resolve(target);
+    const env = new NodeEnv();
+    if (inspectDirectory(env, directory) === 'store' || inspectDirectory(env, directory) === 'foreign') {
+      throw new ConcordError('ERR_EXISTS', `${directory} is not empty`, { directory });
+    }
+    env.makeDirectory(directory);
+    beginCreation(env, directory, (tree) => {
+      fs.rmSync(tree, { recursive: true, force: true });
+    });
+    const manifest = { ...this.manifest, storeId: randomBytes(16).toString('hex'), createdAt: new Date().toISOString() };
+    const snapshot = await this.control.openSnapshot(0);
+    try {
+      await Promise.all(this.#shards.map((handle) => this.#exportShard(handle, directory, manifest, snapshot.sequence)));
+    } finally {
+      this.control.closeSnapshot(snapshot.slot, 0);
+    }
+    finishCreation(env, directory, manifest);
+  }
+
+  async #exportShard(handle: ShardHandle, directory: string, manifest: Manifest, snapshotSeq: number): Promise<void> {
+    // Pinning goes through the checkpoint door, of which there is one.
+    while (handle.checkpoint !== undefined) await handle.checkpoint.done.catch(() => undefined);
+    const cancel = new Int32Array(new SharedArrayBuffer(4));
+    const run = async (): Promise<void> => {
+      const plan = await handle.remote.beginCheckpoint();
+      try {
+        const target = shardDirectory(directory, handle.index);
+        new NodeEnv().makeDirectory(target);
+        await this.#background.run('exportSnapshot', {
+          directory: target,
+          header: {
+            storeId: Buffer.from(manifest.storeId, 'hex'),
+            shard: handle.index,
+            lsn: 0,
+            replayFromLsn: 1,
+            publishedSeq: snapshotSeq,
+            createdAt: Date.now(),
+          },
+          arena: this.#arenas[handle.index]!,
+          metaUnit: plan.metaUnit,
+          cancel,
+          snapshotSeq,
+          memoryBytes: this.#options.memoryBytes,
+          pageBytes: this.#options.pageBytes,
+          order: this.#options.order,
+          segmentBytes: this.#options.segmentBytes,
+        });
+      } finally {
+        await handle.remote.endCheckpoint(false);
+      }
+    };
+    const done = run().finally(() => {
+      handle.checkpoint = undefined;
+    });
+    handle.checkpoint = { done, cancel };
+    await done;
+  }
+
+  /** Removes what no snapshot needs and packs pages. Resolves with the versions removed. */
+  async compact(): Promise<number> {
+    const removed = await Promise.all(this.#shards.map((handle) => handle.remote.compact()));
+    return removed.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** Problems found by walking every shard's memory. */
+  async check(): Promise<string[]> {
+    const problems = await Promise.all(this.#shards.map((handle) => handle.remote.check()));
+    return problems.flatMap((found, shard) => found.map((problem) => `shard ${shard}: ${problem}`));
+  }
+
+  get recovery(): (RecoveryReport | undefined)[] {
+    return this.#shards.map((handle) => handle.recovery);
+  }
+
+  // ---- clients --------------------------------------------------------------------------------------------------------------------------
+
+  /** A slot, rings and memory for one more thread. @throws ERR_CLIENT_LIMIT, ERR_CLOSED */
+  async attachClient(): Promise<ClientSetup> {
+    if (this.#closing) throw new ConcordError('ERR_CLOSED', 'the store is closed');
+    let client = 0;
+    while (this.#clients.has(client) || this.#leaving.has(client)) client++;
+    if (client >= MAX_CLIENTS) {
+      throw new ConcordError('ERR_CLIENT_LIMIT', `${MAX_CLIENTS} threads are attached`, { limit: MAX_CLIENTS });
+    }
+    const rings = this.#arenas.map(() => ({
+      requests: createRing(REQUEST_RING_BYTES),
+      responses: createRing(RESPONSE_RING_BYTES),
+    }));
+    const attached = { client, rings };
+    this.#clients.set(client, attached);
+    this.control.addClients(1);
+    await Promise.all(this.#shards.map((handle) => this.#attachTo(handle, attached)));
+    return { client, control: this.control.sab, arenas: this.#arenas, rings };
+  }
+
+  async #attachTo(handle: ShardHandle, { client, rings }: AttachedClient): Promise<void> {
+    const { requests, responses } = rings[handle.index]!;
+    await handle.remote.attachClient(client, requests, responses).catch((error: unknown) => {
+      // A shard that is down now is given all clients when it comes back.
+      if (this.control.shardState(handle.index) === ShardState.Running) throw error;
+    });
+  }
+
+  /** The thread is gone, or done: its slots come back when the shards have served what it had published. */
+  async detachClient(client: number): Promise<void> {
+    if (!this.#clients.delete(client)) return;
+    this.#leaving.add(client);
+    this.control.addClients(-1);
+    for (const arena of this.#arenas) ArenaReader.clearSlot(arena, client);
+    this.control.closeSnapshotsOf(client);
+    try {
+      await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
+    } finally {
+      this.#leaving.delete(client);
+    }
+  }
+
+  /** Serves attach requests on a handle's port until the other end closes, which a thread's end does by itself. */
+  serve(port: MessagePort): void {
+    const attached: { client: number | undefined } = { client: undefined };
+    const gate = new ClientGate(this, attached);
+    this.#ports.add(port);
+    exposeControl(gate, port);
+    port.unref();
+    port.once('close', () => {
+      this.#ports.delete(port);
+      void gate.detach();
+    });
+  }
+
+  /** A port for another thread: see serve(). */
+  createPort(): MessagePort {
+    const { port1, port2 } = new MessageChannel();
+    this.serve(port1);
+    return port2;
+  }
+
+  // ---- end ------------------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Serves what is in the rings, writes checkpoints of long logs, syncs, ends every thread and gives the directory back.
+   * The first failure is thrown after everything has been ended.
+   */
+  async close(): Promise<void> {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.control.poolState = PoolState.Closing;
+    const failures: unknown[] = [];
+    const closing = this.#shards.map(async (handle) => {
+      try {
+        await handle.checkpoint?.done.catch(() => undefined);
+        const state = this.control.shardState(handle.index);
+        if (state === ShardState.Running) {
+          const counters = this.control.shardCounters(handle.index);
+          if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES) await this.#checkpointShard(handle).catch(() => undefined);
+        }
+        if (state !== ShardState.Failed) await handle.remote.close();
+      } catch (error) {
+        failures.push(error);
+        await handle.worker.terminate();
+      }
+      await handle.ended;
+      this.control.setShardState(handle.index, ShardState.Closed);
+    });
+    await Promise.all(closing);
+    this.control.poolState = PoolState.Closed;
+    for (let client = 0; client < MAX_CLIENTS; client++) this.control.clientDoorbell(client).unpark();
+    for (const port of this.#ports) port.close();
+    await this.#background.close();
+    this.#lock?.release();
+    if (failures.length > 0) throw failures[0];
+  }
+
+  /** Ends everything at once, without closing: for tests of what a killed process leaves. */
+  async crash(): Promise<void> {
+    this.#closing = true;
+    await Promise.all(this.#shards.map((handle) => handle.worker.terminate()));
+    this.control.poolState = PoolState.Closed;
+    for (const port of this.#ports) port.close();
+    await this.#background.close();
+    this.#lock?.release();
+  }
+
+  /** Log and checkpoint files of the store. */
+  filesBytes(): number {
+    if (this.directory === ':memory:') return 0;
+    let bytes = 0;
+    for (const { directory } of this.#shards) {
+      if (directory === undefined) continue;
+      for (const name of fs.readdirSync(directory)) {
+        const stat = fs.statSync(join(directory, name), { throwIfNoEntry: false });
+        bytes += (stat?.blocks ?? 0) * 512;
+      }
+    }
+    return bytes;
+  }
+}
+
+function manifestOf(options: ResolvedOptions): Manifest {
+  const { valueEncoding } = options;
+  return newManifest({
+    storeId: randomBytes(16).toString('hex'),
+    shards: options.shardCount ?? defaultShardCount(),
+    keyEncoding: options.keyEncoding ?? 'utf8',
+    valueEncoding: valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
+    createdAt: new Date().toISOString(),
+  });
+}
+
+/** @throws ERR_OPTION_CONFLICT when an option given contradicts the directory. */
+function checkAgreement(manifest: Manifest, options: ResolvedOptions, directory: string): void {
+  const conflict = (name: string, stored: string | number, given: string | number): ConcordError =>
+    new ConcordError('ERR_OPTION_CONFLICT', `${directory} was created with ${name} ${stored}, not ${given}`, {
+      option: name,
+      stored,
+      given,
+    });
+  if (options.shardCount !== undefined && options.shardCount !== manifest.shards) {
+    throw conflict('shards', manifest.shards, options.shardCount);
+  }
+  if (options.keyEncoding !== undefined && options.keyEncoding !== manifest.keyEncoding) {
+    throw conflict('keyEncoding', manifest.keyEncoding, options.keyEncoding);
+  }
+  const { valueEncoding } = options;
+  const name = typeof valueEncoding === 'object' ? valueEncoding.name : valueEncoding;
+  if (name !== undefined && name !== manifest.valueEncoding) throw conflict('valueEncoding', manifest.valueEncoding, name);
+}

@@ -1,0 +1,242 @@
+/**
+ * Work on the directory of a store that is not open: verify, repair, restore. Threads: any; blocking file work, for tools.
+ */
+import { randomBytes } from 'node:crypto';
+import * as fs from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { ConcordError, toErrorRecord, type ErrorDetails } from '../../shared/errors.js';
+import { acquireDirectoryLock } from '../../shared/env/directory-lock.js';
+import { NodeEnv } from '../../shared/env/node-env.js';
+import { createArena } from '../../shared/memory/arena.js';
+import { ShardStore } from '../../engines/store/shard-store.js';
+import { verifyWal } from '../../engines/wal/inspect.js';
+import { WalWriter } from '../../engines/wal/writer.js';
+import { writeImage } from '../../engines/btree/image.js';
+import { findCheckpoint } from '../../engines/checkpoint/reader.js';
+import { CheckpointWriter } from '../../engines/checkpoint/writer.js';
+import { beginCreation, finishCreation, inspectDirectory, readManifest, shardDirectory, type Manifest } from './manifest.js';
+
+/** Reserved, not committed: enough for any store this machine could have written. */
+const VERIFY_MEMORY_BYTES = 64 * 2 ** 30;
+
+export interface Problem {
+  readonly code: string;
+  readonly message: string;
+  readonly details: ErrorDetails;
+}
+
+export interface VerifyReport {
+  readonly ok: boolean;
+  readonly problems: readonly Problem[];
+  readonly shards: number;
+  readonly entries: number;
+  readonly logFrames: number;
+}
+
+export interface RepairReport {
+  readonly ok: boolean;
+  readonly entries: number;
+  /** What could not be read and is not in the repaired store. */
+  readonly losses: readonly Problem[];
+  /** Where the damaged files are kept. */
+  readonly backup: string;
+}
+
+function problemOf(error: unknown): Problem {
+  const { code, message, details } = toErrorRecord(error);
+  return { code, message, details };
+}
+
+async function locked<T>(directory: string, work: (env: NodeEnv) => T | Promise<T>): Promise<T> {
+  const lock = await acquireDirectoryLock(directory);
+  try {
+    return await work(new NodeEnv());
+  } finally {
+    lock.release();
+  }
+}
+
+function requireStore(env: NodeEnv, directory: string): void {
+  const state = inspectDirectory(env, directory);
+  if (state === 'missing' || state === 'empty' || state === 'unfinished') {
+    throw new ConcordError('ERR_NOT_FOUND', `there is no store at ${directory}`, { directory });
+  }
+}
+
+/** Checks manifest, logs, checkpoints and the trees they recover to. @throws ERR_NOT_FOUND, ERR_LOCKED */
+export async function verifyStore(path: string): Promise<VerifyReport> {
+  const directory = resolve(path);
+  requireStore(new NodeEnv(), directory);
+  return locked(directory, (env) => verifyLocked(env, directory));
+}
+
+function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
+  const problems: Problem[] = [];
+  let manifest: Manifest;
+  try {
+    manifest = readManifest(env, directory);
+  } catch (error) {
+    return { ok: false, problems: [problemOf(error)], shards: 0, entries: 0, logFrames: 0 };
+  }
+  let entries = 0;
+  let logFrames = 0;
+  const storeId = Buffer.from(manifest.storeId, 'hex');
+  for (let shard = 0; shard < manifest.shards; shard++) {
+    const shardPath = shardDirectory(directory, shard);
+    try {
+      const store = openReadOnly(env, shardPath, storeId, shard);
+      entries += store.tree.stats().liveEntries;
+      logFrames += store.recovery.wal?.frames ?? 0;
+      for (const message of store.tree.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
+      const found = findCheckpoint(env, shardPath);
+      const verification = verifyWal(env, shardPath, { storeId, shard, fromLsn: found === undefined ? 1 : found.lsn + 1 });
+      for (const problem of verification.problems) {
+        problems.push({
+          code: 'ERR_CORRUPT',
+          message: `${problem.file} at ${problem.offset}: ${problem.text}`,
+          details: { file: problem.file, offset: problem.offset, shard },
+        });
+      }
+      store.close();
+    } catch (error) {
+      problems.push(problemOf(error));
+    }
+  }
+  return { ok: problems.length === 0, problems, shards: manifest.shards, entries, logFrames };
+}
+
+function openReadOnly(
+  env: NodeEnv,
+  directory: string,
+  storeId: Uint8Array,
+  shard: number,
+  recoveryMode: 'tolerate-torn-tail' | 'salvage' = 'tolerate-torn-tail',
+): ShardStore {
+  if (!env.exists(directory)) {
+    throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${shard} is missing`, { file: directory, shard });
+  }
+  const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
+  return ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode });
+}
+
+/** Copies the files of a store that is not open, then verifies the copy. @throws ERR_NOT_FOUND, ERR_EXISTS, ERR_CORRUPT */
+export async function restoreStore(from: string, to: string): Promise<VerifyReport> {
+  const source = resolve(from);
+  const target = resolve(to);
+  const env = new NodeEnv();
+  requireStore(env, source);
+  const state = inspectDirectory(env, target);
+  if (state === 'store' || state === 'foreign') {
+    throw new ConcordError('ERR_EXISTS', `${target} is not empty`, { directory: target });
+  }
+  env.makeDirectory(target);
+  await locked(source, () => {
+    const removeTree = (tree: string): void => {
+      fs.rmSync(tree, { recursive: true, force: true });
+    };
+    beginCreation(env, target, removeTree);
+    const manifest = readManifest(env, source);
+    for (let shard = 0; shard < manifest.shards; shard++) {
+      copyDirectory(env, shardDirectory(source, shard), shardDirectory(target, shard));
+    }
+    finishCreation(env, target, manifest);
+  });
+  const report = await verifyStore(target);
+  if (!report.ok) {
+    const first = report.problems[0]!;
+    throw new ConcordError('ERR_CORRUPT', `the copy is damaged, as its source is: ${first.message}`, first.details);
+  }
+  return report;
+}
+
+function copyDirectory(env: NodeEnv, from: string, to: string): void {
+  env.makeDirectory(to);
+  for (const name of env.list(from)) {
+    const path = join(to, name);
+    fs.copyFileSync(join(from, name), path, fs.constants.COPYFILE_EXCL);
+    fs.chmodSync(path, 0o600);
+    const file = env.open(path, 'write');
+    try {
+      file.sync();
+    } finally {
+      file.close();
+    }
+  }
+  env.syncDirectory(to);
+}
+
+/**
+ * Opens every shard in salvage mode, writes what is readable to a new store beside the old one, then exchanges the two directories.
+ * @throws ERR_NOT_FOUND, ERR_LOCKED, ERR_CORRUPT when the manifest itself is lost
+ */
+export async function repairStore(path: string): Promise<RepairReport> {
+  const directory = resolve(path);
+  requireStore(new NodeEnv(), directory);
+  const suffix = `${new Date().toISOString().replace(/[:.]/g, '-')}-${randomBytes(3).toString('hex')}`;
+  const rebuilt = join(dirname(directory), `${basename(directory)}.repairing-${suffix}`);
+  const backup = join(dirname(directory), `${basename(directory)}.damaged-${suffix}`);
+  const losses: Problem[] = [];
+  let entries = 0;
+  await locked(directory, (env) => {
+    const manifest = readManifest(env, directory);
+    env.makeDirectory(rebuilt);
+    beginCreation(env, rebuilt, () => undefined);
+    for (let shard = 0; shard < manifest.shards; shard++) {
+      entries += repairShard(env, manifest, shard, shardDirectory(directory, shard), shardDirectory(rebuilt, shard), losses);
+    }
+    finishCreation(env, rebuilt, manifest);
+  });
+  fs.renameSync(directory, backup);
+  fs.renameSync(rebuilt, directory);
+  new NodeEnv().syncDirectory(dirname(directory));
+  return { ok: losses.length === 0, entries, losses, backup };
+}
+
+function repairShard(
+  env: NodeEnv,
+  manifest: Manifest,
+  shard: number,
+  from: string,
+  to: string,
+  losses: Problem[],
+): number {
+  const storeId = Buffer.from(manifest.storeId, 'hex');
+  env.makeDirectory(to);
+  let store: ShardStore | undefined;
+  // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
+  for (const ignoresCheckpoint of [false, true]) {
+    try {
+      store = ignoresCheckpoint ? openLogOnly(env, from, storeId, shard) : openReadOnly(env, from, storeId, shard, 'salvage');
+      break;
+    } catch (error) {
+      losses.push(problemOf(error));
+    }
+  }
+  const arena = store?.arena;
+  for (const loss of store?.recovery.wal?.losses ?? []) {
+    losses.push({
+      code: 'ERR_CORRUPT',
+      message: `${loss.file} at ${loss.offset}: frames ${loss.lsnFrom} to ${loss.lsnTo ?? 'the end'} are lost (${loss.reason})`,
+      details: { file: loss.file, offset: loss.offset, shard, lsnFrom: loss.lsnFrom, lsnTo: loss.lsnTo ?? null },
+    });
+  }
+  const publishedSeq = store?.publishedSeq ?? 0;
+  if (arena !== undefined) {
+    const header = { storeId, shard, lsn: 0, publishedSeq, createdAt: env.now() };
+    const writer = CheckpointWriter.create(env, to, header);
+    writeImage(arena, arena.published(), (chunk) => {
+      writer.write(chunk);
+    });
+    writer.finish();
+  }
+  WalWriter.create(env, to, { storeId, shard }).close();
+  const entries = store?.tree.stats().liveEntries ?? 0;
+  store?.close();
+  return entries;
+}
+
+/** The log without the checkpoint it continues: what it alone still says. */
+function openLogOnly(env: NodeEnv, directory: string, storeId: Uint8Array, shard: number): ShardStore {
+  const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
+  return ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode: 'salvage', ignoreCheckpoint: true });
+}

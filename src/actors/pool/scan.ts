@@ -1,0 +1,213 @@
+/**
+ * Scans: chunks of entries copied out of each shard under a short pin, merged in key order over the shards.
+ *
+ * Between chunks a scan holds a snapshot number and a key, never a page, so a slow consumer costs the writer old versions of what it changes,
+ * not memory for every page. A scan of one shard that fits one chunk needs no snapshot: one pinned root is one state.
+ *
+ * Threads: the client's thread.
+ */
+import { KeyScratch, type KeyEncoding } from '../../shared/codec/key-encoding.js';
+import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
+import type { ShardView } from '../client/thread-client.js';
+import type { EncodedRange } from './range.js';
+
+const CHUNK_ENTRIES_FIRST = 100;
+const CHUNK_ENTRIES_MAX = 512;
+/** Values copied in one chunk: one value may exceed it. */
+const CHUNK_VALUE_BYTES_MAX = 1 << 20;
+
+export interface ScanShape {
+  readonly range: EncodedRange;
+  readonly reverse: boolean;
+  readonly wantKeys: boolean;
+  readonly wantValues: boolean;
+  /** Raw key bytes are kept for merging. */
+  readonly merges: boolean;
+}
+
+/** A stored value on its way out: text or bytes of its own, decoded when the caller gets it. */
+export type RawValue = string | Buffer;
+
+/** The part of a scan that one shard contributes. */
+export class ShardScan {
+  readonly #view: ShardView;
+  readonly #slot: number;
+  readonly #shape: ScanShape;
+  readonly #keyEncoding: KeyEncoding;
+  readonly #isText: boolean;
+  readonly #keyScratch = new KeyScratch();
+  /** Where the next chunk begins, inclusive; undefined: at the open end. */
+  #resume: Buffer | undefined;
+  #chunkEntries = CHUNK_ENTRIES_FIRST;
+
+  keys: unknown[] = [];
+  rawKeys: Buffer[] = [];
+  values: RawValue[] = [];
+  count = 0;
+  position = 0;
+  /** Nothing follows the chunk at hand. */
+  ended = false;
+
+  constructor(view: ShardView, slot: number, shape: ScanShape, keyEncoding: KeyEncoding, valueEncoding: ValueEncoding) {
+    this.#view = view;
+    this.#slot = slot;
+    this.#shape = shape;
+    this.#keyEncoding = keyEncoding;
+    this.#isText = valueEncoding.form === 'text';
+    this.#resume = shape.reverse ? shape.range.high : shape.range.low;
+  }
+
+  /** Copies the next chunk, of at most `entriesMax` entries, as of `atSeq`. */
+  fill(atSeq: number, entriesMax: number): void {
+    const { arena, cursor } = this.#view;
+    const { range, reverse, wantKeys, wantValues, merges } = this.#shape;
+    const { low, high } = range;
+    const max = Math.min(this.#chunkEntries, entriesMax);
+    this.#chunkEntries = Math.min(CHUNK_ENTRIES_MAX, this.#chunkEntries * 2);
+    const keys: unknown[] = [];
+    const rawKeys: Buffer[] = [];
+    const values: RawValue[] = [];
+    let count = 0;
+    let valueBytes = 0;
+    const scratch = this.#keyScratch;
+    const resume = this.#resume;
+    const metaUnit = arena.pin(this.#slot);
+    try {
+      cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, reverse);
+      // The high bound is exclusive; only the first chunk of a reverse scan begins at it.
+      if (reverse && cursor.valid && high !== undefined && resume === high && cursor.compareKey(high, high.length) >= 0) {
+        cursor.prev();
+      }
+      for (;;) {
+        if (!cursor.valid || (reverse ? isBelow(cursor, low) : isAtOrAbove(cursor, high))) {
+          this.ended = true;
+          break;
+        }
+        if (count >= max || valueBytes >= CHUNK_VALUE_BYTES_MAX) {
+          const next = Buffer.allocUnsafe(cursor.keyLength);
+          cursor.copyKey(next, 0);
+          this.#resume = next;
+          break;
+        }
+        if (merges) {
+          const raw = Buffer.allocUnsafe(cursor.keyLength);
+          cursor.copyKey(raw, 0);
+          rawKeys.push(raw);
+          if (wantKeys) keys.push(this.#keyEncoding.decode(raw, 0, raw.length));
+        } else if (wantKeys) {
+          scratch.ensure(cursor.keyLength);
+          const length = cursor.copyKey(scratch.bytes, 0);
+          keys.push(this.#keyEncoding.decode(scratch.bytes, 0, length));
+        }
+        if (wantValues) {
+          valueBytes += cursor.valueLength;
+          values.push(this.#isText ? cursor.valueUtf8() : cursor.copyValue());
+        }
+        count++;
+        if (reverse) cursor.prev();
+        else cursor.next();
+      }
+    } finally {
+      arena.unpin(this.#slot);
+    }
+    this.keys = keys;
+    this.rawKeys = rawKeys;
+    this.values = values;
+    this.count = count;
+    this.position = 0;
+  }
+
+  /** Back to the beginning of the range. */
+  restart(): void {
+    this.#resume = this.#shape.reverse ? this.#shape.range.high : this.#shape.range.low;
+    this.count = 0;
+    this.position = 0;
+    this.ended = false;
+  }
+
+  get isDrained(): boolean {
+    return this.ended && this.position >= this.count;
+  }
+}
+
+function isBelow(cursor: ShardView['cursor'], low: Buffer | undefined): boolean {
+  return low !== undefined && cursor.compareKey(low, low.length) < 0;
+}
+
+function isAtOrAbove(cursor: ShardView['cursor'], high: Buffer | undefined): boolean {
+  return high !== undefined && cursor.compareKey(high, high.length) >= 0;
+}
+
+/** Entries of all shards in key order. */
+export class MergedScan {
+  readonly #shards: ShardScan[];
+  readonly #reverse: boolean;
+  #remaining: number;
+  #current: ShardScan | undefined;
+
+  constructor(shards: ShardScan[], reverse: boolean, limit: number) {
+    this.#shards = shards;
+    this.#reverse = reverse;
+    this.#remaining = limit;
+  }
+
+  /** Whether the next advance() reads a chunk: a good moment to yield to the event loop. */
+  get needsChunk(): boolean {
+    return this.#shards.some((shard) => !shard.ended && shard.position >= shard.count);
+  }
+
+  /** Reads the chunks that are used up. */
+  fill(atSeq: number): void {
+    for (const shard of this.#shards) {
+      if (!shard.ended && shard.position >= shard.count) shard.fill(atSeq, this.#remaining);
+    }
+  }
+
+  /** Whether the chunks at hand hold everything the scan will give. */
+  get holdsAll(): boolean {
+    return this.#shards.every((shard) => shard.ended || shard.count >= this.#remaining);
+  }
+
+  restart(): void {
+    for (const shard of this.#shards) shard.restart();
+  }
+
+  /** To the next entry; false at the end. Chunks must be filled. */
+  advance(): boolean {
+    if (this.#remaining <= 0) return false;
+    const shards = this.#shards;
+    let best: ShardScan | undefined;
+    if (shards.length === 1) {
+      const only = shards[0]!;
+      if (only.position < only.count) best = only;
+    } else {
+      for (const shard of shards) {
+        if (shard.position >= shard.count) continue;
+        if (best === undefined) best = shard;
+        else {
+          const order = shard.rawKeys[shard.position]!.compare(best.rawKeys[best.position]!);
+          if (this.#reverse ? order > 0 : order < 0) best = shard;
+        }
+      }
+    }
+    if (best === undefined) return false;
+    best.position++;
+    this.#remaining--;
+    this.#current = best;
+    return true;
+  }
+
+  get isFinished(): boolean {
+    return this.#remaining <= 0 || this.#shards.every((shard) => shard.isDrained);
+  }
+
+  get key(): unknown {
+    const shard = this.#current!;
+    return shard.keys[shard.position - 1];
+  }
+
+  get value(): RawValue {
+    const shard = this.#current!;
+    return shard.values[shard.position - 1]!;
+  }
+}

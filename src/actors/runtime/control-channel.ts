@@ -1,0 +1,72 @@
+/**
+ * Control calls between the host and its actors: Comlink over a MessagePort, with coded errors.
+ *
+ * Structured clone drops `code`, so a call answers with a Reply: a value, or an ErrorRecord that is rebuilt on the other side.
+ * Data never travels here: rings and shared memory carry it. Threads: any; one channel has two ends.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import * as Comlink from 'comlink';
+import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+
+/** Node's MessagePort is an EventTarget of its own typing; at run time it is the endpoint Comlink expects. */
+function endpoint(port: MessagePort): Comlink.Endpoint {
+  return port as unknown as Comlink.Endpoint;
+}
+
+export type Reply<T> = { readonly value: T } | { readonly error: ErrorRecord };
+
+/** An object whose methods may be called from the other end. */
+export type Control = Record<string, (...args: never[]) => unknown>;
+
+/** The other end's view of a Control: every method is asynchronous and throws ConcordErrors. */
+export type RemoteControl<C> = {
+  [K in keyof C]: C[K] extends (...args: infer A) => infer R ? (...args: A) => Promise<Awaited<R>> : never;
+};
+
+/** Offers `control` on the port. */
+export function exposeControl(control: object, port: MessagePort): void {
+  const call = async (method: string, args: unknown[]): Promise<Reply<unknown>> => {
+    try {
+      const target = (control as Record<string, unknown>)[method];
+      if (typeof target !== 'function') throw new ConcordError('ERR_INTERNAL', `no control method ${method}`);
+      return { value: (await (target as (...a: unknown[]) => unknown).apply(control, args)) as unknown };
+    } catch (error) {
+      return { error: toErrorRecord(error) };
+    }
+  };
+  Comlink.expose({ call }, endpoint(port));
+}
+
+/**
+ * Calls the control on the other end of the port. A call in flight keeps the process alive, an idle port does not. When the other end goes
+ * away, calls in flight reject with ERR_CLOSED.
+ */
+export function remoteControl<C extends object>(port: MessagePort): RemoteControl<C> {
+  const remote = Comlink.wrap<{ call(method: string, args: unknown[]): Promise<Reply<unknown>> }>(endpoint(port));
+  const inFlight = new Set<(error: Error) => void>();
+  port.unref();
+  port.once('close', () => {
+    for (const reject of inFlight) reject(new ConcordError('ERR_CLOSED', 'the other thread is gone'));
+  });
+  const call = async (method: string, args: unknown[]): Promise<unknown> => {
+    let give!: (error: Error) => void;
+    const lost = new Promise<never>((_, reject) => (give = reject));
+    if (inFlight.size === 0) port.ref();
+    inFlight.add(give);
+    try {
+      const reply = await Promise.race([remote.call(method, args), lost]);
+      if ('error' in reply) throw ConcordError.fromRecord(reply.error);
+      return reply.value;
+    } finally {
+      inFlight.delete(give);
+      if (inFlight.size === 0) port.unref();
+    }
+  };
+  return new Proxy({} as RemoteControl<C>, {
+    get(_, method) {
+      // A proxy that is awaited by mistake must not look like a promise.
+      if (typeof method !== 'string' || method === 'then') return undefined;
+      return (...args: unknown[]) => call(method, args);
+    },
+  });
+}

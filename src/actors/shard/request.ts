@@ -1,0 +1,64 @@
+/**
+ * What travels between a client thread and a shard: requests in the client's ring, responses in a second ring going back.
+ *
+ *   request        offset  size  field
+ *                       0     1  type         RequestType
+ *                       1     1  durability   0 memory, 1 os, 2 sync
+ *                       2     1  condition    Condition
+ *                       3     1  zero
+ *                       4     4  hash / count key hash; Batch: number of records
+ *                       8     8  version      f64, for Condition.IfVersion
+ *                      16     …  operation record(s), see engines/operation.ts
+ *
+ *   response            0     4  request      number of the request, counted per ring, modulo 2^32
+ *                       4     1  status       ResponseStatus
+ *                       8     …  JSON of an ErrorRecord, for Error
+ *
+ * A request that is simply done has no response: the shard advances `completed` in the request ring's header, and the client settles its
+ * promises in order. Responses for a request are published before `completed` passes it.
+ *
+ *   request ring, user words   0  taken      requests the shard has read
+ *                              1  completed  requests that are settled
+ */
+import { RING_USER_LINE_WORDS, RING_USER_WORDS } from '../../shared/memory/ring.js';
+
+export const RequestType = { Operation: 1, Batch: 2, Clear: 3, Flush: 4, DropBlob: 5 } as const;
+export const Condition = { None: 0, IfAbsent: 1, IfVersion: 2 } as const;
+export const ResponseStatus = { ConditionFailed: 1, Error: 2 } as const;
+
+export const REQUEST_HEADER_BYTES = 16;
+export const RESPONSE_HEADER_BYTES = 8;
+
+/** Written by the shard: indexes in the request ring's header. */
+export const TAKEN_WORD = RING_USER_WORDS;
+export const COMPLETED_WORD = RING_USER_WORDS + RING_USER_LINE_WORDS;
+
+/** A client's request ring: bounds what one thread has in flight, in bytes. */
+export const REQUEST_RING_BYTES = 4 << 20;
+export const RESPONSE_RING_BYTES = 64 << 10;
+
+const f64 = new Float64Array(1);
+const f64Bytes = new Uint8Array(f64.buffer);
+
+export function writeRequestHeader(
+  bytes: Uint8Array,
+  words: Int32Array,
+  at: number,
+  type: number,
+  durability: number,
+  condition: number,
+  hash: number,
+  version: number,
+): void {
+  words[at >> 2] = type | (durability << 8) | (condition << 16);
+  words[(at >> 2) + 1] = hash;
+  if (condition === Condition.IfVersion) {
+    f64[0] = version;
+    bytes.set(f64Bytes, at + 8);
+  }
+}
+
+export function readRequestVersion(bytes: Uint8Array, at: number): number {
+  for (let i = 0; i < 8; i++) f64Bytes[i] = bytes[at + 8 + i]!;
+  return f64[0]!;
+}

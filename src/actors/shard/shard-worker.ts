@@ -1,0 +1,233 @@
+/**
+ * The thread of a shard: opens the store, runs step() in a loop, parks on the shard's doorbell, answers control calls between groups.
+ *
+ * While there is work the loop yields to the event loop every few milliseconds, so control calls are never starved. When work ends it spins
+ * briefly (a caller that waits for each put comes back within microseconds, a wake-up takes 50–100), then parks.
+ * An exception here is a broken invariant: the thread dies, the host starts another one that adopts the memory and replays the log.
+ */
+import { availableParallelism } from 'node:os';
+import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
+import { NodeEnv } from '../../shared/env/node-env.js';
+import type { ArenaLayout } from '../../shared/memory/arena.js';
+import { ShardStore, type CheckpointPlan, type RecoveryReport } from '../../engines/store/shard-store.js';
+import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
+import { ControlBlock, ShardState } from '../control-block.js';
+import { exposeControl } from '../runtime/control-channel.js';
+import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { Shard } from './shard.js';
+
+export interface ShardWorkerData {
+  readonly shard: number;
+  readonly directory: string | undefined;
+  readonly storeId: Uint8Array;
+  readonly control: SharedArrayBuffer;
+  readonly arena: ArenaLayout;
+  readonly port: MessagePort;
+  readonly adopt: boolean;
+  readonly isNew: boolean;
+  readonly readOnly: boolean;
+  readonly order: number | undefined;
+  readonly pageBytes: number | undefined;
+  readonly segmentBytes: number | undefined;
+  readonly recoveryMode: WalRecoveryMode | undefined;
+  /** Log bytes behind the last checkpoint at which the next one is asked for; at least the size of the data. */
+  readonly checkpointLogBytes: number;
+}
+
+/** What the worker tells the host without being asked. */
+export type ShardEvent =
+  | { readonly event: 'ready'; readonly recovery: RecoveryReport; readonly publishedSeq: number }
+  | { readonly event: 'open-failed'; readonly error: ErrorRecord }
+  | { readonly event: 'died'; readonly error: ErrorRecord }
+  | { readonly event: 'checkpoint-wanted' }
+  | { readonly event: 'spare-wanted' };
+
+/** Control calls of the host, answered between groups. */
+export class ShardControl {
+  readonly #shard: Shard;
+  readonly #loop: ShardLoop;
+
+  constructor(shard: Shard, loop: ShardLoop) {
+    this.#shard = shard;
+    this.#loop = loop;
+  }
+
+  attachClient(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer): void {
+    this.#shard.attach(client, requests, responses);
+    this.#loop.wake();
+  }
+
+  async detachClient(client: number): Promise<void> {
+    const gone = this.#shard.detach(client);
+    this.#loop.wake();
+    await gone;
+  }
+
+  beginCheckpoint(): CheckpointPlan {
+    return this.#shard.store.beginCheckpoint();
+  }
+
+  endCheckpoint(durable: boolean): void {
+    this.#shard.endCheckpoint(durable);
+    this.#loop.checkpointEnded();
+  }
+
+  offerSpare(path: string): boolean {
+    const taken = this.#shard.store.log.offerSpare(path);
+    this.#loop.spareEnded();
+    return taken;
+  }
+
+  async compact(): Promise<number> {
+    const removed = this.#shard.compact();
+    this.#loop.wake();
+    return removed;
+  }
+
+  check(): string[] {
+    return this.#shard.store.tree.check();
+  }
+
+  /** Serves what the rings hold, syncs, closes the files. The thread ends afterwards. */
+  async close(): Promise<void> {
+    await this.#loop.stop();
+    this.#shard.store.close();
+    setImmediate(() => process.exit(0));
+  }
+}
+
+const YIELD_MS = 2;
+/** Longer than a caller needs to come back after its put was acknowledged. */
+const SPIN_MS = 0.1;
+const PARK_MS_MAX = 1000;
+const CORES = availableParallelism();
+
+class ShardLoop {
+  readonly #shard: Shard;
+  readonly #control: ControlBlock;
+  readonly #data: ShardWorkerData;
+  #parked = false;
+  #stopping: (() => void) | undefined;
+  #checkpointAsked = false;
+  #spareAsked = false;
+
+  constructor(shard: Shard, control: ControlBlock, data: ShardWorkerData) {
+    this.#shard = shard;
+    this.#control = control;
+    this.#data = data;
+  }
+
+  start(): void {
+    setImmediate(this.#run);
+  }
+
+  /** Something arrived outside the rings. */
+  wake(): void {
+    if (this.#parked) this.#control.shardDoorbell(this.#shard.index).unpark();
+  }
+
+  stop(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#stopping = resolve;
+      this.wake();
+    });
+  }
+
+  checkpointEnded(): void {
+    this.#checkpointAsked = false;
+  }
+
+  spareEnded(): void {
+    this.#spareAsked = false;
+  }
+
+  readonly #run = (): void => {
+    const shard = this.#shard;
+    const bell = this.#control.shardDoorbell(shard.index);
+    const started = performance.now();
+    let lastWork = started;
+    for (;;) {
+      const taken = shard.step();
+      const now = performance.now();
+      if (taken > 0) {
+        lastWork = now;
+        this.#askHost();
+      } else {
+        if (this.#stopping !== undefined && !shard.hasWork) {
+          this.#stopping();
+          return;
+        }
+        const spinMs = this.#control.clients + this.#control.shards > CORES ? 0 : SPIN_MS;
+        if (now - lastWork > spinMs) {
+          if (shard.idle()) break;
+          bell.raise();
+          if (shard.hasWork || this.#stopping !== undefined) bell.lower();
+          else {
+            this.#parked = true;
+            void bell.parkAsync(PARK_MS_MAX).then(() => {
+              this.#parked = false;
+              this.#run();
+            });
+            return;
+          }
+        }
+      }
+      if (now - started > YIELD_MS) break;
+    }
+    setImmediate(this.#run);
+  };
+
+  #askHost(): void {
+    const { store } = this.#shard;
+    if (!this.#checkpointAsked && store.logBytes > this.#data.checkpointLogBytes && store.logBytes > store.dataBytes) {
+      this.#checkpointAsked = true;
+      post({ event: 'checkpoint-wanted' });
+    }
+    if (!this.#spareAsked && store.log.wantsSpare()) {
+      this.#spareAsked = true;
+      post({ event: 'spare-wanted' });
+    }
+  }
+}
+
+function post(event: ShardEvent): void {
+  parentPort!.postMessage(event);
+}
+
+function main(data: ShardWorkerData): void {
+  process.on('uncaughtException', (error) => {
+    post({ event: 'died', error: toErrorRecord(error) });
+    // Lets the message leave; the loop does not go on.
+    setImmediate(() => process.exit(1));
+  });
+  const control = new ControlBlock(data.control);
+  let store: ShardStore;
+  try {
+    store = ShardStore.open({
+      env: new NodeEnv(),
+      directory: data.directory,
+      storeId: data.storeId,
+      shard: data.shard,
+      arena: data.arena,
+      adopt: data.adopt,
+      isNew: data.isNew,
+      readOnly: data.readOnly,
+      ...(data.order === undefined ? {} : { order: data.order }),
+      ...(data.pageBytes === undefined ? {} : { pageBytes: data.pageBytes }),
+      ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
+      ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
+    });
+  } catch (error) {
+    post({ event: 'open-failed', error: toErrorRecord(error) });
+    setImmediate(() => process.exit(1));
+    return;
+  }
+  const shard = new Shard(data.shard, store, control);
+  const loop = new ShardLoop(shard, control, data);
+  exposeControl(new ShardControl(shard, loop), data.port);
+  control.setShardState(data.shard, ShardState.Running);
+  post({ event: 'ready', recovery: store.recovery, publishedSeq: store.publishedSeq });
+  loop.start();
+}
+
+main(workerData as ShardWorkerData);

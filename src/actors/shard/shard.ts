@@ -1,0 +1,615 @@
+/**
+ * The shard: a state machine that drains its clients' rings into groups and commits them. step() does one group; the thread shell
+ * (shard-worker.ts) calls it in a loop and parks when there is nothing to do. Tests call it directly.
+ *
+ * Must hold: requests of one client take effect in the order of its ring; a request is completed only when its group is published at
+ * the durability it asked for, or it has a response; a group is all or nothing. A client that dies leaves whole requests or none in its ring.
+ * Threads: the shard's thread only.
+ */
+import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
+import {
+  BLOB_REFERENCE_BYTES,
+  CLEAR_HAS_HIGH,
+  CLEAR_HAS_LOW,
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  checkOperation,
+  readBlobReference,
+  readKeyLength,
+  readValueLength,
+} from '../../engines/operation.js';
+import { Durability, type DurabilityLevel, type ShardStore } from '../../engines/store/shard-store.js';
+import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
+import type { SweepState } from '../../engines/btree/writer.js';
+import type { Doorbell } from '../../shared/memory/park.js';
+import {
+  COMPLETED_WORD,
+  Condition,
+  REQUEST_HEADER_BYTES,
+  RESPONSE_HEADER_BYTES,
+  RequestType,
+  ResponseStatus,
+  TAKEN_WORD,
+  readRequestVersion,
+} from './request.js';
+
+/** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
+const GROUP_RECORDS_MAX = 1024;
+const GROUP_BYTES_MAX = 512 * 1024;
+/** Entries one slice of a clear removes. */
+const CLEAR_SLICE_ENTRIES = 512;
+/** Buffered frames of the memory level are written when they are this long, or the shard is idle. */
+const UNWRITTEN_BYTES_MAX = 1 << 20;
+/** Pages one slice of a sweep visits. */
+const SWEEP_PAGES = 64;
+const UNIT_BYTES = 4096;
+/** Buckets of the filter that tells whether a group touches a key already. */
+const MARK_BUCKETS = 1 << 14;
+
+/** A record read from a ring that must wait for the next group. */
+interface HeldRequest {
+  bytes: Buffer;
+  words: Int32Array;
+  length: number;
+}
+
+interface ClearInProgress {
+  low: Buffer | undefined;
+  high: Buffer | undefined;
+  level: DurabilityLevel;
+}
+
+class ClientLink {
+  readonly client: number;
+  readonly requests: RingConsumer;
+  readonly responses: RingProducer;
+  readonly doorbell: Doorbell;
+  taken: number;
+  completed: number;
+  held: HeldRequest | undefined;
+  clear: ClearInProgress | undefined;
+  /** Responses that found the ring full. */
+  readonly backlog: Buffer[] = [];
+  /** The client is gone; what it published is still served, nobody listens to the answers. */
+  leaving: (() => void) | undefined;
+
+  constructor(client: number, requestRing: SharedArrayBuffer, responseRing: SharedArrayBuffer, doorbell: Doorbell) {
+    this.client = client;
+    this.requests = new RingConsumer(requestRing);
+    this.responses = new RingProducer(responseRing);
+    this.doorbell = doorbell;
+    this.taken = Atomics.load(this.requests.header, TAKEN_WORD);
+    this.completed = Atomics.load(this.requests.header, COMPLETED_WORD);
+  }
+
+  get idle(): boolean {
+    return this.held === undefined && this.clear === undefined && !this.requests.pending();
+  }
+}
+
+/** What became of a request that was looked at. */
+const Taken = { Done: 0, InGroup: 1, Hold: 2 } as const;
+
+export class Shard {
+  readonly index: number;
+  readonly store: ShardStore;
+  readonly #counters: Float64Array;
+  readonly #control: ControlBlock;
+  readonly #links: ClientLink[] = [];
+  readonly #snapshots = new Float64Array(MAX_SNAPSHOTS);
+  readonly #marks = new Int32Array(MARK_BUCKETS);
+  #groupNumber = 0;
+  #groupHasBatch = false;
+  #level: DurabilityLevel = Durability.Memory;
+  #syncAsked = false;
+  #next = 0;
+  // Requests with records in the open group, to answer them if it fails.
+  readonly #groupLinks: ClientLink[] = [];
+  readonly #groupRequests: number[] = [];
+  #readOnlyCause: ErrorRecord | undefined;
+  #sweep: { state: SweepState; resolve: (removedCells: number) => void } | undefined;
+
+  constructor(index: number, store: ShardStore, control: ControlBlock) {
+    this.index = index;
+    this.store = store;
+    this.#control = control;
+    this.#counters = control.shardCounters(index);
+    this.#countLog();
+    control.endGroup(index, store.publishedSeq);
+  }
+
+  /** Serves a client's rings from now on. A shard that took over from a dead one answers what the dead one had taken. */
+  attach(client: number, requestRing: SharedArrayBuffer, responseRing: SharedArrayBuffer): void {
+    const link = new ClientLink(client, requestRing, responseRing, this.#control.clientDoorbell(client));
+    this.#links.push(link);
+    if (link.taken === link.completed) return;
+    const error = new ConcordError('ERR_SHARD_RESTARTED', `shard ${this.index} restarted; the outcome is unknown`, {
+      shard: this.index,
+    }).toRecord();
+    for (let request = (link.completed + 1) | 0; ; request = (request + 1) | 0) {
+      this.#respondError(link, request, error);
+      if (request === link.taken) break;
+    }
+    this.#complete(link);
+  }
+
+  /** The client is gone: serves what it had published, drops what it had begun, then resolves. */
+  detach(client: number): Promise<void> {
+    const link = this.#links.find((candidate) => candidate.client === client);
+    if (link === undefined) return Promise.resolve();
+    return new Promise((resolve) => {
+      link.leaving = () => {
+        this.store.dropBlob(client);
+        resolve();
+      };
+      this.#removeLeaving();
+    });
+  }
+
+  #removeLeaving(): void {
+    for (let i = this.#links.length - 1; i >= 0; i--) {
+      const link = this.#links[i]!;
+      if (link.leaving === undefined || !link.idle) continue;
+      this.#links.splice(i, 1);
+      link.leaving();
+    }
+  }
+
+  /** The second look before parking. */
+  get hasWork(): boolean {
+    if (this.#sweep !== undefined) return true;
+    for (const link of this.#links) {
+      if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
+      if (link.backlog.length === 0 && (link.held !== undefined || link.clear !== undefined || link.requests.pending())) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  get clientCount(): number {
+    return this.#links.length;
+  }
+
+  /** Takes up to one group of requests and commits it. Returns the number of requests taken. */
+  step(): number {
+    const links = this.#links;
+    if (links.length === 0) return 0;
+    this.#groupNumber = (this.#groupNumber + 1) | 0;
+    this.#groupHasBatch = false;
+    this.#level = Durability.Memory;
+    this.#syncAsked = false;
+    this.store.beginGroup();
+    let taken = 0;
+    const count = links.length;
+    this.#next = (this.#next + 1) % count;
+    for (let i = 0; i < count; i++) {
+      const link = links[(this.#next + i) % count]!;
+      if (link.backlog.length > 0 && !this.#flushBacklog(link)) continue;
+      if (link.clear !== undefined) continue;
+      taken += this.#drain(link);
+      if (this.#isFull()) break;
+    }
+    if (taken > 0) {
+      this.#commitGroup();
+      for (const link of links) if (link.completed !== link.taken) this.#complete(link);
+      this.#counters[ShardCounter.Requests]! += taken;
+    } else {
+      this.store.discardGroup();
+    }
+    for (const link of links) {
+      if (link.clear === undefined) continue;
+      this.#clearSlice(link);
+      taken++;
+    }
+    if (links.some((link) => link.leaving !== undefined)) this.#removeLeaving();
+    return taken;
+  }
+
+  #isFull(): boolean {
+    return this.store.groupRecords >= GROUP_RECORDS_MAX || this.store.groupBytes >= GROUP_BYTES_MAX;
+  }
+
+  /** Moves requests of one ring into the group; stops at a full group or at a request that must wait for it. */
+  #drain(link: ClientLink): number {
+    let taken = 0;
+    const held = link.held;
+    if (held !== undefined) {
+      if (this.#take(link, held.bytes, held.words, 0, held.length) === Taken.Hold) return 0;
+      link.held = undefined;
+      taken++;
+    }
+    const { requests } = link;
+    while (link.clear === undefined && !this.#isFull()) {
+      const at = requests.next();
+      if (at < 0) break;
+      link.taken = (link.taken + 1) | 0;
+      const { length } = requests;
+      const outcome = this.#take(link, requests.bytes, requests.words, at, length);
+      if (outcome === Taken.Hold) {
+        const bytes = Buffer.allocUnsafeSlow((length + 7) & ~7);
+        requests.bytes.copy(bytes, 0, at, at + length);
+        link.held = { bytes, words: new Int32Array(bytes.buffer), length };
+        break;
+      }
+      taken++;
+    }
+    return taken;
+  }
+
+  /** Looks at one request; its number is link.taken. */
+  #take(link: ClientLink, bytes: Buffer, words: Int32Array, at: number, length: number): number {
+    const request = link.taken;
+    try {
+      return this.#takeChecked(link, request, bytes, words, at, length);
+    } catch (error) {
+      this.#respondError(link, request, toErrorRecord(error));
+      return Taken.Done;
+    }
+  }
+
+  #takeChecked(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    words: Int32Array,
+    at: number,
+    length: number,
+  ): number {
+    const { store } = this;
+    const head = words[at >> 2]!;
+    const type = head & 0xff;
+    const level = Math.min((head >>> 8) & 0xff, Durability.Sync) as DurabilityLevel;
+    const start = at + REQUEST_HEADER_BYTES;
+    const end = at + length;
+    if (type === RequestType.Flush) {
+      this.#syncAsked = true;
+      return Taken.Done;
+    }
+    if (type === RequestType.DropBlob) {
+      store.dropBlob(link.client);
+      return Taken.Done;
+    }
+    if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
+
+    if (type === RequestType.Operation) {
+      const size = checkOperation(bytes, start, end);
+      const kind = bytes[start]!;
+      const condition = (head >>> 16) & 0xff;
+      const hash = words[(at >> 2) + 1]!;
+      if (condition !== Condition.None) {
+        if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Taken.Hold;
+        const keyStart = start + OPERATION_HEADER_BYTES;
+        const version = store.versionOf(bytes, keyStart, readKeyLength(bytes, start));
+        const expected = condition === Condition.IfAbsent ? 0 : readRequestVersion(bytes, at);
+        if (version !== expected) {
+          if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
+          this.#counters[ShardCounter.ConditionsFailed]!++;
+          this.#respond(link, request, ResponseStatus.ConditionFailed, '');
+          return Taken.Done;
+        }
+      }
+      if (kind === OperationKind.ClearRange) throw new ConcordError('ERR_INTERNAL', 'a clear is a request of its own');
+      if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
+        const outcome = this.#admitBlob(link, bytes, start);
+        if (outcome === Taken.Hold) return outcome;
+        if (kind === OperationKind.ApplyBatch) this.#groupHasBatch = true;
+      }
+      const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
+      if (!this.#admit(1, needed, kind === OperationKind.Delete)) return Taken.Hold;
+      store.append(bytes, words, start, size);
+      this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
+    } else if (type === RequestType.Batch) {
+      const count = words[(at >> 2) + 1]!;
+      let deletesOnly = true;
+      for (let record = start; record < end; ) {
+        record += checkOperation(bytes, record, end);
+      }
+      for (let record = start; record < end; record += checkOperation(bytes, record, end)) {
+        const kind = bytes[record]!;
+        if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
+          throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
+        }
+        if (kind === OperationKind.Put) deletesOnly = false;
+      }
+      if (!this.#admit(count, end - start, deletesOnly)) return Taken.Hold;
+      for (let record = start; record < end; ) {
+        const size = checkOperation(bytes, record, end);
+        store.append(bytes, words, record, size);
+        record += size;
+      }
+      this.#groupHasBatch = true;
+    } else if (type === RequestType.Clear) {
+      checkOperation(bytes, start, end);
+      const keyLength = readKeyLength(bytes, start);
+      const keyStart = start + OPERATION_HEADER_BYTES;
+      const flags = bytes[start + 1]!;
+      const highStart = keyStart + keyLength;
+      link.clear = {
+        low: flags & CLEAR_HAS_LOW ? Buffer.from(bytes.subarray(keyStart, highStart)) : undefined,
+        high:
+          flags & CLEAR_HAS_HIGH
+            ? Buffer.from(bytes.subarray(highStart, highStart + readValueLength(bytes, start)))
+            : undefined,
+        level,
+      };
+      return Taken.Done;
+    } else {
+      throw new ConcordError('ERR_INTERNAL', `unknown request type ${type}`);
+    }
+    if (level > this.#level) this.#level = level;
+    this.#groupLinks.push(link);
+    this.#groupRequests.push(request);
+    return Taken.InGroup;
+  }
+
+  /** The final record of a blob: everything it names must be here and must be fit to be applied. */
+  #admitBlob(link: ClientLink, bytes: Buffer, start: number): number {
+    const { store } = this;
+    const reference = readBlobReference(bytes, start + OPERATION_HEADER_BYTES + readKeyLength(bytes, start));
+    // Its last chunks may be in this very group: they are applied when it commits.
+    if (store.groupRecords > 0) return Taken.Hold;
+    if (reference.client !== link.client || !store.hasBlob(reference.client, reference.blob, reference.offset)) {
+      throw new ConcordError('ERR_SHARD_RESTARTED', `shard ${this.index} lost a large value on its way; send it again`, {
+        shard: this.index,
+      });
+    }
+    if (bytes[start] !== OperationKind.ApplyBatch) return Taken.Done;
+    const batch = store.batchBytes(link.client)!;
+    let count = 0;
+    let deletesOnly = true;
+    for (let at = 0; at < batch.length; count++) {
+      const kind = batch[at]!;
+      at += checkOperation(batch, at, batch.length);
+      if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
+        throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
+      }
+      if (kind === OperationKind.Put) deletesOnly = false;
+    }
+    if (count !== reference.count) throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
+    this.#admit(count, batch.length, deletesOnly);
+    return Taken.Done;
+  }
+
+  /**
+   * True when the memory for it is sure. False when it may be once this group is published.
+   * @throws ERR_MEMORY_FULL
+   */
+  #admit(operations: number, bytes: number, deletesOnly: boolean): boolean {
+    const { store } = this;
+    if (!store.fits(bytes) && store.groupRecords > 0) return false;
+    if (store.admits(operations, bytes, deletesOnly)) return true;
+    if (store.groupRecords > 0) return false;
+    store.arena.reclaim();
+    if (store.admits(operations, bytes, deletesOnly)) return true;
+    const capacityBytes = store.arena.stats().totalUnits * UNIT_BYTES;
+    throw new ConcordError('ERR_MEMORY_FULL', `shard ${this.index}: its ${capacityBytes} bytes of memory are used up`, {
+      shard: this.index,
+      capacityBytes,
+      freeBytes: store.arena.freeUnits() * UNIT_BYTES,
+    });
+  }
+
+  #commitGroup(): void {
+    const { store } = this;
+    const links = this.#groupLinks;
+    const requests = this.#groupRequests;
+    try {
+      if (store.groupRecords === 0) {
+        store.discardGroup();
+        if (this.#syncAsked) {
+          store.sync();
+          this.#counters[ShardCounter.Syncs]!++;
+        }
+        return;
+      }
+      // Before the log is written, so that a successor never takes these requests a second time.
+      for (const link of this.#links) {
+        Atomics.store(link.requests.header, TAKEN_WORD, link.taken);
+        link.requests.release();
+      }
+      const records = store.groupRecords;
+      this.#commit(this.#syncAsked ? Durability.Sync : this.#level);
+      this.#counters[ShardCounter.Operations]! += records;
+    } catch (error) {
+      const record = this.#failed(error);
+      for (let i = 0; i < links.length; i++) this.#respondError(links[i]!, requests[i]!, record);
+    } finally {
+      links.length = 0;
+      requests.length = 0;
+    }
+  }
+
+  /** Takes numbers, commits the store's group, announces the publication. */
+  #commit(level: DurabilityLevel): void {
+    const { store } = this;
+    const span = store.groupSpan;
+    const firstSeq = this.#control.takeSequences(this.index, span);
+    let published: number | undefined;
+    try {
+      store.commit(level, firstSeq, () => {
+        this.#control.beginApplying(this.index);
+        const count = this.#control.readSnapshots(this.#snapshots);
+        store.setSnapshots(this.#snapshots, count < 0 ? -1 - count : count, count < 0);
+      });
+      published = firstSeq + span - 1;
+    } finally {
+      this.#control.endGroup(this.index, published);
+    }
+    this.#counters[ShardCounter.Groups]!++;
+    if (level === Durability.Sync) this.#counters[ShardCounter.Syncs]!++;
+    if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) store.writeOut();
+    this.#countLog();
+  }
+
+  /** An I/O error: what it means for the shard. */
+  #failed(error: unknown): ErrorRecord {
+    this.#counters[ShardCounter.Errors]!++;
+    if (!(error instanceof ConcordError)) throw error;
+    if (error.code === 'ERR_DISK_FULL') return error.toRecord();
+    if (error.code === 'ERR_IO' || error.code === 'ERR_PERMISSION') {
+      this.#readOnlyCause = error.toRecord();
+      this.#control.setShardState(this.index, ShardState.ReadOnly);
+      return error.toRecord();
+    }
+    // A broken invariant stops the shard; the supervisor restarts it from its log.
+    throw error;
+  }
+
+  #readOnlyError(): ConcordError {
+    const cause = this.#readOnlyCause!;
+    return new ConcordError(
+      'ERR_READ_ONLY',
+      `shard ${this.index} takes no writes since its log failed: ${cause.message}`,
+      { shard: this.index, cause: cause.code },
+    );
+  }
+
+  /** The next slice of a client's clear, as a group of its own. */
+  #clearSlice(link: ClientLink): void {
+    const { store } = this;
+    const clear = link.clear!;
+    try {
+      if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
+      let entries = CLEAR_SLICE_ENTRIES;
+      while (entries > 1 && !store.admits(entries, 0, true)) entries >>= 2;
+      let boundary = store.keyBehind(clear.low, entries);
+      if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0)) boundary = clear.high;
+      const isLast = boundary === clear.high;
+      store.beginGroup();
+      store.appendClear(clear.low, boundary);
+      this.#commit(clear.level);
+      this.#counters[ShardCounter.ClearSlices]!++;
+      if (!isLast) {
+        clear.low = boundary;
+        return;
+      }
+    } catch (error) {
+      this.#respondError(link, link.taken, this.#failed(error));
+    }
+    link.clear = undefined;
+    this.#complete(link);
+  }
+
+  // ---- answers ------------------------------------------------------------------------------------------------------------------------
+
+  #respondError(link: ClientLink, request: number, error: ErrorRecord): void {
+    this.#respond(link, request, ResponseStatus.Error, JSON.stringify(error));
+  }
+
+  #respond(link: ClientLink, request: number, status: number, text: string): void {
+    if (link.leaving !== undefined) return;
+    const response = Buffer.alloc(RESPONSE_HEADER_BYTES + Buffer.byteLength(text));
+    response.writeInt32LE(request, 0);
+    response[4] = status;
+    response.write(text, RESPONSE_HEADER_BYTES);
+    if (link.backlog.length > 0 || !tryWrite(link.responses, response)) link.backlog.push(response);
+  }
+
+  /** True when nothing is left behind. */
+  #flushBacklog(link: ClientLink): boolean {
+    if (link.leaving !== undefined) link.backlog.length = 0;
+    while (link.backlog.length > 0) {
+      if (!tryWrite(link.responses, link.backlog[0]!)) break;
+      link.backlog.shift();
+    }
+    link.responses.publish();
+    if (link.backlog.length > 0) {
+      link.doorbell.unpark();
+      return false;
+    }
+    this.#complete(link);
+    return true;
+  }
+
+  /** Everything taken is settled, except a held request and a clear that goes on. Responses must be out before. */
+  #complete(link: ClientLink): void {
+    Atomics.store(link.requests.header, TAKEN_WORD, link.taken);
+    link.requests.release();
+    link.responses.publish();
+    if (link.backlog.length === 0) {
+      const open = link.held !== undefined || link.clear !== undefined ? 1 : 0;
+      const completed = (link.taken - open) | 0;
+      if (completed !== link.completed) {
+        link.completed = completed;
+        Atomics.store(link.requests.header, COMPLETED_WORD, completed);
+      }
+    }
+    link.doorbell.unpark();
+  }
+
+  // ---- idle work ------------------------------------------------------------------------------------------------------------------------
+
+  /** Work for a shard without requests: buffered frames are written, retired pages come back. True when there is more to do. */
+  idle(): boolean {
+    const { store } = this;
+    if (store.unwrittenBytes > 0) {
+      try {
+        store.writeOut();
+      } catch (error) {
+        this.#failed(error);
+      }
+    }
+    if (this.#sweep !== undefined) this.#sweepSlice(this.#sweep);
+    else store.arena.reclaim();
+    return this.#sweep !== undefined;
+  }
+
+  /** Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups. Resolves with the cells removed. */
+  compact(): Promise<number> {
+    if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
+    return new Promise((resolve) => {
+      this.#sweep = { state: { resumeKey: undefined, done: false, removedCells: 0 }, resolve };
+    });
+  }
+
+  /** A sweep changes no key's visible value: it needs no log record and takes no sequence number. */
+  #sweepSlice(sweep: { state: SweepState; resolve: (removedCells: number) => void }): void {
+    const { store } = this;
+    this.#control.beginApplying(this.index);
+    try {
+      const count = this.#control.readSnapshots(this.#snapshots);
+      store.setSnapshots(this.#snapshots, count < 0 ? -1 - count : count, count < 0);
+      store.sweep(sweep.state, SWEEP_PAGES);
+    } finally {
+      this.#control.endGroup(this.index, undefined);
+    }
+    this.#counters[ShardCounter.SweptPages]! += SWEEP_PAGES;
+    if (!sweep.state.done) return;
+    this.#sweep = undefined;
+    sweep.resolve(sweep.state.removedCells);
+  }
+
+  /** Called after each group and each checkpoint. */
+  #countLog(): void {
+    const { log, checkpointLsn } = this.store;
+    const counters = this.#counters;
+    counters[ShardCounter.LogBytes] = log.sizeBytes;
+    counters[ShardCounter.LogLastLsn] = log.lastLsn;
+    counters[ShardCounter.LogSyncedLsn] = log.syncedLsn;
+    counters[ShardCounter.CheckpointLsn] = checkpointLsn;
+    counters[ShardCounter.Clients] = this.#links.length;
+  }
+
+  /** A checkpoint ended. */
+  endCheckpoint(durable: boolean): void {
+    this.store.endCheckpoint(durable);
+    if (durable) this.#counters[ShardCounter.Checkpoints]!++;
+    this.#countLog();
+  }
+}
+
+function tryWrite(ring: RingProducer, response: Buffer): boolean {
+  const length = Math.min(response.length, ring.maxRecordBytes);
+  const at = ring.reserve(length);
+  if (at < 0) return false;
+  response.copy(ring.bytes, at, 0, length);
+  return true;
+}
+
+/** The first chunk of a value reserves room for all of it, so that a value is refused before it is sent. */
+function chunkAdmissionBytes(bytes: Buffer, start: number): number {
+  const { offset, count } = readBlobReference(bytes, start + OPERATION_HEADER_BYTES);
+  return offset === 0 ? count + BLOB_REFERENCE_BYTES : readValueLength(bytes, start);
+}

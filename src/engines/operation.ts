@@ -1,0 +1,142 @@
+/**
+ * Operation records: what a change looks like as bytes. The same record travels in a client's ring, stands in a WAL frame and is
+ * applied by the shard, so a change is copied once from ring to log and never re-encoded.
+ *
+ *   offset  size  field        (little-endian; a record starts and ends on a multiple of 4)
+ *        0     1  kind         OperationKind
+ *        1     1  flags        see below; unknown flags are refused
+ *        2     2  keyLength    bytes
+ *        4     4  valueLength  bytes
+ *        8     k  key
+ *      8+k     v  value
+ *      …          zero padding to a multiple of 4
+ *
+ * Values above BLOB_MIN_BYTES and batches above BATCH_INLINE_MAX_BYTES travel as Chunk records that are interleaved with other callers'
+ * operations, followed by one PutBlob or ApplyBatch that names them; so no caller waits for the whole of another's 64 MiB.
+ *
+ * Each record takes `span` sequence numbers: one, or for ApplyBatch one per inner operation.
+ * Golden bytes: test/golden/operation.txt. Threads: any; pure functions.
+ */
+import { ConcordError } from '../shared/errors.js';
+
+/** On disk: never renumber, never reuse. */
+export const OperationKind = { Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 } as const;
+
+/** Flags of ClearRange: which bounds are there. Key = low bound (inclusive), value = high bound (exclusive). */
+export const CLEAR_HAS_LOW = 1;
+export const CLEAR_HAS_HIGH = 2;
+/** Flag of Chunk: the bytes are operation records of a batch, kept on the heap; otherwise they are a value's. */
+export const CHUNK_OF_BATCH = 1;
+
+export const OPERATION_HEADER_BYTES = 8;
+/** Key of Chunk, value of PutBlob and ApplyBatch. */
+export const BLOB_REFERENCE_BYTES = 24;
+
+/** Longest value, in bytes. */
+export const MAX_VALUE_BYTES = 256 * 1024 * 1024;
+/** Largest batch, in bytes of operation records. */
+export const MAX_BATCH_BYTES = 256 * 1024 * 1024;
+/** Values longer than this go through chunks. */
+export const BLOB_MIN_BYTES = 64 * 1024;
+/** Batches longer than this (bytes of operation records) go through chunks. */
+export const BATCH_INLINE_MAX_BYTES = 256 * 1024;
+/** Payload of one Chunk record. */
+export const CHUNK_BYTES = 64 * 1024;
+
+/** Bytes of a record, padding included. */
+export function operationBytes(keyLength: number, valueLength: number): number {
+  return (OPERATION_HEADER_BYTES + keyLength + valueLength + 3) & ~3;
+}
+
+/** Writes the eight header bytes. */
+export function writeOperationHeader(
+  bytes: Uint8Array,
+  at: number,
+  kind: number,
+  flags: number,
+  keyLength: number,
+  valueLength: number,
+): void {
+  bytes[at] = kind;
+  bytes[at + 1] = flags;
+  bytes[at + 2] = keyLength;
+  bytes[at + 3] = keyLength >>> 8;
+  bytes[at + 4] = valueLength;
+  bytes[at + 5] = valueLength >>> 8;
+  bytes[at + 6] = valueLength >>> 16;
+  bytes[at + 7] = valueLength >>> 24;
+}
+
+export function readKeyLength(bytes: Uint8Array, at: number): number {
+  return bytes[at + 2]! | (bytes[at + 3]! << 8);
+}
+
+export function readValueLength(bytes: Uint8Array, at: number): number {
+  return (bytes[at + 4]! | (bytes[at + 5]! << 8) | (bytes[at + 6]! << 16) | (bytes[at + 7]! << 24)) >>> 0;
+}
+
+/** Names a blob: who sends it (client slot), its number at that client, and a position (Chunk) or total length. */
+export interface BlobReference {
+  client: number;
+  blob: number;
+  /** Chunk: where these bytes begin; 0 starts the blob anew. PutBlob, ApplyBatch: total bytes. */
+  offset: number;
+  /** ApplyBatch: number of inner operations. Chunk with offset 0: total bytes. Otherwise 0. */
+  count: number;
+}
+
+/** 24 bytes: client u32 · blob u32 · offset f64 · count u32 · zero u32. */
+export function writeBlobReference(bytes: Uint8Array, at: number, reference: BlobReference): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at, BLOB_REFERENCE_BYTES);
+  view.setUint32(0, reference.client, true);
+  view.setUint32(4, reference.blob, true);
+  view.setFloat64(8, reference.offset, true);
+  view.setUint32(16, reference.count, true);
+  view.setUint32(20, 0, true);
+}
+
+export function readBlobReference(bytes: Uint8Array, at: number): BlobReference {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at, BLOB_REFERENCE_BYTES);
+  const offset = view.getFloat64(8, true);
+  if (!Number.isSafeInteger(offset) || offset < 0 || offset > MAX_VALUE_BYTES) {
+    throw new ConcordError('ERR_CORRUPT', `operation record: blob offset ${offset} is out of range`);
+  }
+  return { client: view.getUint32(0, true), blob: view.getUint32(4, true), offset, count: view.getUint32(16, true) };
+}
+
+/**
+ * Checks the record at `at` against `end` and returns its size in bytes, padding included.
+ * @throws ERR_CORRUPT when any field is impossible; after a normal return every offset derived from the header is in bounds.
+ */
+export function checkOperation(bytes: Uint8Array, at: number, end: number): number {
+  if (at + OPERATION_HEADER_BYTES > end) throw corrupt(at, 'header is cut off');
+  const kind = bytes[at]!;
+  const flags = bytes[at + 1]!;
+  const keyLength = readKeyLength(bytes, at);
+  const valueLength = readValueLength(bytes, at);
+  const size = OPERATION_HEADER_BYTES + keyLength + valueLength;
+  if (size > end - at || ((size + 3) & ~3) > end - at) throw corrupt(at, `${size} bytes do not fit into ${end - at}`);
+  let flagsMax = 0;
+  if (kind === OperationKind.Chunk) {
+    flagsMax = CHUNK_OF_BATCH;
+    if (keyLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'chunk without a blob reference');
+  } else if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
+    if (valueLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'blob operation without a blob reference');
+  } else if (kind === OperationKind.ClearRange) {
+    flagsMax = CLEAR_HAS_LOW | CLEAR_HAS_HIGH;
+  } else if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
+    throw corrupt(at, `unknown kind ${kind}`);
+  }
+  if (flags > flagsMax) throw corrupt(at, `unknown flags ${flags} of kind ${kind}`);
+  return (size + 3) & ~3;
+}
+
+/** Sequence numbers the (checked) record takes. */
+export function operationSpan(bytes: Uint8Array, at: number): number {
+  if (bytes[at] !== OperationKind.ApplyBatch) return 1;
+  return Math.max(1, readBlobReference(bytes, at + OPERATION_HEADER_BYTES + readKeyLength(bytes, at)).count);
+}
+
+function corrupt(at: number, what: string): ConcordError {
+  return new ConcordError('ERR_CORRUPT', `operation record at ${at}: ${what}`, { offset: at });
+}

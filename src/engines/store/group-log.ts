@@ -1,0 +1,80 @@
+/**
+ * What a shard store needs of a log: build one frame in place, commit it, sync. The WAL writer is one; MemoryLog is the one of a store that
+ * keeps nothing on disk. Threads: the shard's thread only.
+ */
+export interface GroupLog {
+  begin(): void;
+  /** Makes room for `bytes` more payload; may replace `bytes`. */
+  ensure(bytes: number): void;
+  readonly bytes: Buffer;
+  /** Where the next payload byte goes, an index into `bytes`; kept a multiple of 4 by the caller. */
+  position: number;
+  readonly payloadBytesMax: number;
+  /** Ends the frame and returns its LSN. `buffered`: it is written together with a later one, in order. */
+  commit(firstSeq: number, operationCount: number, buffered?: boolean): number;
+  discard(): void;
+  writeOut(): void;
+  sync(): void;
+  truncate(lsn: number): void;
+  close(): void;
+  readonly lastLsn: number;
+  readonly syncedLsn: number;
+  readonly sizeBytes: number;
+  /** LSN of the last frame handed to the operating system. */
+  readonly writtenLsn: number;
+  /** Another preallocated segment would be welcome. */
+  wantsSpare(): boolean;
+  offerSpare(path: string): boolean;
+}
+
+const MEMORY_LOG_BYTES_MIN = 1 << 20;
+const MEMORY_LOG_BYTES_MAX = 1 << 26;
+
+/** A log that forgets: the frame buffer without a file. */
+export class MemoryLog implements GroupLog {
+  bytes = Buffer.allocUnsafeSlow(MEMORY_LOG_BYTES_MIN);
+  position = 0;
+  lastLsn = 0;
+  readonly payloadBytesMax = MEMORY_LOG_BYTES_MAX;
+  readonly sizeBytes = 0;
+
+  get writtenLsn(): number {
+    return this.lastLsn;
+  }
+
+  get syncedLsn(): number {
+    return this.lastLsn;
+  }
+
+  begin(): void {
+    this.position = 0;
+  }
+
+  ensure(bytes: number): void {
+    if (this.position + bytes <= this.bytes.length) return;
+    const grown = Buffer.allocUnsafeSlow(Math.max(this.bytes.length * 2, this.position + bytes + 4));
+    grown.set(this.bytes.subarray(0, this.position));
+    this.bytes = grown;
+  }
+
+  commit(): number {
+    return ++this.lastLsn;
+  }
+
+  discard(): void {
+    this.position = 0;
+  }
+
+  writeOut(): void {}
+  sync(): void {}
+  truncate(): void {}
+  close(): void {}
+
+  wantsSpare(): boolean {
+    return false;
+  }
+
+  offerSpare(): boolean {
+    return false;
+  }
+}

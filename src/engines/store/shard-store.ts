@@ -1,0 +1,680 @@
+/**
+ * One shard's data and log, without threads: B+Tree over an arena, write-ahead log, checkpoints, recovery. The shard actor feeds it
+ * groups of operation records; tests drive it directly on an in-memory disk.
+ *
+ *   beginGroup() → append(record)… → commit(level, firstSequence)      log → (sync) → apply → publish
+ *
+ * Must hold: a record is admitted (memory, limits) before it is appended, so a logged group can always be applied; a group whose log write
+ * failed leaves no trace in memory; a frame is applied exactly if its last sequence number is above the published one, in life and in recovery.
+ * Threads: the shard's thread only.
+ */
+import { assert } from '../../shared/assert.js';
+import { ConcordError, fromSystemError } from '../../shared/errors.js';
+import type { Env } from '../../shared/env/env.js';
+import { ArenaWriter, type ArenaLayout, type LongPin } from '../../shared/memory/arena.js';
+import { BTreeCursor } from '../btree/cursor.js';
+import { loadImage } from '../btree/image.js';
+import { markTrees, publishTrees, publishedSeqOf } from '../btree/meta.js';
+import { OverflowWriter } from '../btree/overflow.js';
+import { BTreeWriter, type SweepState } from '../btree/writer.js';
+import {
+  findCheckpoint,
+  readCheckpoint,
+  removeCheckpointsBefore,
+  removeTemporaryCheckpoints,
+} from '../checkpoint/reader.js';
+import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
+import { WalWriter } from '../wal/writer.js';
+import {
+  BLOB_REFERENCE_BYTES,
+  CHUNK_OF_BATCH,
+  CLEAR_HAS_HIGH,
+  CLEAR_HAS_LOW,
+  MAX_BATCH_BYTES,
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  checkOperation,
+  operationSpan,
+  readBlobReference,
+  readKeyLength,
+  readValueLength,
+  writeOperationHeader,
+} from '../operation.js';
+import { MemoryLog, type GroupLog } from './group-log.js';
+
+/** How safe a group is before it is acknowledged. Ordered: a group takes the highest its members ask for. */
+export const Durability = { Memory: 0, Os: 1, Sync: 2 } as const;
+export type DurabilityLevel = (typeof Durability)[keyof typeof Durability];
+
+/** The one tree of the default keyspace. */
+export const DEFAULT_TREE = 0;
+
+export interface ShardStoreOptions {
+  readonly env: Env;
+  /** Where WAL and checkpoints live; undefined keeps everything in memory. */
+  readonly directory: string | undefined;
+  readonly storeId: Uint8Array;
+  readonly shard: number;
+  readonly arena: ArenaLayout;
+  /** The arena holds a published state of a writer that died; take it over instead of loading the checkpoint. */
+  readonly adopt?: boolean;
+  readonly order?: number;
+  readonly pageBytes?: number;
+  readonly segmentBytes?: number;
+  readonly recoveryMode?: WalRecoveryMode;
+  /** The shard is being created: there need not be a log yet. */
+  readonly isNew?: boolean;
+  /** Salvage: the checkpoint is damaged, recover from the log alone. */
+  readonly ignoreCheckpoint?: boolean;
+  /** Recover into memory, never touch a file. */
+  readonly readOnly?: boolean;
+}
+
+export interface RecoveryReport {
+  /** Entries and bytes that came from the checkpoint file; undefined when there was none. */
+  readonly checkpoint: { readonly path: string; readonly lsn: number } | undefined;
+  readonly wal: WalRecovery | undefined;
+  readonly operationsReplayed: number;
+}
+
+/** What a checkpoint job needs to read the pinned state from another thread. */
+export interface CheckpointPlan {
+  readonly metaUnit: number;
+  readonly lsn: number;
+  /** First frame a recovery from this checkpoint needs: blobs that are on their way began there. */
+  readonly replayFromLsn: number;
+  readonly publishedSeq: number;
+}
+
+/** A blob on its way in: a value's overflow chain being filled, or a batch's records being collected. */
+interface IncomingBlob {
+  readonly blob: number;
+  readonly ofBatch: boolean;
+  readonly totalBytes: number;
+  readonly overflow: OverflowWriter | undefined;
+  readonly batch: Buffer | undefined;
+  receivedBytes: number;
+  /** First frame that carries a chunk of it: the log is not truncated beyond. */
+  firstLsn: number;
+}
+
+const NO_SNAPSHOTS = new Float64Array(0);
+/** Operations applied between two publications during recovery. */
+const RECOVERY_PUBLISH_OPERATIONS = 512;
+
+export class ShardStore {
+  readonly arena: ArenaWriter;
+  readonly tree: BTreeWriter;
+  readonly recovery: RecoveryReport;
+  readonly #options: ShardStoreOptions;
+  readonly #log: GroupLog;
+  readonly #cursor: BTreeCursor;
+  #publishedSeq: number;
+
+  // The group being built: offsets of its records in the log's buffer.
+  #recordAt = new Int32Array(1024);
+  #records = 0;
+  #span = 0;
+  #groupBytes = 0;
+  /** The memory under the log's buffer, as words. */
+  #logWords: Int32Array = new Int32Array(0);
+  /** Bytes of committed frames the log still buffers (memory level). */
+  #unwrittenBytes = 0;
+
+  /** One per client slot: a client sends its blobs one after another. */
+  readonly #blobs = new Map<number, IncomingBlob>();
+  #pin: LongPin | undefined;
+  #planned: CheckpointPlan | undefined;
+  #checkpointLsn = 0;
+
+  private constructor(
+    options: ShardStoreOptions,
+    arena: ArenaWriter,
+    tree: BTreeWriter,
+    log: GroupLog,
+    recovery: RecoveryReport,
+    publishedSeq: number,
+  ) {
+    this.#options = options;
+    this.arena = arena;
+    this.tree = tree;
+    this.#log = log;
+    this.recovery = recovery;
+    this.#publishedSeq = publishedSeq;
+    this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
+    this.#cursor = new BTreeCursor(arena, DEFAULT_TREE);
+  }
+
+  /**
+   * Recovers the shard: newest checkpoint, then the log behind it. Creates what is missing.
+   * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_MEMORY_FULL, ERR_IO, ERR_PERMISSION, ERR_DISK_FULL
+   */
+  static open(options: ShardStoreOptions): ShardStore {
+    const { env, directory } = options;
+    const treeOptions = {
+      ...(options.order === undefined ? {} : { order: options.order }),
+      ...(options.pageBytes === undefined ? {} : { pageBytes: options.pageBytes }),
+    };
+    const exists = directory !== undefined && env.exists(directory);
+    if (directory !== undefined && !options.readOnly) {
+      if (exists) removeTemporaryCheckpoints(env, directory);
+      else env.makeDirectory(directory);
+    }
+    const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
+    const arena = options.adopt ? ArenaWriter.adopt(options.arena, markTrees) : new ArenaWriter(options.arena);
+    let replayFromLsn = 1;
+    if (found !== undefined) {
+      const reader = readCheckpoint(env, found.path, { storeId: options.storeId, shard: options.shard });
+      try {
+        replayFromLsn = reader.header.replayFromLsn ?? reader.header.lsn + 1;
+        if (!options.adopt) loadImage(arena, () => reader.nextChunk());
+      } finally {
+        reader.close();
+      }
+    }
+    const tree = new BTreeWriter(arena, DEFAULT_TREE, treeOptions);
+    if (arena.published() === 0) publishTrees(arena, 0);
+    const base = publishedSeqOf(arena, arena.published());
+
+    if (directory === undefined) {
+      const report: RecoveryReport = { checkpoint: undefined, wal: undefined, operationsReplayed: 0 };
+      return new ShardStore(options, arena, tree, new MemoryLog(), report, base);
+    }
+    const replay = new Replay(tree, arena, base);
+    const wal = recoverWal(env, directory, {
+      storeId: options.storeId,
+      shard: options.shard,
+      fromLsn: replayFromLsn,
+      mode: options.recoveryMode ?? 'tolerate-torn-tail',
+      mustExist: exists && !options.isNew,
+      onFrame: (frame) => {
+        replay.frame(frame);
+      },
+    });
+    replay.finish();
+    const walOptions = {
+      storeId: options.storeId,
+      shard: options.shard,
+      ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
+    };
+    const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
+    const report: RecoveryReport = { checkpoint: found, wal, operationsReplayed: replay.operations };
+    return new ShardStore(options, arena, tree, log, report, replay.publishedSeq);
+  }
+
+  /** The highest sequence number whose effects are visible. */
+  get publishedSeq(): number {
+    return this.#publishedSeq;
+  }
+
+  // ---- a group ----------------------------------------------------------------------------------------------------------------------
+
+  /** Records in the group so far. */
+  get groupRecords(): number {
+    return this.#records;
+  }
+
+  /** Sequence numbers the group needs. */
+  get groupSpan(): number {
+    return this.#span;
+  }
+
+  get groupBytes(): number {
+    return this.#groupBytes;
+  }
+
+  beginGroup(): void {
+    assert(this.#records === 0, 'a group is open');
+    this.#log.begin();
+    this.#span = 0;
+    this.#groupBytes = 0;
+  }
+
+  /**
+   * Whether the group with `operations` more records of `bytes` more bytes can surely be applied. Deletes draw on the arena's reserve.
+   */
+  admits(operations: number, bytes: number, deletesOnly: boolean): boolean {
+    const needed = this.tree.unitsNeeded(this.#records + operations, this.#groupBytes + bytes);
+    return needed <= this.arena.freeUnits(deletesOnly);
+  }
+
+  /** Whether a record of this many bytes fits into the group's frame. */
+  fits(bytes: number): boolean {
+    return this.#groupBytes + bytes <= this.#log.payloadBytesMax;
+  }
+
+  /** Appends the (checked, admitted) record at `start` of `source`, `length` bytes, a multiple of 4. `words` is the same memory. */
+  append(source: Uint8Array, words: Int32Array, start: number, length: number): void {
+    const at = this.#room(length);
+    const target = this.#log.bytes;
+    if (length <= 512 && ((target.byteOffset + at) & 3) === 0) {
+      const targetWords = this.#wordsOf(target);
+      let to = (target.byteOffset + at) >> 2;
+      for (let from = start >> 2, end = (start + length) >> 2; from < end; from++, to++) targetWords[to] = words[from]!;
+    } else {
+      target.set(source.subarray(start, start + length), at);
+    }
+    this.#added(at, length);
+  }
+
+  #wordsOf(bytes: Buffer): Int32Array {
+    if (bytes.buffer !== this.#logWords.buffer) this.#logWords = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >> 2);
+    return this.#logWords;
+  }
+
+  /** Appends one slice of a range delete: [low, high), undefined = unbounded. */
+  appendClear(low: Uint8Array | undefined, high: Uint8Array | undefined): void {
+    const lowLength = low?.length ?? 0;
+    const highLength = high?.length ?? 0;
+    const length = (OPERATION_HEADER_BYTES + lowLength + highLength + 3) & ~3;
+    const at = this.#room(length);
+    const bytes = this.#log.bytes;
+    bytes.fill(0, at, at + length);
+    const flags = (low === undefined ? 0 : CLEAR_HAS_LOW) | (high === undefined ? 0 : CLEAR_HAS_HIGH);
+    writeOperationHeader(bytes, at, OperationKind.ClearRange, flags, lowLength, highLength);
+    if (low !== undefined) bytes.set(low, at + OPERATION_HEADER_BYTES);
+    if (high !== undefined) bytes.set(high, at + OPERATION_HEADER_BYTES + lowLength);
+    this.#added(at, length);
+  }
+
+  #room(length: number): number {
+    this.#log.ensure(length);
+    return this.#log.position;
+  }
+
+  #added(at: number, length: number): void {
+    const bytes = this.#log.bytes;
+    this.#log.position = at + length;
+    if (this.#records === this.#recordAt.length) {
+      const grown = new Int32Array(this.#recordAt.length * 2);
+      grown.set(this.#recordAt);
+      this.#recordAt = grown;
+    }
+    this.#recordAt[this.#records++] = at;
+    this.#span += operationSpan(bytes, at);
+    this.#groupBytes += length;
+  }
+
+  /** Gives the group up; nothing happened. */
+  discardGroup(): void {
+    this.#records = 0;
+    this.#log.discard();
+  }
+
+  /**
+   * Commits the group: log, sync if asked, apply, publish. `beforeApply` runs once the log is safe and sets the open snapshots.
+   * @throws ERR_DISK_FULL, ERR_IO: nothing was applied. After a failed sync the log refuses everything (ERR_IO): the shard turns read-only.
+   */
+  commit(level: DurabilityLevel, firstSeq: number, beforeApply: () => void): void {
+    const records = this.#records;
+    const lastSeq = firstSeq + this.#span - 1;
+    this.#records = 0;
+    if (level === Durability.Memory) {
+      beforeApply();
+      this.#apply(records, firstSeq);
+      this.#publish(lastSeq);
+      this.#log.commit(firstSeq, this.#span, true);
+      this.#unwrittenBytes += this.#groupBytes;
+    } else {
+      try {
+        this.#log.commit(firstSeq, this.#span);
+        this.#unwrittenBytes = 0;
+        if (level === Durability.Sync) this.#log.sync();
+      } catch (error) {
+        throw fromSystemError(error, 'writing the log', this.#options.directory ?? '');
+      }
+      beforeApply();
+      this.#apply(records, firstSeq);
+      this.#publish(lastSeq);
+    }
+  }
+
+  /** Frames of the `memory` level that are not written yet go to the operating system. */
+  writeOut(): void {
+    this.#log.writeOut();
+    this.#unwrittenBytes = 0;
+  }
+
+  /** fdatasync of everything committed so far. */
+  sync(): void {
+    this.writeOut();
+    this.#log.sync();
+  }
+
+  /** Bytes of the memory level that the operating system has not got yet. */
+  get unwrittenBytes(): number {
+    return this.#unwrittenBytes;
+  }
+
+  #apply(records: number, firstSeq: number): void {
+    const bytes = this.#log.bytes;
+    let seq = firstSeq;
+    for (let i = 0; i < records; i++) {
+      seq = applyRecord(this.tree, bytes, this.#recordAt[i]!, seq, this);
+    }
+  }
+
+  #publish(lastSeq: number): void {
+    this.#publishedSeq = lastSeq;
+    publishTrees(this.arena, lastSeq);
+    this.arena.reclaim();
+  }
+
+  // ---- conditions and ranges ----------------------------------------------------------------------------------------------------------
+
+  /** Version of the live entry, 0 if there is none. Sees published groups only; the caller ends a group that touches the key first. */
+  versionOf(key: Uint8Array, start: number, length: number): number {
+    return this.tree.versionOf(key, start, length);
+  }
+
+  /** Key `count` live entries behind `low` (inclusive), undefined when the range ends before. Used to cut a clear into slices. */
+  keyBehind(low: Uint8Array | undefined, count: number): Buffer | undefined {
+    const cursor = this.#cursor;
+    cursor.seek(this.arena.published(), low, low?.length ?? 0, Infinity, false);
+    for (let i = 0; i < count && cursor.valid; i++) cursor.next();
+    if (!cursor.valid) return undefined;
+    const key = Buffer.alloc(cursor.keyLength);
+    cursor.copyKey(key, 0);
+    return key;
+  }
+
+  /** Sets the numbers of open snapshots for the group about to be applied. */
+  setSnapshots(sorted: Float64Array, count: number, keepNewest: boolean): void {
+    this.tree.setSnapshots(sorted, count, keepNewest);
+  }
+
+  /** One slice of a sweep; publishes under the same sequence number. */
+  sweep(state: SweepState, pageBudget: number): void {
+    this.tree.sweep(state, pageBudget);
+    this.#publish(this.#publishedSeq);
+  }
+
+  // ---- blobs --------------------------------------------------------------------------------------------------------------------------
+
+  /** @internal One chunk of a blob arrives (live or in recovery). */
+  applyChunk(bytes: Uint8Array, at: number, lsn: number): void {
+    const { client, blob, offset, count: totalBytes } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
+    const length = readValueLength(bytes, at);
+    const start = at + OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
+    receiveChunk(this.#blobs, this.arena, bytes, start, length, {
+      client,
+      blob,
+      offset,
+      totalBytes,
+      ofBatch: bytes[at + 1] === CHUNK_OF_BATCH,
+      lsn,
+    });
+  }
+
+  /** @internal */
+  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined {
+    return takeBlob(this.#blobs, client, blob, totalBytes);
+  }
+
+  /** Whether the named blob has arrived completely, so that its final record may be logged. */
+  hasBlob(client: number, blob: number, totalBytes: number): boolean {
+    const incoming = this.#blobs.get(client);
+    return incoming !== undefined && incoming.blob === blob && incoming.receivedBytes === totalBytes;
+  }
+
+  /** The records of a batch that has arrived, for checking before it is logged. */
+  batchBytes(client: number): Buffer | undefined {
+    return this.#blobs.get(client)?.batch;
+  }
+
+  /** The client is gone or gave up: what it had sent of a blob is dropped. */
+  dropBlob(client: number): void {
+    const incoming = this.#blobs.get(client);
+    if (incoming === undefined) return;
+    incoming.overflow?.abort();
+    this.#blobs.delete(client);
+  }
+
+  get lsn(): number {
+    return this.#log.lastLsn;
+  }
+
+  // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
+
+  /** Bytes of log a recovery would read now. */
+  get logBytes(): number {
+    return this.#log.sizeBytes;
+  }
+
+  /** Bytes of memory the data takes. */
+  get dataBytes(): number {
+    return this.arena.stats().usedUnits * 4096;
+  }
+
+  get log(): GroupLog {
+    return this.#log;
+  }
+
+  get checkpointLsn(): number {
+    return this.#checkpointLsn;
+  }
+
+  /** Pins the published state for a checkpoint job; the log is synced first, so the checkpoint never holds what the log could still lose. */
+  beginCheckpoint(): CheckpointPlan {
+    assert(this.#pin === undefined, 'one checkpoint at a time');
+    this.sync();
+    this.#pin = this.arena.pinLong();
+    const lsn = this.#log.lastLsn;
+    let replayFromLsn = lsn + 1;
+    for (const incoming of this.#blobs.values()) replayFromLsn = Math.min(replayFromLsn, incoming.firstLsn);
+    this.#planned = { metaUnit: this.#pin.metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq };
+    return this.#planned;
+  }
+
+  /** The job ended. With `durable`, the file is on disk under its final name: older checkpoints go, the log is truncated. */
+  endCheckpoint(durable: boolean): void {
+    const plan = this.#planned;
+    assert(this.#pin !== undefined && plan !== undefined, 'no checkpoint is open');
+    this.arena.unpinLong(this.#pin);
+    this.#pin = undefined;
+    this.#planned = undefined;
+    const { env, directory } = this.#options;
+    if (!durable || directory === undefined) return;
+    this.#checkpointLsn = plan.lsn;
+    removeCheckpointsBefore(env, directory, plan.lsn);
+    this.#log.truncate(plan.replayFromLsn - 1);
+  }
+
+  /** Everything is written and synced; files are closed. */
+  close(): void {
+    try {
+      if (!this.#options.readOnly) this.sync();
+    } finally {
+      this.#log.close();
+    }
+  }
+}
+
+/** Where blobs of a record stream are kept: the live store's own table, or the one of a replay. */
+interface BlobTable {
+  applyChunk(bytes: Uint8Array, at: number, lsn: number): void;
+  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined;
+  readonly lsn: number;
+}
+
+/** Applies one record and returns the next free sequence number. */
+function applyRecord(tree: BTreeWriter, bytes: Uint8Array, at: number, seq: number, blobs: BlobTable): number {
+  const keyLength = readKeyLength(bytes, at);
+  const keyStart = at + OPERATION_HEADER_BYTES;
+  switch (bytes[at]) {
+    case OperationKind.Put:
+      tree.put(bytes, keyStart, keyLength, bytes, keyStart + keyLength, readValueLength(bytes, at), seq);
+      return seq + 1;
+    case OperationKind.Delete:
+      tree.del(bytes, keyStart, keyLength, seq);
+      return seq + 1;
+    case OperationKind.ClearRange: {
+      const flags = bytes[at + 1]!;
+      const low = flags & CLEAR_HAS_LOW ? bytes.subarray(keyStart, keyStart + keyLength) : undefined;
+      const highStart = keyStart + keyLength;
+      const high =
+        flags & CLEAR_HAS_HIGH ? bytes.subarray(highStart, highStart + readValueLength(bytes, at)) : undefined;
+      tree.removeRange(low, true, high, false, Infinity, seq);
+      return seq + 1;
+    }
+    case OperationKind.Chunk:
+      blobs.applyChunk(bytes, at, blobs.lsn);
+      return seq + 1;
+    case OperationKind.PutBlob: {
+      const reference = readBlobReference(bytes, keyStart + keyLength);
+      const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
+      if (blob?.overflow === undefined) throw missingBlob(reference.client, reference.blob);
+      tree.putOverflow(bytes, keyStart, keyLength, blob.overflow.finish(), seq);
+      return seq + 1;
+    }
+    case OperationKind.ApplyBatch: {
+      const reference = readBlobReference(bytes, keyStart + keyLength);
+      const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
+      if (blob?.batch === undefined) throw missingBlob(reference.client, reference.blob);
+      let next = seq;
+      for (let inner = 0; inner < blob.totalBytes; ) {
+        const size = checkOperation(blob.batch, inner, blob.totalBytes);
+        next = applyRecord(tree, blob.batch, inner, next, blobs);
+        inner += size;
+      }
+      return Math.max(next, seq + 1);
+    }
+    default:
+      throw new ConcordError('ERR_CORRUPT', `operation record of unknown kind ${bytes[at]}`);
+  }
+}
+
+function missingBlob(client: number, blob: number): ConcordError {
+  return new ConcordError('ERR_CORRUPT', `blob ${blob} of client ${client} was named before it was complete`);
+}
+
+function receiveChunk(
+  table: Map<number, IncomingBlob>,
+  arena: ArenaWriter,
+  bytes: Uint8Array,
+  start: number,
+  length: number,
+  chunk: { client: number; blob: number; offset: number; totalBytes: number; ofBatch: boolean; lsn: number },
+): void {
+  let incoming = table.get(chunk.client);
+  if (chunk.offset === 0) {
+    incoming?.overflow?.abort();
+    table.delete(chunk.client);
+    let overflow: OverflowWriter | undefined;
+    let batch: Buffer | undefined;
+    if (chunk.ofBatch) {
+      if (chunk.totalBytes > MAX_BATCH_BYTES) throw new ConcordError('ERR_CORRUPT', 'batch blob above the limit');
+      batch = Buffer.allocUnsafeSlow(chunk.totalBytes);
+    } else {
+      overflow = new OverflowWriter(arena);
+      overflow.begin(chunk.totalBytes);
+    }
+    incoming = {
+      blob: chunk.blob,
+      ofBatch: chunk.ofBatch,
+      totalBytes: chunk.totalBytes,
+      overflow,
+      batch,
+      receivedBytes: 0,
+      firstLsn: chunk.lsn,
+    };
+    table.set(chunk.client, incoming);
+  }
+  // A chunk of a blob that was dropped meanwhile (its client gave up, memory ran out) goes nowhere.
+  if (incoming === undefined || incoming.blob !== chunk.blob || incoming.receivedBytes !== chunk.offset) return;
+  if (chunk.offset + length > incoming.totalBytes) throw new ConcordError('ERR_CORRUPT', 'blob chunk beyond its total');
+  if (incoming.batch !== undefined) incoming.batch.set(bytes.subarray(start, start + length), chunk.offset);
+  else incoming.overflow!.append(bytes, start, length);
+  incoming.receivedBytes += length;
+}
+
+function takeBlob(
+  table: Map<number, IncomingBlob>,
+  client: number,
+  blob: number,
+  totalBytes: number,
+): IncomingBlob | undefined {
+  const incoming = table.get(client);
+  if (incoming === undefined || incoming.blob !== blob || incoming.receivedBytes !== totalBytes) return undefined;
+  table.delete(client);
+  return incoming;
+}
+
+/** Applies recovered frames. Frames the checkpoint covers only contribute chunks of blobs that end behind it. */
+class Replay implements BlobTable {
+  readonly #tree: BTreeWriter;
+  readonly #arena: ArenaWriter;
+  readonly #blobs = new Map<number, IncomingBlob>();
+  publishedSeq: number;
+  operations = 0;
+  lsn = 0;
+  #unpublished = 0;
+  #lastSeq: number;
+
+  constructor(tree: BTreeWriter, arena: ArenaWriter, publishedSeq: number) {
+    this.#tree = tree;
+    this.#arena = arena;
+    this.publishedSeq = publishedSeq;
+    this.#lastSeq = publishedSeq;
+    tree.setSnapshots(NO_SNAPSHOTS, 0, false);
+  }
+
+  frame(frame: WalFrame): void {
+    const { bytes, firstSeq, operationCount, end } = frame;
+    this.lsn = frame.lsn;
+    const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
+    let seq = firstSeq;
+    for (let at = frame.start; at < end; ) {
+      const size = checkOperation(bytes, at, end);
+      if (!covered) {
+        seq = applyRecord(this.#tree, bytes, at, seq, this);
+        this.operations++;
+      } else if (bytes[at] === OperationKind.Chunk) {
+        this.applyChunk(bytes, at, frame.lsn);
+      } else {
+        this.#forgetBlobOf(bytes, at);
+      }
+      at += size;
+    }
+    if (covered) return;
+    this.#lastSeq = firstSeq + operationCount - 1;
+    this.#unpublished += operationCount;
+    if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
+  }
+
+  /** A covered final record: its blob is in the checkpoint already. */
+  #forgetBlobOf(payload: Uint8Array, at: number): void {
+    if (payload[at] !== OperationKind.PutBlob && payload[at] !== OperationKind.ApplyBatch) return;
+    const reference = readBlobReference(payload, at + OPERATION_HEADER_BYTES + readKeyLength(payload, at));
+    this.takeBlob(reference.client, reference.blob, reference.offset)?.overflow?.abort();
+  }
+
+  applyChunk(bytes: Uint8Array, at: number, lsn: number): void {
+    const { client, blob, offset, count: totalBytes } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
+    receiveChunk(
+      this.#blobs,
+      this.#arena,
+      bytes,
+      at + OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES,
+      readValueLength(bytes, at),
+      { client, blob, offset, totalBytes, ofBatch: bytes[at + 1] === CHUNK_OF_BATCH, lsn },
+    );
+  }
+
+  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined {
+    return takeBlob(this.#blobs, client, blob, totalBytes);
+  }
+
+  #publish(): void {
+    publishTrees(this.#arena, this.#lastSeq);
+    this.#arena.reclaim();
+    this.publishedSeq = this.#lastSeq;
+    this.#unpublished = 0;
+  }
+
+  /** Publishes the rest; blobs without an end were never acknowledged and go. */
+  finish(): void {
+    for (const incoming of this.#blobs.values()) incoming.overflow?.abort();
+    if (this.#unpublished > 0) this.#publish();
+  }
+}
