@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { Doorbell, DOORBELL_WORDS } from '../../../dist/shared/memory/park.js';
 import { ended, sharedWords, sleep, startScene } from '../../support/memory-scene.js';
@@ -71,6 +73,19 @@ describe('scenes', () => {
     Atomics.add(words, 1, 1);
     expect(bell.unpark()).toBe(true);
     expect(bell.parkSync(0)).toBe('rung');
+  });
+
+  test('a pending parkAsync does not keep the process alive', async () => {
+    const park = new URL('../../../dist/shared/memory/park.js', import.meta.url).href;
+    const program = `import { Doorbell } from '${park}';
+      const bell = new Doorbell(new Int32Array(new SharedArrayBuffer(64)), 0);
+      bell.raise();
+      void bell.parkAsync(100_000);
+      process.on('exit', () => console.log(bell.parked));`;
+    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+      timeout: 30_000,
+    });
+    expect(stdout.trim()).toBe('true');
   });
 
   test('park without raise is a broken invariant', async () => {
