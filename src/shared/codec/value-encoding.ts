@@ -167,14 +167,14 @@ export const msgpackValues: ValueEncoding = {
     }
   },
   decode(bytes, start, end) {
-    return this.decodeOwned(copyBytes(bytes, start, end));
-  },
-  decodeOwned(bytes) {
     try {
-      return decodeMsgpack(bytes);
+      return decodeMsgpack(bytes, start, end);
     } catch (cause) {
       throw decodeError('msgpack', messageOf(cause), cause);
     }
+  },
+  decodeOwned(bytes) {
+    return this.decode(bytes, 0, bytes.length);
   },
   decodeText() {
     throw decodeError('msgpack', 'it is not text');
