@@ -238,7 +238,7 @@ describe('a dead owner', () => {
     (await acquireDirectoryLock(directory)).release();
   });
 
-  test.each([
+  test.concurrent.each([
     ['empty', ''],
     ['torn', '{"pid":12,"startT'],
     ['not an object', 'null'],
