@@ -42,7 +42,9 @@ export function parseInteger(min: number, max: number = Number.MAX_SAFE_INTEGER)
     const value = Number(text);
     if (!/^\d+$/.test(text) || value < min || value > max) {
       throw new InvalidArgumentError(
-        max === Number.MAX_SAFE_INTEGER ? `It must be an integer from ${min} on.` : `It must be an integer from ${min} to ${max}.`,
+        max === Number.MAX_SAFE_INTEGER
+          ? `It must be an integer from ${min} on.`
+          : `It must be an integer from ${min} to ${max}.`,
       );
     }
     return value;
@@ -77,8 +79,12 @@ export function addCommonOptions(command: Command): Command {
 export function addStoreOptions(command: Command): Command {
   return addCommonOptions(command)
     .option('--memory <size>', 'shared memory per shard, such as 512m or 2g', parseSize)
-    .addOption(new Option('--key-encoding <name>', 'the default is what the store was created with').choices(KEY_ENCODINGS))
-    .addOption(new Option('--value-encoding <name>', 'the default is what the store was created with').choices(VALUE_ENCODINGS));
+    .addOption(
+      new Option('--key-encoding <name>', 'the default is what the store was created with').choices(KEY_ENCODINGS),
+    )
+    .addOption(
+      new Option('--value-encoding <name>', 'the default is what the store was created with').choices(VALUE_ENCODINGS),
+    );
 }
 
 export function addWriteOptions(command: Command): Command {
@@ -103,18 +109,26 @@ function openOptions(options: WriteOptions): Record<string, unknown> {
 }
 
 function described(db: Store): OpenStore {
-  const { keyEncoding, valueEncoding } = db as unknown as { keyEncoding: string; valueEncoding: string };
-  return { db, keyEncoding: keyEncoding as KeyEncodingName, valueEncoding: valueEncoding as ValueEncodingName };
+  const { keyEncoding, valueEncoding } = db as unknown as Record<'keyEncoding' | 'valueEncoding', { name: string }>;
+  return {
+    db,
+    keyEncoding: keyEncoding.name as KeyEncodingName,
+    valueEncoding: valueEncoding.name as ValueEncodingName,
+  };
 }
 
 export async function openForReading(options: StoreOptions): Promise<OpenStore> {
-  const db = await ConcordPool.open(options.db, { ...openOptions(options), readOnly: true, createIfMissing: false });
-  return described(db as unknown as Store);
+  const db = await ConcordPool.open<unknown, unknown>(options.db, {
+    ...openOptions(options),
+    readOnly: true,
+    createIfMissing: false,
+  });
+  return described(db);
 }
 
 export async function openExisting(options: WriteOptions): Promise<OpenStore> {
-  const db = await ConcordPool.open(options.db, { ...openOptions(options), createIfMissing: false });
-  return described(db as unknown as Store);
+  const db = await ConcordPool.open<unknown, unknown>(options.db, { ...openOptions(options), createIfMissing: false });
+  return described(db);
 }
 
 /** Opens the store, or creates it with these encodings where the command line names none. */
@@ -127,8 +141,12 @@ export async function openOrCreate(
   } catch (error) {
     if (!(error instanceof ConcordError) || error.code !== 'ERR_NOT_FOUND') throw error;
   }
-  const db = await ConcordPool.open(options.db, { ...fresh, ...openOptions(options), createIfMissing: true });
-  return described(db as unknown as Store);
+  const db = await ConcordPool.open<unknown, unknown>(options.db, {
+    ...fresh,
+    ...openOptions(options),
+    createIfMissing: true,
+  });
+  return described(db);
 }
 
 /**

@@ -80,7 +80,7 @@ async function* ndjsonGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<Sour
     if (group.length > 0) yield group;
   }
   if (begunBytes > 0) {
-    const record = parseLine(Buffer.concat(begun), ++line);
+    const record = parseLine(Buffer.concat(begun), line + 1);
     if (record) yield [record];
   }
 }

@@ -49,7 +49,8 @@ export function fromJson(value: unknown): unknown {
 function bytesOf(text: string): Buffer {
   if (text.startsWith('hex:')) {
     const digits = text.slice(4);
-    if (digits.length % 2 !== 0 || /[^0-9a-f]/i.test(digits)) throw usage(`"${text}" is not an even number of hex digits`);
+    if (digits.length % 2 !== 0 || /[^0-9a-f]/i.test(digits))
+      throw usage(`"${text}" is not an even number of hex digits`);
     return Buffer.from(digits, 'hex');
   }
   if (text.startsWith('base64:')) {
@@ -73,7 +74,8 @@ export function keyFromText(text: string, encoding: KeyEncodingName): unknown {
   if (encoding === 'utf8') return text;
   if (encoding === 'binary') return bytesOf(text);
   const key = parsedJson(text, 'a key of this store', `'["city","DE"]'`);
-  if (!Array.isArray(key)) throw usage(`a key of this store must be a JSON array, such as '["city","DE"]', not ${text}`);
+  if (!Array.isArray(key))
+    throw usage(`a key of this store must be a JSON array, such as '["city","DE"]', not ${text}`);
   return key;
 }
 

@@ -81,7 +81,11 @@ export function putCommand(parent: Command, setExit: SetExit): void {
     .description('Stores a value and returns when it is durable. Creates the store when there is none.')
     .option('-f, --file <path>', 'take the value from a file; - for standard input')
     .option('--if-absent', 'only if the key does not exist; otherwise exit with 4')
-    .option('--if-version <n>', 'only if the key has this version (get --json shows it); otherwise exit with 4', parseInteger(0))
+    .option(
+      '--if-version <n>',
+      'only if the key has this version (get --json shows it); otherwise exit with 4',
+      parseInteger(0),
+    )
     .addHelpText(
       'after',
       `${KEY_HELP}
@@ -94,24 +98,35 @@ Examples:
     )
     .action(async (text: string, value: string | undefined, options: PutOptions) => {
       if (value !== undefined && options.file !== undefined) throw usage('give a value or --file, not both');
-      if (options.ifAbsent && options.ifVersion !== undefined) throw usage('--if-absent and --if-version contradict each other');
+      if (options.ifAbsent && options.ifVersion !== undefined)
+        throw usage('--if-absent and --if-version contradict each other');
       let bytes: Buffer | undefined;
       if (value === undefined) {
         const file = options.file ?? '-';
         bytes = file === '-' ? await readStdin() : await readFile(file);
       }
-      const { db, keyEncoding, valueEncoding } = await openOrCreate(options, { keyEncoding: 'utf8', valueEncoding: 'utf8' });
+      const { db, keyEncoding, valueEncoding } = await openOrCreate(options, {
+        keyEncoding: 'utf8',
+        valueEncoding: 'utf8',
+      });
       await closing(
         () => db.close(),
         async () => {
           const key = keyFromText(text, keyEncoding);
           const decoded =
-            bytes !== undefined && valueEncoding === 'binary' ? bytes : valueFromText(value ?? bytes!.toString('utf8'), valueEncoding);
+            bytes !== undefined && valueEncoding === 'binary'
+              ? bytes
+              : valueFromText(value ?? bytes!.toString('utf8'), valueEncoding);
           const stored = await db.put(key, decoded, {
             ...(options.ifAbsent && { ifAbsent: true }),
             ...(options.ifVersion !== undefined && { ifVersion: options.ifVersion }),
           });
-          if (!stored) throw new CliFailure('ERR_PRECONDITION', `${text}: the condition does not hold, nothing was written`, EXIT.refused);
+          if (!stored)
+            throw new CliFailure(
+              'ERR_PRECONDITION',
+              `${text}: the condition does not hold, nothing was written`,
+              EXIT.refused,
+            );
           if (options.json) await print(JSON.stringify({ key: keyToJson(key), stored: true }) + '\n');
           setExit(EXIT.ok);
         },
@@ -144,7 +159,10 @@ Examples:
             await db.del(key);
           }
           if (options.json) await print(JSON.stringify({ deleted, absent: keys.length - deleted }) + '\n');
-          else await print(`${deleted} deleted${deleted < keys.length ? `, ${keys.length - deleted} did not exist` : ''}\n`);
+          else
+            await print(
+              `${deleted} deleted${deleted < keys.length ? `, ${keys.length - deleted} did not exist` : ''}\n`,
+            );
           setExit(EXIT.ok);
         },
       );

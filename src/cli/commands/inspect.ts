@@ -32,7 +32,7 @@ Examples:
     .action(async (options: StoreOptions & { prometheus?: boolean }) => {
       const { db } = await openForReading(options);
       try {
-        if (options.prometheus) await print(db.metrics());
+        if (options.prometheus) await print(await db.metrics());
         else if (options.json) await print(JSON.stringify(db.stats()) + '\n');
         else await print(lines(db.stats()).join('\n') + '\n');
       } finally {
@@ -45,7 +45,9 @@ Examples:
 export function verifyCommand(parent: Command, setExit: SetExit): void {
   addCommonOptions(parent.command('verify'))
     .summary('check every file and page of a store')
-    .description('Checks checksums, formats and structure of all files. Changes nothing. Exits with 4 when something is wrong.')
+    .description(
+      'Checks checksums, formats and structure of all files. Changes nothing. Exits with 4 when something is wrong.',
+    )
     .addHelpText(
       'after',
       `

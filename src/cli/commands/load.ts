@@ -45,10 +45,17 @@ export function loadCommand(parent: Command, setExit: (code: number) => void): v
         'A bad line ends the load with its number; with --skip-bad it is reported and skipped.',
     )
     .addOption(new Option('--format <name>', 'the default follows the file name').choices(['ndjson', 'csv']))
-    .option('-k, --key <fields>', 'field that is the key; several, comma-separated, make a tuple key (default: key)', list)
+    .option(
+      '-k, --key <fields>',
+      'field that is the key; several, comma-separated, make a tuple key (default: key)',
+      list,
+    )
     .option('--key-prefix <json>', 'JSON array put before the fields of a tuple key')
     .option('--value <field>', 'store this field instead of the whole record (default: value, when --key is not given)')
-    .option('--order-by <field>', 'also write ["@order", field, its value, …key] per record, for scans in that order (tuple keys)')
+    .option(
+      '--order-by <field>',
+      'also write ["@order", field, its value, …key] per record, for scans in that order (tuple keys)',
+    )
     .option('--number <fields>', 'CSV columns that are numbers, comma-separated', list)
     .option('--skip-bad', 'go on after bad lines')
     .option('-q, --quiet', 'no progress')
@@ -108,8 +115,10 @@ function entriesOf(store: OpenStore, options: LoadOptions): (record: unknown) =>
     prefix = fromJson(parsed) as unknown[];
   }
   if (keyEncoding !== 'tuple') {
-    if (keyFields.length > 1) throw usage(`--key names ${keyFields.length} fields, but the store has ${keyEncoding} keys`);
-    if (options.orderBy !== undefined) throw usage(`--order-by needs tuple keys, but the store has ${keyEncoding} keys`);
+    if (keyFields.length > 1)
+      throw usage(`--key names ${keyFields.length} fields, but the store has ${keyEncoding} keys`);
+    if (options.orderBy !== undefined)
+      throw usage(`--order-by needs tuple keys, but the store has ${keyEncoding} keys`);
   }
   const partOf = (record: Record<string, unknown>, field: string): unknown => {
     const value = fieldOf(record, field);
@@ -117,13 +126,15 @@ function entriesOf(store: OpenStore, options: LoadOptions): (record: unknown) =>
     return value;
   };
   return (record) => {
-    if (typeof record !== 'object' || record === null || Array.isArray(record)) throw new TypeError('not a JSON object');
+    if (typeof record !== 'object' || record === null || Array.isArray(record))
+      throw new TypeError('not a JSON object');
     const fields = record as Record<string, unknown>;
     for (const column of options.number ?? []) {
       const text = fields[column];
       if (typeof text !== 'string') continue;
       const value = Number(text);
-      if (text.trim() === '' || !Number.isFinite(value)) throw new TypeError(`"${column}" is not a number: ${JSON.stringify(text)}`);
+      if (text.trim() === '' || !Number.isFinite(value))
+        throw new TypeError(`"${column}" is not a number: ${JSON.stringify(text)}`);
       fields[column] = value;
     }
     let key: unknown;
@@ -193,7 +204,10 @@ async function load(file: string, options: LoadOptions): Promise<number> {
   let input: Readable = process.stdin;
   if (file !== '-') {
     const facts = await stat(file).catch((error: NodeJS.ErrnoException) => {
-      throw new CliFailure('ERR_INPUT', error.code === 'ENOENT' ? `${file}: there is no such file` : `${file}: ${error.message}`);
+      throw new CliFailure(
+        'ERR_INPUT',
+        error.code === 'ENOENT' ? `${file}: there is no such file` : `${file}: ${error.message}`,
+      );
     });
     if (facts.isDirectory()) throw new CliFailure('ERR_INPUT', `${file}: is a directory`);
     totalBytes = facts.isFile() ? facts.size : undefined;
@@ -207,11 +221,10 @@ async function load(file: string, options: LoadOptions): Promise<number> {
   const window = new Window(store);
   let records = 0;
   let skipped = 0;
-  let bytes = 0;
+  const source = readRecords(input, format);
   let stopped: Awaited<ReturnType<typeof stoppable>>;
   try {
     const toEntries = entriesOf(store, options);
-    const source = readRecords(input, format);
     stopped = await stoppable(async (stop) => {
       stop.addEventListener('abort', () => input.destroy());
       let lastBytes = 0;
@@ -233,7 +246,8 @@ async function load(file: string, options: LoadOptions): Promise<number> {
             }
             if (problem !== undefined) {
               const line = `${name}:${record.line}: ${problem}`;
-              if (!options.skipBad) throw new CliFailure('ERR_INPUT', `${line} (${formatCount(records)} records before it are stored)`);
+              if (!options.skipBad)
+                throw new CliFailure('ERR_INPUT', `${line} (${formatCount(records)} records before it are stored)`);
               skipped++;
               if (skipped <= BAD_SHOWN_MAX) process.stderr.write(`concordkv: skipped ${line}\n`);
               continue;
@@ -259,7 +273,6 @@ async function load(file: string, options: LoadOptions): Promise<number> {
         await window.drain();
       }
     });
-    bytes = source.bytesRead();
   } finally {
     progress.done();
     input.destroy();
@@ -267,9 +280,18 @@ async function load(file: string, options: LoadOptions): Promise<number> {
   }
 
   const ms = performance.now() - startedMs;
-  if (skipped > BAD_SHOWN_MAX) process.stderr.write(`concordkv: … and ${formatCount(skipped - BAD_SHOWN_MAX)} more bad lines\n`);
+  const bytes = source.bytesRead();
+  if (skipped > BAD_SHOWN_MAX)
+    process.stderr.write(`concordkv: … and ${formatCount(skipped - BAD_SHOWN_MAX)} more bad lines\n`);
   if (options.json) {
-    const result = { records, entries: window.written, skipped, bytes, ms: Math.round(ms), interrupted: stopped !== undefined };
+    const result = {
+      records,
+      entries: window.written,
+      skipped,
+      bytes,
+      ms: Math.round(ms),
+      interrupted: stopped !== undefined,
+    };
     await print(JSON.stringify(result) + '\n');
   } else {
     const rate = formatCount((records / Math.max(1, ms)) * 1000);

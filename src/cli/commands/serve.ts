@@ -8,7 +8,6 @@ import type { Logger } from 'pino';
 import { ConcordPool } from '../../index.js';
 import { HTTP_DEFAULTS, LOG_LEVELS } from '../../actors/gateway/http/options.js';
 import type { LogLevel } from '../../actors/gateway/http/options.js';
-import type { HttpPool } from '../../actors/gateway/http/server.js';
 import { EXIT, SIGNAL_EXIT } from '../exit.js';
 import type { StopSignal } from '../exit.js';
 import { addCommonOptions, parseDuration, parseInteger, parseSize } from '../open.js';
@@ -43,15 +42,31 @@ export function serveCommand(parent: Command, setExit: (code: number) => void): 
     .option('--shards <n>', 'number of shards of a new store', parseInteger(1, 1024))
     .option('--memory <size>', 'shared memory per shard, such as 512m or 2g', parseSize)
     .addOption(
-      new Option('--durability <level>', 'of writes that do not choose: sync (default), os or memory').choices(['sync', 'os', 'memory']),
+      new Option('--durability <level>', 'of writes that do not choose: sync (default), os or memory').choices([
+        'sync',
+        'os',
+        'memory',
+      ]),
     )
     .option('--max-body <size>', 'longest request body', parseSize, HTTP_DEFAULTS.bodyBytesMax)
-    .option('--max-bodies <size>', 'sum of large bodies in flight per thread', parseSize, HTTP_DEFAULTS.bodyBytesInFlightMax)
+    .option(
+      '--max-bodies <size>',
+      'sum of large bodies in flight per thread',
+      parseSize,
+      HTTP_DEFAULTS.bodyBytesInFlightMax,
+    )
     .option('--max-connections <n>', 'open connections over all threads', parseInteger(1), HTTP_DEFAULTS.connectionsMax)
-    .option('--request-timeout <time>', 'for a request to arrive, such as 30s', parseDuration, HTTP_DEFAULTS.requestTimeoutMs)
+    .option(
+      '--request-timeout <time>',
+      'for a request to arrive, such as 30s',
+      parseDuration,
+      HTTP_DEFAULTS.requestTimeoutMs,
+    )
     .option('--keep-alive <time>', 'an idle connection lives so long', parseDuration, HTTP_DEFAULTS.keepAliveTimeoutMs)
     .option('--drain <time>', 'requests in flight may take so long after SIGTERM', parseDuration, HTTP_DEFAULTS.drainMs)
-    .addOption(new Option('--log-level <level>', 'JSON lines on stdout').choices(LOG_LEVELS).default(HTTP_DEFAULTS.logLevel))
+    .addOption(
+      new Option('--log-level <level>', 'JSON lines on stdout').choices(LOG_LEVELS).default(HTTP_DEFAULTS.logLevel),
+    )
     .addHelpText(
       'after',
       `
@@ -78,7 +93,7 @@ async function serve(options: ServeOptions): Promise<number> {
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
 
-  const pool = await ConcordPool.open(options.db, {
+  const pool = await ConcordPool.open<string, Buffer>(options.db, {
     keyEncoding: 'utf8',
     valueEncoding: 'binary',
     ...(options.shards !== undefined && { shards: options.shards }),
@@ -87,7 +102,7 @@ async function serve(options: ServeOptions): Promise<number> {
   });
   let log: Logger | undefined;
   try {
-    const server = await HttpServer.start(pool as unknown as HttpPool, {
+    const server = await HttpServer.start(pool, {
       host: options.host,
       port: options.port,
       threads: options.threads,

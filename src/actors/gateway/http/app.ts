@@ -143,35 +143,30 @@ export function buildApp(context: AppContext): App {
     prepare(reply).code(404).header('content-type', 'application/json').send(ABSENT_BODY);
   }
 
-  function readKey(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  // The hot handlers return nothing: a returned reply is a thenable, on which fastify would set up stream listeners per request.
+  function readKey(request: FastifyRequest, reply: FastifyReply): void {
     const startedMs = performance.now();
-    let entry: ReturnType<HttpStore['getEntry']>;
+    let entry: ReturnType<HttpStore['getEntrySync']>;
     try {
-      entry = store.getEntry(keyOf(request.raw.url!));
+      entry = store.getEntrySync(keyOf(request.raw.url!));
     } catch (error) {
       fail(reply, error, OPERATION.get, startedMs);
-      return reply;
+      return;
     }
-    entry.then(
-      (found) => {
-        if (found === undefined) {
-          absent(reply, OPERATION.get, startedMs);
-          return;
-        }
-        const tag = etagOf(found.version);
-        prepare(reply).header('etag', tag);
-        const known = request.headers['if-none-match'];
-        if (known !== undefined && lists(known, tag)) {
-          counters.answered(OPERATION.get, 304, startedMs);
-          reply.code(304).send();
-          return;
-        }
-        counters.answered(OPERATION.get, 200, startedMs);
-        reply.header('content-type', BYTES_TYPE).send(asBuffer(found.value));
-      },
-      (error: unknown) => fail(reply, error, OPERATION.get, startedMs),
-    );
-    return reply;
+    if (entry === undefined) {
+      absent(reply, OPERATION.get, startedMs);
+      return;
+    }
+    const tag = etagOf(entry.version);
+    prepare(reply).header('etag', tag);
+    const known = request.headers['if-none-match'];
+    if (known !== undefined && lists(known, tag)) {
+      counters.answered(OPERATION.get, 304, startedMs);
+      reply.code(304).send();
+      return;
+    }
+    counters.answered(OPERATION.get, 200, startedMs);
+    reply.header('content-type', BYTES_TYPE).send(asBuffer(entry.value));
   }
 
   /** Conditions and durability of a write, from the headers and the query; undefined when there are none. */
@@ -181,7 +176,8 @@ export function buildApp(context: AppContext): App {
     const ifNoneMatch = headers['if-none-match'];
     const ifMatch = headers['if-match'];
     const header = headers['concordkv-durability'];
-    if (ifNoneMatch === undefined && ifMatch === undefined && header === undefined && !url.includes('?')) return undefined;
+    if (ifNoneMatch === undefined && ifMatch === undefined && header === undefined && !url.includes('?'))
+      return undefined;
     const write: HttpPutOptions & { matchAny?: true } = {};
     const durability = parseQuery(url, ['durability']).get('durability') ?? header;
     if (durability !== undefined) write.durability = parseDurability(String(durability));
@@ -198,7 +194,7 @@ export function buildApp(context: AppContext): App {
 
   async function putExisting(key: string, body: Buffer, durability: HttpPutOptions): Promise<boolean> {
     for (let attempt = 0; attempt < MATCH_ANY_ATTEMPTS; attempt++) {
-      const entry = await store.getEntry(key);
+      const entry = store.getEntrySync(key);
       if (entry === undefined) return false;
       if (await store.put(key, body, { ...durability, ifVersion: entry.version })) return true;
     }
@@ -213,7 +209,7 @@ export function buildApp(context: AppContext): App {
     return matchAny ? putExisting(key, body, rest) : store.put(key, body, rest);
   }
 
-  function putKey(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  function putKey(request: FastifyRequest, reply: FastifyReply): void {
     const startedMs = performance.now();
     bodies.read(request.raw, reply.raw, (error, body) => {
       if (error) {
@@ -239,7 +235,6 @@ export function buildApp(context: AppContext): App {
         (failure: unknown) => fail(reply, failure, OPERATION.put, startedMs),
       );
     });
-    return reply;
   }
 
   async function deleteKey(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
@@ -248,7 +243,7 @@ export function buildApp(context: AppContext): App {
       const key = keyOf(request.raw.url!);
       const conditions = writeOptions(request);
       if (conditions?.ifAbsent) throw invalidArgument('If-None-Match has no meaning for DELETE');
-      const entry = await store.getEntry(key);
+      const entry = store.getEntrySync(key);
       if (entry === undefined) {
         if (conditions?.ifVersion !== undefined || conditions?.matchAny) throw new HttpFailure('ERR_PRECONDITION');
         absent(reply, OPERATION.delete, startedMs);
@@ -308,10 +303,10 @@ export function buildApp(context: AppContext): App {
     }
     return reply.send('ok\n');
   });
-  app.get('/metrics', (_request, reply) => {
+  app.get('/metrics', async (_request, reply) => {
     const startedMs = performance.now();
     try {
-      const text = store.metrics();
+      const text = await store.metrics();
       counters.answered(OPERATION.other, 200, startedMs);
       prepare(reply)
         .header('content-type', 'text/plain; version=0.0.4; charset=utf-8')

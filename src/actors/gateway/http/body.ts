@@ -28,7 +28,11 @@ export class BodyReader {
   }
 
   /** Calls done once: with the body, or with an HttpFailure. */
-  read(request: IncomingMessage, response: ServerResponse, done: (error: Error | undefined, body: Buffer) => void): void {
+  read(
+    request: IncomingMessage,
+    response: ServerResponse,
+    done: (error: Error | undefined, body: Buffer) => void,
+  ): void {
     const declared = request.headers['content-length'];
     if (declared === undefined && request.headers['transfer-encoding'] === undefined) {
       done(undefined, EMPTY);
@@ -81,8 +85,11 @@ export class BodyReader {
     request.on('end', () => {
       finish(undefined, more !== undefined ? Buffer.concat(more, totalBytes) : (first ?? EMPTY));
     });
-    request.on('error', () => finish(new HttpFailure('ERR_BODY_CUT'), EMPTY));
-    request.on('close', () => finish(new HttpFailure('ERR_BODY_CUT'), EMPTY));
+    const cut = (): void => {
+      if (!finished) finish(new HttpFailure('ERR_BODY_CUT'), EMPTY);
+    };
+    request.on('error', cut);
+    request.on('close', cut);
   }
 
   #tooLarge(): HttpFailure {

@@ -81,7 +81,9 @@ export function resolveHttpOptions(given: Partial<HttpOptions>): HttpOptions {
     const bounds = BOUNDS[name as keyof HttpOptions];
     if (bounds) {
       if (typeof value !== 'number' || !Number.isInteger(value) || value < bounds[0] || value > bounds[1]) {
-        throw invalidArgument(`option ${name} is ${String(value)}; it must be an integer from ${bounds[0]} to ${bounds[1]}`);
+        throw invalidArgument(
+          `option ${name} is ${String(value)}; it must be an integer from ${bounds[0]} to ${bounds[1]}`,
+        );
       }
     } else if (typeof value !== 'string' || value === '') {
       throw invalidArgument(`option ${name} must be a non-empty string`);

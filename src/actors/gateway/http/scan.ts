@@ -33,7 +33,8 @@ export function parseQuery(url: string, known: readonly string[]): Map<string, s
     const equals = part.indexOf('=');
     const name = decodeComponent(equals < 0 ? part : part.slice(0, equals));
     const value = equals < 0 ? '' : decodeComponent(part.slice(equals + 1));
-    if (!known.includes(name)) throw invalidArgument(`unknown parameter ${JSON.stringify(name)}; known: ${known.join(', ')}`);
+    if (!known.includes(name))
+      throw invalidArgument(`unknown parameter ${JSON.stringify(name)}; known: ${known.join(', ')}`);
     if (parameters.has(name)) throw invalidArgument(`parameter ${name} is given twice`);
     parameters.set(name, value);
   }

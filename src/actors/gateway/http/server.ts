@@ -82,7 +82,12 @@ export class HttpServer {
     try {
       await this.#serving.listen({ host, port });
     } catch (error) {
-      throw new ConcordError('ERR_IO', `listening on ${host}:${port}: ${(error as Error).message}`, {}, { cause: error });
+      throw new ConcordError(
+        'ERR_IO',
+        `listening on ${host}:${port}: ${(error as Error).message}`,
+        {},
+        { cause: error },
+      );
     }
     this.#address = this.#serving.server.address() as AddressInfo;
     try {
@@ -98,7 +103,8 @@ export class HttpServer {
   async #startThread(thread: number): Promise<void> {
     const listenerFd = descriptorOf(this.#serving.server);
     if (listenerFd === undefined) {
-      if (thread === 1) this.log.warn('this platform cannot share a listening socket between threads; serving with one');
+      if (thread === 1)
+        this.log.warn('this platform cannot share a listening socket between threads; serving with one');
       return;
     }
     const handle = this.#pool.handle();
@@ -125,7 +131,8 @@ export class HttpServer {
           resolve();
         } else {
           isDrained = true;
-          if (message.cut > 0) this.log.warn({ cut: message.cut, of: thread }, 'connections cut at the end of the drain time');
+          if (message.cut > 0)
+            this.log.warn({ cut: message.cut, of: thread }, 'connections cut at the end of the drain time');
         }
       });
       worker.once('error', (error: Error) => (death = error));

@@ -30,11 +30,11 @@ export interface HttpRange {
 }
 
 export interface HttpStore {
-  getSync(key: string): Uint8Array | undefined;
-  getEntry(key: string): Promise<HttpEntry | undefined>;
+  getEntrySync(key: string): HttpEntry | undefined;
   put(key: string, value: Uint8Array, options?: HttpPutOptions): Promise<boolean>;
+  /** True also if the key was not there; false if ifVersion did not hold. */
   del(key: string, options?: { durability?: Durability; ifVersion?: number }): Promise<boolean>;
   iterator(range?: HttpRange): AsyncIterable<readonly [string, Uint8Array]>;
-  metrics(): string;
+  metrics(): Promise<string>;
   close(): Promise<void>;
 }

@@ -17,7 +17,7 @@ const port = parentPort!;
 const tell = (message: FromThread): void => port.postMessage(message);
 
 const log = createLog(data.options.logLevel, data.thread);
-const store = (await ConcordPool.attach(data.handle)) as unknown as HttpStore;
+const store: HttpStore = await ConcordPool.attach<string, Buffer>(data.handle);
 const serving = new Serving({
   store,
   options: data.options,
