@@ -28,10 +28,18 @@ const FOREIGN_CORES_MAX = 0.25;
 const JUDGED_SECONDS_MIN = 0.2;
 
 export const SIZES = {
-  full: { n: 1_000_000, rounds: 3, quick: false, ops: (full) => full, durationMs: 1500, warmups: 1 },
-  quick: { n: 50_000, rounds: 3, quick: true, ops: (_, quick) => quick, durationMs: 200, warmups: 1 },
+  full: { n: 1_000_000, rounds: 3, quick: false, ops: (full) => full, durationMs: 1500, idleMs: 40, warmups: 1 },
+  quick: { n: 50_000, rounds: 3, quick: true, ops: (_, quick) => quick, durationMs: 150, idleMs: 20, warmups: 1 },
   /** Runs everything, measures nothing. */
-  smoke: { n: 500, rounds: 1, quick: true, ops: (_, quick) => Math.min(quick, 400), durationMs: 30, warmups: 0 },
+  smoke: {
+    n: 500,
+    rounds: 1,
+    quick: true,
+    ops: (_, quick) => Math.min(quick, 400),
+    durationMs: 30,
+    idleMs: 10,
+    warmups: 0,
+  },
 };
 
 /**
@@ -218,11 +226,12 @@ class Run {
 
   async #measureMemory(station, row) {
     await station.child.call('settle');
-    const { usedBytes, rssGrowthBytes, entries } = await station.child.call('memory');
+    const { usedBytes, highWaterBytes, rssGrowthBytes, entries } = await station.child.call('memory');
     this.memory[row] ??= {};
     this.memory[row][station.engineName] = {
       rawBytes: entries * RECORD_BYTES,
       usedBytes,
+      highWaterBytes,
       rssGrowthBytes,
       diskBytes: diskBytes(station.directory),
     };
@@ -231,10 +240,8 @@ class Run {
   async #allIdle() {
     if (this.#scale.warmups === 0) return;
     if (!this.#scale.quick) syncDisks();
-    await waitUntilIdle(
-      [...this.#stations.values()].map(({ child }) => child.pid),
-      IDLE_WAIT_MS_MAX,
-    );
+    const pids = [...this.#stations.values()].map(({ child }) => child.pid);
+    await waitUntilIdle(pids, this.#scale.idleMs, IDLE_WAIT_MS_MAX);
   }
 
   async #verify(station) {

@@ -80,9 +80,10 @@ class Store {
     await this.#db.flush();
   }
 
-  /** Shared-memory bytes in use over all shards. */
-  async usedBytes() {
-    return (await this.#db.stats()).shards.reduce((sum, shard) => sum + shard.usedBytes, 0);
+  /** Shared memory over all shards: in pages, and the most it ever was (what the operating system has committed). */
+  memory() {
+    const { memoryUsedBytes, memoryHighWaterBytes } = this.#db.stats();
+    return { usedBytes: memoryUsedBytes, highWaterBytes: memoryHighWaterBytes };
   }
 
   handle() {

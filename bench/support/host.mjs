@@ -54,7 +54,7 @@ const methods = {
   async memory() {
     globalThis.gc?.();
     return {
-      usedBytes: await session.store.usedBytes?.(),
+      ...session.store.memory?.(),
       rssGrowthBytes: process.memoryUsage.rss() - rssBeforeBytes,
       entries: session.count,
     };

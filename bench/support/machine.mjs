@@ -50,11 +50,10 @@ function processCpuTicks(pid) {
 }
 
 /**
- * Waits until none of the processes computes any more (compaction, checkpoints after a turn), `msMax` at most. One engine's
+ * Waits until none of the processes has computed for `windowMs` (compaction, checkpoints after a turn), `msMax` at most. One engine's
  * leftover work must not slow the next engine's turn.
  */
-export async function waitUntilIdle(pids, msMax) {
-  const windowMs = 40;
+export async function waitUntilIdle(pids, windowMs, msMax) {
   try {
     let before = pids.map(processCpuTicks);
     for (let waitedMs = 0; waitedMs < msMax; waitedMs += windowMs) {

@@ -37,21 +37,16 @@ export function formatWorkload(name, question, rows) {
 export function formatMemory(memory) {
   const lines = [];
   for (const [row, engines] of Object.entries(memory)) {
-    for (const [engine, { rawBytes, usedBytes, rssGrowthBytes, diskBytes }] of Object.entries(engines)) {
-      const used = usedBytes === undefined ? '-' : `${mebi(usedBytes)} (${(usedBytes / rawBytes).toFixed(2)}x)`;
+    for (const [engine, { rawBytes, usedBytes, highWaterBytes, rssGrowthBytes, diskBytes }] of Object.entries(
+      engines,
+    )) {
+      const times = (bytes) => (bytes === undefined ? '-' : `${mebi(bytes)} (${(bytes / rawBytes).toFixed(2)}x)`);
       const rss = rssGrowthBytes === undefined ? '-' : mebi(rssGrowthBytes);
-      lines.push([
-        row,
-        engine,
-        mebi(rawBytes),
-        used,
-        rss,
-        `${mebi(diskBytes)} (${(diskBytes / rawBytes).toFixed(2)}x)`,
-      ]);
+      lines.push([row, engine, mebi(rawBytes), times(usedBytes), times(highWaterBytes), rss, times(diskBytes)]);
     }
   }
   if (lines.length === 0) return '';
-  return `\n## memory and disk, MiB\n\n${grid([['after', 'engine', 'raw', 'shared memory used', 'RSS growth', 'disk'], ...lines])}`;
+  return `\n## memory and disk, MiB\n\n${grid([['after', 'engine', 'raw', 'shared memory used', 'its high water', 'RSS growth', 'disk'], ...lines])}`;
 }
 
 export function formatTargets(verdicts, n) {
