@@ -12,7 +12,7 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import * as fs from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/directory-lock.js';
@@ -189,7 +189,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (creates && (!options.createIfMissing || options.readOnly)) {
       throw new ConcordError('ERR_NOT_FOUND', `there is no store at ${directory}`, { directory });
     }
-    if (creates) env.makeDirectory(directory);
+    if (creates) {
+      env.makeDirectory(directory);
+      env.syncDirectory(dirname(directory));
+    }
     const lock = options.readOnly ? undefined : await acquireDirectoryLock(directory);
     try {
       // Another opener may have finished a creation meanwhile.

@@ -21,7 +21,7 @@ import {
 } from '../../engines/operation.js';
 import { Durability, type DurabilityLevel, type ShardStore } from '../../engines/store/shard-store.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
-import type { SweepState } from '../../engines/btree/writer.js';
+import { newSweep, type SweepState } from '../../engines/btree/writer.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import {
   COMPLETED_WORD,
@@ -560,7 +560,7 @@ export class Shard {
   compact(): Promise<number> {
     if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
     return new Promise((resolve) => {
-      this.#sweep = { state: { resumeKey: undefined, done: false, removedCells: 0 }, resolve };
+      this.#sweep = { state: newSweep(), resolve };
     });
   }
 

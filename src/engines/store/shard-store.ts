@@ -8,6 +8,7 @@
  * failed leaves no trace in memory; a frame is applied exactly if its last sequence number is above the published one, in life and in recovery.
  * Threads: the shard's thread only.
  */
+import { dirname } from 'node:path';
 import { assert } from '../../shared/assert.js';
 import { ConcordError, fromSystemError } from '../../shared/errors.js';
 import type { Env } from '../../shared/env/env.js';
@@ -158,7 +159,10 @@ export class ShardStore {
     const exists = directory !== undefined && env.exists(directory);
     if (directory !== undefined && !options.readOnly) {
       if (exists) removeTemporaryCheckpoints(env, directory);
-      else env.makeDirectory(directory);
+      else {
+        env.makeDirectory(directory);
+        env.syncDirectory(dirname(directory));
+      }
     }
     const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
     const arena = options.adopt ? ArenaWriter.adopt(options.arena, markTrees) : new ArenaWriter(options.arena);
