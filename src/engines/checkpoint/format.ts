@@ -9,7 +9,7 @@
  *       32     8  lsn           u48, two zero bytes
  *       40     8  publishedSeq  u48, two zero bytes
  *       48     8  createdAt     u48 milliseconds, two zero bytes
- *       56     8  trimSeq       u48, two zero bytes; 0 without HeaderFlag.TrimSeq
+ *       56     8  replayFromLsn       u48, two zero bytes; 0 without HeaderFlag.ReplayFromLsn
  *       64     4  flags         u32, HeaderFlag
  *       68    56  zero
  *      124     4  crc           crc32 over [0, 124); at this place in every version
@@ -39,7 +39,7 @@ const END_MAGIC = Buffer.from('CKV-END\n', 'latin1');
 const HEADER_CRC_OFFSET = HEADER_BYTES - 4;
 
 /** On disk: never renumber, never reuse. */
-const HeaderFlag = { TrimSeq: 1 } as const;
+const HeaderFlag = { ReplayFromLsn: 1 } as const;
 
 export interface CheckpointHeader {
   /** 16 bytes. */
@@ -50,7 +50,8 @@ export interface CheckpointHeader {
   readonly publishedSeq: number;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
-  readonly trimSeq?: number | undefined;
+  /** First log frame a recovery must read, when it is not lsn + 1: values that were on their way began there. */
+  readonly replayFromLsn?: number | undefined;
 }
 
 export interface CheckpointFooter {
@@ -77,7 +78,7 @@ export function encodeHeader(into: Buffer, header: CheckpointHeader): number {
   checkNumber('lsn', header.lsn, U48_MAX);
   checkNumber('publishedSeq', header.publishedSeq, U48_MAX);
   checkNumber('createdAt', header.createdAt, U48_MAX);
-  checkNumber('trimSeq', header.trimSeq ?? 0, U48_MAX);
+  checkNumber('replayFromLsn', header.replayFromLsn ?? 0, U48_MAX);
   into.fill(0, 0, HEADER_BYTES);
   into.set(MAGIC, 0);
   into.writeUInt32LE(CHECKPOINT_FORMAT_VERSION, 8);
@@ -86,8 +87,8 @@ export function encodeHeader(into: Buffer, header: CheckpointHeader): number {
   into.writeUIntLE(header.lsn, 32, 6);
   into.writeUIntLE(header.publishedSeq, 40, 6);
   into.writeUIntLE(header.createdAt, 48, 6);
-  into.writeUIntLE(header.trimSeq ?? 0, 56, 6);
-  into.writeUInt32LE(header.trimSeq === undefined ? 0 : HeaderFlag.TrimSeq, 64);
+  into.writeUIntLE(header.replayFromLsn ?? 0, 56, 6);
+  into.writeUInt32LE(header.replayFromLsn === undefined ? 0 : HeaderFlag.ReplayFromLsn, 64);
   const crc = crc32(into, 0, HEADER_CRC_OFFSET);
   into.writeUInt32LE(crc, HEADER_CRC_OFFSET);
   return crc;
@@ -112,14 +113,14 @@ export function decodeHeader(
     const text = `${file}: checkpoint format version ${version}, this release reads ${CHECKPOINT_FORMAT_VERSION}`;
     throw new ConcordError('ERR_FORMAT_VERSION', text, { file, version });
   }
-  const hasTrimSeq = (bytes.readUInt32LE(64) & HeaderFlag.TrimSeq) !== 0;
+  const hasReplayFromLsn = (bytes.readUInt32LE(64) & HeaderFlag.ReplayFromLsn) !== 0;
   const header: CheckpointHeader = {
     storeId: Uint8Array.from(bytes.subarray(16, 16 + STORE_ID_BYTES)),
     shard: bytes.readUInt32LE(12),
     lsn: bytes.readUIntLE(32, 6),
     publishedSeq: bytes.readUIntLE(40, 6),
     createdAt: bytes.readUIntLE(48, 6),
-    ...(hasTrimSeq ? { trimSeq: bytes.readUIntLE(56, 6) } : {}),
+    ...(hasReplayFromLsn ? { replayFromLsn: bytes.readUIntLE(56, 6) } : {}),
   };
   return { header, seed: stored };
 }

@@ -14,7 +14,7 @@
  * - A segment is synced before its successor gets a name, and its successor's header before that. So whatever is bad in a segment
  *   that is not the last is damage, and the last one's header is always whole.
  * - After a failed write the file is cut back to the last good frame and synced before anyone hears of the failure: a frame whose
- *   commit() threw is never replayed.
+ *   commit() threw is never replayed (on a file system too full even for that: from the next successful call on).
  * - After a failed fdatasync (or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
  *   a success. Only a new writer behind a recovery goes on; it writes the doubtful tail anew.
  * - A file is reused only after its old name is durably gone.
@@ -112,6 +112,8 @@ export class WalWriter {
   #lastLsn: number;
   #writtenLsn: number;
   #syncedLsn: number;
+  /** A failed write is still to be cut off. */
+  #isCutPending = false;
   #failure: ConcordError | undefined;
   #isClosed = false;
 
@@ -288,6 +290,7 @@ export class WalWriter {
   /** Everything committed so far is durable when it returns. */
   sync(): void {
     this.writeOut();
+    this.#finishCut();
     if (this.#syncedLsn === this.#lastLsn) return;
     this.#syncFile(this.#file!);
     this.#syncedLsn = this.#writtenLsn;
@@ -400,6 +403,7 @@ export class WalWriter {
 
   /** Writes bytes[0, byteCount) and the terminator at the end of the segment; the buffer is then empty. */
   #write(byteCount: number): void {
+    this.#finishCut();
     const end = this.#filePosition + byteCount;
     assert(end <= this.#segmentBytes, `log position ${end} beyond the segment of ${this.#segmentBytes} bytes`);
     const terminatorBytes = Math.min(TERMINATOR_BYTES, this.#segmentBytes - end);
@@ -424,18 +428,31 @@ export class WalWriter {
   }
 
   /**
-   * Some of a failed write may be in the file, even all of it. Cutting the file needs no space, so it works on a full disk; syncing makes
-   * sure that the failed frame cannot come back. What was written before becomes durable by the way.
+   * Some of a failed write may be in the file, even all of it. Cutting the file needs no space on most file systems; syncing makes sure
+   * that the failed frame cannot come back. What was written before becomes durable by the way. Where even cutting wants space, it is
+   * done before anything else is written or synced.
    */
   #cutBack(): void {
+    const file = this.#file!;
     try {
-      this.#file!.truncate(this.#filePosition);
-      this.#allocatedBytes = this.#filePosition;
-      this.#file!.sync();
-      this.#syncedLsn = this.#writtenLsn;
+      file.truncate(this.#filePosition);
     } catch (error) {
+      this.#isCutPending = error instanceof ConcordError && error.code === 'ERR_DISK_FULL';
+      if (this.#isCutPending) return;
       throw this.#fail(error, 'the log could not be cut back after a failed write');
     }
+    this.#isCutPending = false;
+    this.#allocatedBytes = this.#filePosition;
+    this.#syncFile(file);
+    this.#syncedLsn = this.#writtenLsn;
+  }
+
+  #finishCut(): void {
+    if (!this.#isCutPending) return;
+    this.#cutBack();
+    if (!this.#isCutPending) return;
+    const file = this.#segments.at(-1)!.path;
+    throw new ConcordError('ERR_DISK_FULL', `${file}: no space even for cutting off a failed write`, { file });
   }
 
   #syncFile(file: EnvFile): void {
@@ -524,6 +541,7 @@ export class WalWriter {
   /** Ends the current segment and starts the next. When it throws without `failure`, the current one goes on. */
   #roll(): void {
     assert(this.#bufferedBytes === 0, 'a roll with buffered frames');
+    this.#finishCut();
     if (this.#syncedLsn < this.#writtenLsn) {
       this.#syncFile(this.#file!);
       this.#syncedLsn = this.#writtenLsn;
@@ -540,21 +558,25 @@ export class WalWriter {
       removeQuietly(this.#env, prepared.path);
       throw error;
     }
+    prepared.file.close();
+    let file;
     try {
       this.#env.syncDirectory(this.#directory);
+      // Opened anew, so that errors name the file as it is called now.
+      file = this.#env.open(path, 'write');
     } catch (error) {
       // With the new name perhaps durable, frames added to the old segment would not be read; without it, those in the new one.
-      prepared.file.close();
-      throw this.#fail(error, 'the directory of the log could not be synced');
+      throw this.#fail(error, 'a new log segment could not be put to use');
     }
-    this.#closeFile();
-    this.#file = prepared.file;
+    const previous = this.#file;
+    this.#file = file;
     this.#filePosition = SEGMENT_HEADER_BYTES;
     this.#allocatedBytes = prepared.fileBytes;
     this.#seed = prepared.seed;
     this.#generation = generation;
     this.#nextGeneration = generation + 1;
     this.#segments.push({ path, generation, firstLsn: this.#lastLsn + 1, usedBytes: SEGMENT_HEADER_BYTES });
+    previous?.close();
   }
 
   /** A synced file with the header of `generation`, under a name that no recovery reads. */

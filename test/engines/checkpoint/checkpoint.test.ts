@@ -10,6 +10,7 @@ import {
 } from '../../../dist/engines/checkpoint/reader.js';
 import { CHUNK_BYTES_MAX, HEADER_BYTES, checkpointName } from '../../../dist/engines/checkpoint/format.js';
 import { crc32 } from '../../../dist/shared/checksum.js';
+import { FaultEnv } from '../../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../../dist/shared/env/mem-env.js';
 import type { Env } from '../../../dist/shared/env/env.js';
 import { Random } from '../../../dist/shared/random.js';
@@ -62,7 +63,7 @@ function expectChunks(found: readonly Buffer[], chunks: readonly Buffer[]): void
 describe('a checkpoint', () => {
   test('has the documented bytes', () => {
     const fixed = withFixedSurroundings(env, 0, 0x5a);
-    const path = write(fixed, [Buffer.from('first'), Buffer.from('no 2')], { ...HEADER, trimSeq: 2 ** 40 });
+    const path = write(fixed, [Buffer.from('first'), Buffer.from('no 2')], { ...HEADER, replayFromLsn: 2 ** 40 });
     const bytes = readFile(env, path);
     const field = (from: number, to: number, what: string): [string, string] => [bytes.toString('hex', from, to), what];
     expectGolden('checkpoint.txt', [
@@ -106,8 +107,8 @@ describe('a checkpoint', () => {
     expect(headers).toEqual([reader.header]);
     reader.close();
     expect(reader.nextChunk()).toBeUndefined();
-    const withTrim = write(env, [], { ...HEADER, lsn: 1, trimSeq: 0 });
-    expect(readCheckpoint(env, withTrim).header.trimSeq).toBe(0);
+    const withTrim = write(env, [], { ...HEADER, lsn: 1, replayFromLsn: 0 });
+    expect(readCheckpoint(env, withTrim).header.replayFromLsn).toBe(0);
   });
 
   test('without chunks is a valid one', () => {
@@ -139,7 +140,7 @@ describe('a checkpoint', () => {
     { shard: 0.5 },
     { publishedSeq: NaN },
     { createdAt: -1 },
-    { trimSeq: 1.5 },
+    { replayFromLsn: 1.5 },
   ])('with header field %o is the caller’s mistake', (wrong) => {
     expect(() => CheckpointWriter.create(env, DIRECTORY, { ...HEADER, ...wrong })).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARG' }),
@@ -166,7 +167,7 @@ describe('damage', () => {
   const CHUNKS = [payloadOf(1, 100), payloadOf(2, 33), payloadOf(3, 64)];
 
   test('of any bit is an error naming the file, and no wrong chunk is handed out before it', () => {
-    const path = write(env, CHUNKS, { ...HEADER, trimSeq: 5 });
+    const path = write(env, CHUNKS, { ...HEADER, replayFromLsn: 5 });
     const original = readFile(env, path);
     for (let bit = 0; bit < original.length * 8; bit++) {
       const offset = bit >> 3;
@@ -282,6 +283,41 @@ describe('files of a directory', () => {
     expect(reader.nextChunk()).toHaveLength(10);
     isCancelled = true;
     expect(failure(() => reader.nextChunk()).code).toBe('ERR_CLOSED');
+  });
+});
+
+describe('failures of the disk', () => {
+  test.each(['write', 'sync', 'rename', 'create', 'close'] as const)(
+    'a failed %s leaves nothing behind',
+    (operation) => {
+      for (const [error, code] of [
+        ['ENOSPC', 'ERR_DISK_FULL'],
+        ['EIO', 'ERR_IO'],
+      ] as const) {
+        const faulty = new FaultEnv(env, [{ operation, path: /tmp$/, times: 1, error, shortWriteBytes: 1000 }]);
+        const chunks = [payloadOf(1, 1_500_000), payloadOf(2, 10)];
+        expect(failure(() => write(faulty, chunks)).code).toBe(code);
+        expect(env.list(DIRECTORY)).toEqual([]);
+        // The next attempt has nothing in its way.
+        expectChunks(read(env, write(faulty, chunks)), chunks);
+        env.remove(`${DIRECTORY}/${checkpointName(HEADER.lsn)}`);
+      }
+    },
+  );
+
+  test('a failed sync of the directory is reported, and the file stays', () => {
+    const faulty = new FaultEnv(env, [{ operation: 'syncDirectory', times: 1, error: 'EIO' }]);
+    expect(failure(() => write(faulty, [payloadOf(1, 10)])).code).toBe('ERR_IO');
+    expect(env.list(DIRECTORY)).toEqual([checkpointName(HEADER.lsn)]);
+  });
+
+  test('an error while reading passes through with its code', () => {
+    const path = write(env, [payloadOf(1, 1_500_000)]);
+    for (const after of [0, 1]) {
+      const faulty = new FaultEnv(env, [{ operation: 'read', after, error: 'EIO' }]);
+      expect(failure(() => read(faulty, path)).code).toBe('ERR_IO');
+    }
+    expect(failure(() => read(env, `${DIRECTORY}/none.ckpt`)).code).toBe('ERR_IO');
   });
 });
 
