@@ -12,7 +12,11 @@ export const ERROR_TABLE = {
   ERR_LOCKED: { retryable: true, httpStatus: 503, text: 'the data directory is open in another process' },
   ERR_NOT_FOUND: { retryable: false, httpStatus: 404, text: 'there is no store at this path' },
   ERR_EXISTS: { retryable: false, httpStatus: 409, text: 'a store exists at this path already' },
-  ERR_OPTION_CONFLICT: { retryable: false, httpStatus: 400, text: 'an option contradicts what the store was created with' },
+  ERR_OPTION_CONFLICT: {
+    retryable: false,
+    httpStatus: 400,
+    text: 'an option contradicts what the store was created with',
+  },
   ERR_READ_ONLY: { retryable: false, httpStatus: 403, text: 'the store or the shard accepts no writes' },
   ERR_KEY_TOO_LARGE: { retryable: false, httpStatus: 414, text: 'the encoded key is longer than the limit' },
   ERR_VALUE_TOO_LARGE: { retryable: false, httpStatus: 413, text: 'the encoded value is longer than the limit' },
@@ -25,11 +29,19 @@ export const ERROR_TABLE = {
   ERR_IO: { retryable: false, httpStatus: 500, text: 'the operating system refused a file operation' },
   ERR_PERMISSION: { retryable: false, httpStatus: 500, text: 'the process may not read or write a file of the store' },
   ERR_CORRUPT: { retryable: false, httpStatus: 500, text: 'bytes on disk or in memory are not what was written' },
-  ERR_FORMAT_VERSION: { retryable: false, httpStatus: 500, text: 'the file has a format version this release cannot read' },
+  ERR_FORMAT_VERSION: {
+    retryable: false,
+    httpStatus: 500,
+    text: 'the file has a format version this release cannot read',
+  },
   ERR_TIMEOUT: { retryable: true, httpStatus: 504, text: 'the deadline passed' },
   ERR_SNAPSHOT_LIMIT: { retryable: true, httpStatus: 503, text: 'all snapshot slots are in use' },
   ERR_CLIENT_LIMIT: { retryable: true, httpStatus: 503, text: 'all client slots are in use' },
-  ERR_SHARD_RESTARTED: { retryable: true, httpStatus: 503, text: 'the shard restarted; the outcome of the call is unknown' },
+  ERR_SHARD_RESTARTED: {
+    retryable: true,
+    httpStatus: 503,
+    text: 'the shard restarted; the outcome of the call is unknown',
+  },
   ERR_SHARD_FAILED: { retryable: false, httpStatus: 503, text: 'the shard failed repeatedly and stays down' },
   ERR_OWNER_DIED: { retryable: true, httpStatus: 503, text: 'the thread that held the lock died' },
   ERR_INTERNAL: { retryable: false, httpStatus: 500, text: 'an invariant is broken' },
@@ -87,8 +99,10 @@ export function fromSystemError(error: unknown, doing: string, file: string): Co
   const code = (error as NodeJS.ErrnoException | null)?.code;
   const details = { file, errno: code ?? 'unknown' };
   const message = `${doing} ${file}: ${error instanceof Error ? error.message : String(error)}`;
-  if (code === 'ENOSPC' || code === 'EDQUOT') return new ConcordError('ERR_DISK_FULL', message, details, { cause: error });
-  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') return new ConcordError('ERR_PERMISSION', message, details, { cause: error });
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new ConcordError('ERR_DISK_FULL', message, details, { cause: error });
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')
+    return new ConcordError('ERR_PERMISSION', message, details, { cause: error });
   return new ConcordError('ERR_IO', message, details, { cause: error });
 }
 

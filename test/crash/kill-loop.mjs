@@ -69,7 +69,11 @@ export async function killLoop({ kills, seed, directory, onProgress, shards = 2 
       life: kill,
       seed: Math.floor(random() * 2 ** 31),
       last,
-      ...(last ? {} : early ? { killEarlyMs: Math.floor(40 + random() * 250) } : { killAfterMs: Math.floor(random() * 250) }),
+      ...(last
+        ? {}
+        : early
+          ? { killEarlyMs: Math.floor(40 + random() * 250) }
+          : { killAfterMs: Math.floor(random() * 250) }),
     });
     if (report !== undefined) {
       verified++;
@@ -106,7 +110,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     if (!values.keep && values.dir === undefined) fs.rmSync(directory, { recursive: true, force: true });
   } catch (error) {
     console.error(`FAILED: ${error.message}`);
-    console.error(`replay: node test/crash/kill-loop.mjs --kills ${values.kills} --seed ${seed}; files are in ${directory}`);
+    console.error(
+      `replay: node test/crash/kill-loop.mjs --kills ${values.kills} --seed ${seed}; files are in ${directory}`,
+    );
     process.exitCode = 1;
   }
 }

@@ -158,7 +158,7 @@ export class ShardLink {
     const mask = this.#mask * 2 + 1;
     const resolves = new Array<Resolve | undefined>(mask + 1);
     const rejects = new Array<Reject | undefined>(mask + 1);
-    for (let request = this.#settled; request !== this.#issued; ) {
+    for (let request = this.#settled; request !== this.#issued;) {
       request = (request + 1) | 0;
       resolves[request & mask] = this.#resolves[request & this.#mask];
       rejects[request & mask] = this.#rejects[request & this.#mask];

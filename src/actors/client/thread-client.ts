@@ -82,10 +82,13 @@ export class ThreadClient {
 
   /** @throws ERR_CLOSED, ERR_SHARD_FAILED */
   assertWritable(shard: number): void {
-    if (this.closed || this.control.poolState !== PoolState.Open) throw new ConcordError('ERR_CLOSED', 'the store is closed');
+    if (this.closed || this.control.poolState !== PoolState.Open)
+      throw new ConcordError('ERR_CLOSED', 'the store is closed');
     const state = this.control.shardState(shard);
     if (state === ShardState.Failed) {
-      throw new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down; reopen the store`, { shard });
+      throw new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down; reopen the store`, {
+        shard,
+      });
     }
   }
 
@@ -126,8 +129,7 @@ export class ThreadClient {
     }
     const now = performance.now();
     if (settled > 0) this.#lastProgress = now;
-    const spinMs =
-      this.control.clients + this.control.shards > CORES ? SPIN_CROWDED_MS : SPIN_MS;
+    const spinMs = this.control.clients + this.control.shards > CORES ? SPIN_CROWDED_MS : SPIN_MS;
     if (now - this.#lastProgress < spinMs) {
       setImmediate(this.#pump);
       return;
@@ -163,7 +165,9 @@ export class ThreadClient {
       if (link.pending === 0) continue;
       if (isClosed) link.rejectAll(new ConcordError('ERR_CLOSED', 'the store was closed'));
       else if (this.control.shardState(shard) === ShardState.Failed) {
-        link.rejectAll(new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down`, { shard }));
+        link.rejectAll(
+          new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down`, { shard }),
+        );
       }
     }
   }

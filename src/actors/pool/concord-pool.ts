@@ -64,8 +64,7 @@ export interface DelOptions extends WriteOptions {
 }
 
 export type BatchOperation<K, V> =
-  | { readonly type: 'put'; readonly key: K; readonly value: V }
-  | { readonly type: 'del'; readonly key: K };
+  { readonly type: 'put'; readonly key: K; readonly value: V } | { readonly type: 'del'; readonly key: K };
 
 /** Lets another thread attach: pass it in workerData or postMessage, with its transferList. */
 export interface PoolHandle {
@@ -116,7 +115,8 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
    *   details.offset), ERR_FORMAT_VERSION, ERR_MEMORY_FULL, ERR_PERMISSION, ERR_DISK_FULL, ERR_IO
    */
   static async open<K = string, V = string>(directory: string, options?: PoolOptions): Promise<ConcordPool<K, V>> {
-    if (typeof directory !== 'string' || directory === '') throw invalidArgument('the directory must be a non-empty string');
+    if (typeof directory !== 'string' || directory === '')
+      throw invalidArgument('the directory must be a non-empty string');
     const resolved = resolveOptions(options);
     const given = resolved.valueEncoding;
     if (given !== undefined) resolveValueEncoding(given);
@@ -125,7 +125,14 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       const { settings } = host;
       const valueEncoding = encodingFor(settings.valueEncoding, given);
       const client = new ThreadClient(await host.attachClient());
-      return new ConcordPool<K, V>(client, settings, resolveKeyEncoding(settings.keyEncoding), valueEncoding, host, undefined);
+      return new ConcordPool<K, V>(
+        client,
+        settings,
+        resolveKeyEncoding(settings.keyEncoding),
+        valueEncoding,
+        host,
+        undefined,
+      );
     } catch (error) {
       await host.close();
       throw error;
@@ -142,7 +149,8 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     options?: { readonly valueEncoding?: CustomValueEncoding },
   ): Promise<ConcordPool<K, V>> {
     const port = (handle as Partial<PoolHandle> | undefined)?.port;
-    if (port === undefined) throw invalidArgument('attach takes what db.handle() returned, passed with its transferList');
+    if (port === undefined)
+      throw invalidArgument('attach takes what db.handle() returned, passed with its transferList');
     const gate = remoteControl<ClientGate>(port);
     const { setup, settings } = await gate.attach();
     const valueEncoding = encodingFor(settings.valueEncoding, options?.valueEncoding);
@@ -208,7 +216,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       const view = this.#writable(length);
       return this.#putEncoded(view, length, encoded, level, condition, version, signal);
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error);
     }
   }
 
@@ -293,7 +301,13 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       const own = Buffer.from(this.scratch.bytes.subarray(0, length));
       const submit = (): Promise<boolean> => {
         this.client.assertWritable(link.shard);
-        const request = newRequest(operationBytes(own.length, 0), level, condition, hashBytes(own, 0, own.length), version);
+        const request = newRequest(
+          operationBytes(own.length, 0),
+          level,
+          condition,
+          hashBytes(own, 0, own.length),
+          version,
+        );
         writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Delete, 0, own.length, 0);
         request.set(own, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
         return sendRequest(view, request, signal);
@@ -301,7 +315,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       const before = link.blobsOnTheirWay > 0 ? link.blobFor(own, own.length) : undefined;
       return before === undefined ? submit() : before.then(submit);
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error);
     }
   }
 
@@ -310,7 +324,11 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
    * again if another writer came between. Resolves with what is stored.
    * @throws what `change` throws; ERR_CONFLICT after 1,000 attempts; as put
    */
-  async update(key: K, change: (value: V | undefined) => V | undefined | Promise<V | undefined>, options?: WriteOptions): Promise<V | undefined> {
+  async update(
+    key: K,
+    change: (value: V | undefined) => V | undefined | Promise<V | undefined>,
+    options?: WriteOptions,
+  ): Promise<V | undefined> {
     if (typeof change !== 'function') throw invalidArgument('update takes a function');
     for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
       const entry = await this.getEntry(key);
@@ -321,7 +339,10 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
         return value;
       }
     }
-    throw new ConcordError('ERR_CONFLICT', `update gave up after ${UPDATE_ATTEMPTS_MAX} attempts: the key changes too often`);
+    throw new ConcordError(
+      'ERR_CONFLICT',
+      `update gave up after ${UPDATE_ATTEMPTS_MAX} attempts: the key changes too often`,
+    );
   }
 
   /**
@@ -356,7 +377,8 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     let view: ShardView | undefined;
     for (const operation of operations) {
       const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
-      if (type !== 'put' && type !== 'del') throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
+      if (type !== 'put' && type !== 'del')
+        throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
       const encoded = operation.type === 'put' ? this.valueEncoding.encode(operation.value) : '';
       const length = this.keyEncoding.encode(operation.key, this.scratch);
       const owner = this.#writable(length);
@@ -383,7 +405,9 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       writeOperationHeader(records, end, kind, 0, length, valueBytes);
       end += operationBytes(length, valueBytes);
       if (end > MAX_BATCH_BYTES) {
-        throw new ConcordError('ERR_BATCH_TOO_LARGE', `a batch holds at most ${MAX_BATCH_BYTES} bytes`, { limitBytes: MAX_BATCH_BYTES });
+        throw new ConcordError('ERR_BATCH_TOO_LARGE', `a batch holds at most ${MAX_BATCH_BYTES} bytes`, {
+          limitBytes: MAX_BATCH_BYTES,
+        });
       }
     }
     return { records: records.subarray(0, end), view: view! };
@@ -446,7 +470,8 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
   /** Writes a consistent copy, as of now, to a new directory that can be opened. @throws ERR_EXISTS, ERR_DISK_FULL, ERR_IO, ERR_PERMISSION */
   async checkpoint(directory: string): Promise<void> {
     this.assertOpen();
-    if (typeof directory !== 'string' || directory === '') throw invalidArgument('the directory must be a non-empty string');
+    if (typeof directory !== 'string' || directory === '')
+      throw invalidArgument('the directory must be a non-empty string');
     await this.flush();
     if (this.#host === undefined) await this.#gate!.checkpoint(directory);
     else await this.#host.exportTo(directory);
@@ -539,10 +564,14 @@ function encodingFor(name: string, given: PoolOptions['valueEncoding']): ValueEn
   try {
     return resolveValueEncoding(name);
   } catch {
-    throw new ConcordError('ERR_OPTION_CONFLICT', `the store has the custom valueEncoding ${name}: pass it as an option`, {
-      option: 'valueEncoding',
-      stored: name,
-    });
+    throw new ConcordError(
+      'ERR_OPTION_CONFLICT',
+      `the store has the custom valueEncoding ${name}: pass it as an option`,
+      {
+        option: 'valueEncoding',
+        stored: name,
+      },
+    );
   }
 }
 
@@ -554,8 +583,12 @@ function checkVersion(version: unknown): number {
 }
 
 function valueTooLarge(valueBytes: number): ConcordError {
-  return new ConcordError('ERR_VALUE_TOO_LARGE', `a value of ${valueBytes} bytes is longer than the limit of ${MAX_VALUE_BYTES}`, {
-    valueBytes,
-    limitBytes: MAX_VALUE_BYTES,
-  });
+  return new ConcordError(
+    'ERR_VALUE_TOO_LARGE',
+    `a value of ${valueBytes} bytes is longer than the limit of ${MAX_VALUE_BYTES}`,
+    {
+      valueBytes,
+      limitBytes: MAX_VALUE_BYTES,
+    },
+  );
 }

@@ -182,9 +182,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
       throw new ConcordError('ERR_EXISTS', `${directory} holds a store already`, { directory });
     }
     if (before === 'foreign') {
-      throw new ConcordError('ERR_CORRUPT', `${directory} is not empty and has no MANIFEST: not a store, or a damaged one`, {
-        directory,
-      });
+      throw new ConcordError(
+        'ERR_CORRUPT',
+        `${directory} is not empty and has no MANIFEST: not a store, or a damaged one`,
+        {
+          directory,
+        },
+      );
     }
     if (creates && (!options.createIfMissing || options.readOnly)) {
       throw new ConcordError('ERR_NOT_FOUND', `there is no store at ${directory}`, { directory });
@@ -198,7 +202,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       // Another opener may have finished a creation meanwhile.
       const now = inspectDirectory(env, directory);
       if (now === 'store') {
-        if (options.errorIfExists) throw new ConcordError('ERR_EXISTS', `${directory} holds a store already`, { directory });
+        if (options.errorIfExists)
+          throw new ConcordError('ERR_EXISTS', `${directory} holds a store already`, { directory });
         const manifest = readManifest(env, directory);
         checkAgreement(manifest, options, directory);
         if (!options.readOnly) removeCreationMarker(env, directory);
@@ -241,7 +246,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       throw failure.reason;
     }
     let highest = 0;
-    for (let shard = 0; shard < this.#shards.length; shard++) highest = Math.max(highest, this.control.published(shard));
+    for (let shard = 0; shard < this.#shards.length; shard++)
+      highest = Math.max(highest, this.control.published(shard));
     this.control.nextSequence = highest + 1;
   }
 
@@ -313,11 +319,17 @@ export class PoolHost extends EventEmitter<HostEvents> {
         }
       });
       worker.on('error', (error: Error) => {
-        handle.lastError = new ConcordError('ERR_INTERNAL', `shard ${index}: ${error.message}`, { shard: index }, { cause: error });
+        handle.lastError = new ConcordError(
+          'ERR_INTERNAL',
+          `shard ${index}: ${error.message}`,
+          { shard: index },
+          { cause: error },
+        );
         reject(handle.lastError);
       });
       worker.once('exit', () => {
-        if (!isReady) reject(new ConcordError('ERR_INTERNAL', `shard ${index} ended before it was ready`, { shard: index }));
+        if (!isReady)
+          reject(new ConcordError('ERR_INTERNAL', `shard ${index} ended before it was ready`, { shard: index }));
         else if (!this.#closing) void this.#restart(handle);
       });
     });
@@ -327,7 +339,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** A shard thread died: another one takes over, unless it has died too often. */
   async #restart(handle: ShardHandle): Promise<void> {
     const { index } = handle;
-    const error = handle.lastError ?? new ConcordError('ERR_INTERNAL', `shard ${index} ended unexpectedly`, { shard: index });
+    const error =
+      handle.lastError ?? new ConcordError('ERR_INTERNAL', `shard ${index} ended unexpectedly`, { shard: index });
     this.control.setShardState(index, ShardState.Restarting);
     this.control.countRestart(index);
     if (handle.checkpoint !== undefined) {
@@ -435,10 +448,16 @@ export class PoolHost extends EventEmitter<HostEvents> {
     beginCreation(env, directory, (tree) => {
       fs.rmSync(tree, { recursive: true, force: true });
     });
-    const manifest = { ...this.manifest, storeId: randomBytes(16).toString('hex'), createdAt: new Date().toISOString() };
+    const manifest = {
+      ...this.manifest,
+      storeId: randomBytes(16).toString('hex'),
+      createdAt: new Date().toISOString(),
+    };
     const snapshot = await this.control.openSnapshot(0);
     try {
-      await Promise.all(this.#shards.map((handle) => this.#exportShard(handle, directory, manifest, snapshot.sequence)));
+      await Promise.all(
+        this.#shards.map((handle) => this.#exportShard(handle, directory, manifest, snapshot.sequence)),
+      );
     } finally {
       this.control.closeSnapshot(snapshot.slot, 0);
     }
@@ -580,7 +599,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
         const state = this.control.shardState(handle.index);
         if (state === ShardState.Running) {
           const counters = this.control.shardCounters(handle.index);
-          if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES) await this.#checkpointShard(handle).catch(() => undefined);
+          if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES)
+            await this.#checkpointShard(handle).catch(() => undefined);
         }
         if (state !== ShardState.Failed) await handle.remote.close();
       } catch (error) {
@@ -630,7 +650,8 @@ function manifestOf(options: ResolvedOptions): Manifest {
     storeId: randomBytes(16).toString('hex'),
     shards: options.shardCount ?? defaultShardCount(),
     keyEncoding: options.keyEncoding ?? 'utf8',
-    valueEncoding: valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
+    valueEncoding:
+      valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
     createdAt: new Date().toISOString(),
   });
 }
@@ -651,5 +672,6 @@ function checkAgreement(manifest: Manifest, options: ResolvedOptions, directory:
   }
   const { valueEncoding } = options;
   const name = typeof valueEncoding === 'object' ? valueEncoding.name : valueEncoding;
-  if (name !== undefined && name !== manifest.valueEncoding) throw conflict('valueEncoding', manifest.valueEncoding, name);
+  if (name !== undefined && name !== manifest.valueEncoding)
+    throw conflict('valueEncoding', manifest.valueEncoding, name);
 }

@@ -36,9 +36,11 @@ interface HeldSnapshot {
 }
 
 /** Gives snapshots back that an iterator dropped without ending. */
-const abandoned = new FinalizationRegistry<{ client: ThreadClient; held: { slot: number | undefined } }>(({ client, held }) => {
-  if (held.slot !== undefined) client.control.closeSnapshot(held.slot, client.client);
-});
+const abandoned = new FinalizationRegistry<{ client: ThreadClient; held: { slot: number | undefined } }>(
+  ({ client, held }) => {
+    if (held.slot !== undefined) client.control.closeSnapshot(held.slot, client.client);
+  },
+);
 
 class ScanBase<T> {
   protected readonly plan: ScanPlan<T>;
@@ -105,7 +107,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
         return Promise.resolve({ done: true, value: undefined });
       } catch (error) {
         this.release();
-        return Promise.reject(error as Error);
+        return Promise.reject(error);
       }
     }
     return this.#inOrder(async () => {

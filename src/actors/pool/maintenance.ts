@@ -14,7 +14,14 @@ import { WalWriter } from '../../engines/wal/writer.js';
 import { writeImage } from '../../engines/btree/image.js';
 import { findCheckpoint } from '../../engines/checkpoint/reader.js';
 import { CheckpointWriter } from '../../engines/checkpoint/writer.js';
-import { beginCreation, finishCreation, inspectDirectory, readManifest, shardDirectory, type Manifest } from './manifest.js';
+import {
+  beginCreation,
+  finishCreation,
+  inspectDirectory,
+  readManifest,
+  shardDirectory,
+  type Manifest,
+} from './manifest.js';
 
 /** Reserved, not committed: enough for any store this machine could have written. */
 const VERIFY_MEMORY_BYTES = 64 * 2 ** 30;
@@ -89,7 +96,11 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
       logFrames += store.recovery.wal?.frames ?? 0;
       for (const message of store.tree.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
       const found = findCheckpoint(env, shardPath);
-      const verification = verifyWal(env, shardPath, { storeId, shard, fromLsn: found === undefined ? 1 : found.lsn + 1 });
+      const verification = verifyWal(env, shardPath, {
+        storeId,
+        shard,
+        fromLsn: found === undefined ? 1 : found.lsn + 1,
+      });
       for (const problem of verification.problems) {
         problems.push({
           code: 'ERR_CORRUPT',
@@ -113,7 +124,10 @@ function openReadOnly(
   recoveryMode: 'tolerate-torn-tail' | 'salvage' = 'tolerate-torn-tail',
 ): ShardStore {
   if (!env.exists(directory)) {
-    throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${shard} is missing`, { file: directory, shard });
+    throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${shard} is missing`, {
+      file: directory,
+      shard,
+    });
   }
   const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
   return ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode });
@@ -182,7 +196,14 @@ export async function repairStore(path: string): Promise<RepairReport> {
     env.makeDirectory(rebuilt);
     beginCreation(env, rebuilt, () => undefined);
     for (let shard = 0; shard < manifest.shards; shard++) {
-      entries += repairShard(env, manifest, shard, shardDirectory(directory, shard), shardDirectory(rebuilt, shard), losses);
+      entries += repairShard(
+        env,
+        manifest,
+        shard,
+        shardDirectory(directory, shard),
+        shardDirectory(rebuilt, shard),
+        losses,
+      );
     }
     finishCreation(env, rebuilt, manifest);
   });
@@ -206,7 +227,9 @@ function repairShard(
   // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
   for (const ignoresCheckpoint of [false, true]) {
     try {
-      store = ignoresCheckpoint ? openLogOnly(env, from, storeId, shard) : openReadOnly(env, from, storeId, shard, 'salvage');
+      store = ignoresCheckpoint
+        ? openLogOnly(env, from, storeId, shard)
+        : openReadOnly(env, from, storeId, shard, 'salvage');
       break;
     } catch (error) {
       losses.push(problemOf(error));
@@ -238,5 +261,14 @@ function repairShard(
 /** The log without the checkpoint it continues: what it alone still says. */
 function openLogOnly(env: NodeEnv, directory: string, storeId: Uint8Array, shard: number): ShardStore {
   const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
-  return ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode: 'salvage', ignoreCheckpoint: true });
+  return ShardStore.open({
+    env,
+    directory,
+    storeId,
+    shard,
+    arena,
+    readOnly: true,
+    recoveryMode: 'salvage',
+    ignoreCheckpoint: true,
+  });
 }

@@ -74,7 +74,9 @@ export function readManifest(env: Env, directory: string): Manifest {
   }
   const parsed = schema.safeParse(JSON.parse(line));
   if (!parsed.success) {
-    throw new ConcordError('ERR_CORRUPT', `${path}: ${parsed.error.issues[0]?.message ?? 'not a manifest'}`, { file: path });
+    throw new ConcordError('ERR_CORRUPT', `${path}: ${parsed.error.issues[0]?.message ?? 'not a manifest'}`, {
+      file: path,
+    });
   }
   if (parsed.data.formatVersion !== FORMAT_VERSION) {
     throw new ConcordError(

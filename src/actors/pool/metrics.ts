@@ -34,7 +34,11 @@ const SHARD_COUNTERS: readonly (readonly [name: string, help: string, of: (stats
   ['concordkv_operations_total', 'Operation records applied.', (stats) => stats.operations],
   ['concordkv_groups_total', 'Groups committed.', (stats) => stats.groups],
   ['concordkv_log_syncs_total', 'fdatasync calls on the log.', (stats) => stats.syncs],
-  ['concordkv_conditions_failed_total', 'Conditional writes whose condition did not hold.', (stats) => stats.conditionsFailed],
+  [
+    'concordkv_conditions_failed_total',
+    'Conditional writes whose condition did not hold.',
+    (stats) => stats.conditionsFailed,
+  ],
   ['concordkv_write_errors_total', 'Groups that failed.', (stats) => stats.errors],
   ['concordkv_checkpoints_total', 'Checkpoints written.', (stats) => stats.checkpoints],
   ['concordkv_shard_restarts_total', 'Times the shard thread was restarted.', (stats) => stats.restarts],

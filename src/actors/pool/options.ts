@@ -53,7 +53,11 @@ const MAX_MEMORY_BYTES = 64 * 2 ** 30;
 const schema = z.strictObject({
   shards: z.union([z.literal('auto'), z.int().min(1).max(MAX_SHARDS)]).default('auto'),
   durability: z.enum(['sync', 'os', 'memory']).default('sync'),
-  memoryBytes: z.int().min(MIN_MEMORY_BYTES).max(MAX_MEMORY_BYTES).default(2 ** 30),
+  memoryBytes: z
+    .int()
+    .min(MIN_MEMORY_BYTES)
+    .max(MAX_MEMORY_BYTES)
+    .default(2 ** 30),
   keyEncoding: z.enum(['utf8', 'binary', 'tuple']).optional(),
   valueEncoding: z.unknown().optional(),
   readOnly: z.boolean().default(false),

@@ -31,11 +31,23 @@ export interface EncodedRange {
   readonly high: Buffer | undefined;
 }
 
-const RANGE_NAMES = new Set(['gt', 'gte', 'lt', 'lte', 'prefix', 'reverse', 'limit', 'snapshot', 'signal', 'durability']);
+const RANGE_NAMES = new Set([
+  'gt',
+  'gte',
+  'lt',
+  'lte',
+  'prefix',
+  'reverse',
+  'limit',
+  'snapshot',
+  'signal',
+  'durability',
+]);
 
 /** @throws ERR_INVALID_ARG for unknown options and keys that do not encode. */
 export function encodeRange<K>(range: RangeOptions<K>, encoding: KeyEncoding): EncodedRange {
-  if (typeof range !== 'object' || range === null) throw invalidArgument('a range must be an object with gt, gte, lt, lte or prefix');
+  if (typeof range !== 'object' || range === null)
+    throw invalidArgument('a range must be an object with gt, gte, lt, lte or prefix');
   for (const name of Object.keys(range)) {
     if (!RANGE_NAMES.has(name)) throw invalidArgument(`unknown range option ${name}`);
   }
@@ -76,6 +88,7 @@ export function isEmptyRange({ low, high }: EncodedRange): boolean {
 /** Infinity for none. @throws ERR_INVALID_ARG */
 export function checkLimit(limit: number | undefined): number {
   if (limit === undefined || limit === -1) return Infinity;
-  if (typeof limit !== 'number' || Number.isNaN(limit) || limit < 0) throw invalidArgument(`limit must be at least 0, got ${limit}`);
+  if (typeof limit !== 'number' || Number.isNaN(limit) || limit < 0)
+    throw invalidArgument(`limit must be at least 0, got ${limit}`);
   return Math.floor(limit);
 }

@@ -10,7 +10,14 @@ import { treeCounts } from '../../engines/btree/meta.js';
 import { DEFAULT_TREE } from '../../engines/store/shard-store.js';
 import type { ShardView, ThreadClient } from '../client/thread-client.js';
 import { ConcordIterator, ConcordSyncIterator, decodeRaw, type ScanPlan } from './iterators.js';
-import { checkLimit, encodeRange, isEmptyRange, type EncodedRange, type IteratorOptions, type RangeOptions } from './range.js';
+import {
+  checkLimit,
+  encodeRange,
+  isEmptyRange,
+  type EncodedRange,
+  type IteratorOptions,
+  type RangeOptions,
+} from './range.js';
 import type { RawValue } from './scan.js';
 
 /** Values longer than this are read piece by piece by get(), with the event loop running in between. */
@@ -258,7 +265,9 @@ export abstract class Reads<K, V> {
   }
 
   /** Number of entries; without a range, of the whole store, in constant time. */
-  async count(options?: RangeOptions<K> & ReadOptions & { readonly snapshot?: IteratorOptions<K, V>['snapshot'] }): Promise<number> {
+  async count(
+    options?: RangeOptions<K> & ReadOptions & { readonly snapshot?: IteratorOptions<K, V>['snapshot'] },
+  ): Promise<number> {
     const signal = checkSignal(options);
     this.assertOpen();
     const range = options === undefined ? EMPTY_RANGE : encodeRange(options, this.keyEncoding);
@@ -276,7 +285,7 @@ export abstract class Reads<K, V> {
       let count = 0;
       for (const { arena, cursor } of this.client.shards) {
         let resume = range.low;
-        for (let more = true; more; ) {
+        for (let more = true; more;) {
           const metaUnit = arena.pin(slot);
           try {
             cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, false);
@@ -320,7 +329,9 @@ export abstract class Reads<K, V> {
 }
 
 /** The signal of the options, not yet aborted. @throws AbortError, ERR_INVALID_ARG */
-export function checkSignal(options: { readonly signal?: AbortSignal | undefined } | undefined): AbortSignal | undefined {
+export function checkSignal(
+  options: { readonly signal?: AbortSignal | undefined } | undefined,
+): AbortSignal | undefined {
   if (options === undefined) return undefined;
   if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
   options.signal?.throwIfAborted();

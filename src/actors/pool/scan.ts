@@ -75,7 +75,13 @@ export class ShardScan {
     try {
       cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, reverse);
       // The high bound is exclusive; only the first chunk of a reverse scan begins at it.
-      if (reverse && cursor.valid && high !== undefined && resume === high && cursor.compareKey(high, high.length) >= 0) {
+      if (
+        reverse &&
+        cursor.valid &&
+        high !== undefined &&
+        resume === high &&
+        cursor.compareKey(high, high.length) >= 0
+      ) {
         cursor.prev();
       }
       for (;;) {

@@ -4,14 +4,9 @@
  * Structured clone drops `code`, so a call answers with a Reply: a value, or an ErrorRecord that is rebuilt on the other side.
  * Data never travels here: rings and shared memory carry it. Threads: any; one channel has two ends.
  */
-import type { MessagePort } from 'node:worker_threads';
+import { MessagePort } from 'node:worker_threads';
 import * as Comlink from 'comlink';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
-
-/** Node's MessagePort is an EventTarget of its own typing; at run time it is the endpoint Comlink expects. */
-function endpoint(port: MessagePort): Comlink.Endpoint {
-  return port as unknown as Comlink.Endpoint;
-}
 
 export type Reply<T> = { readonly value: T } | { readonly error: ErrorRecord };
 
@@ -29,12 +24,13 @@ export function exposeControl(control: object, port: MessagePort): void {
     try {
       const target = (control as Record<string, unknown>)[method];
       if (typeof target !== 'function') throw new ConcordError('ERR_INTERNAL', `no control method ${method}`);
-      return { value: (await (target as (...a: unknown[]) => unknown).apply(control, args)) as unknown };
+      const value: unknown = await (target as (...a: unknown[]) => unknown).apply(control, args);
+      return { value };
     } catch (error) {
       return { error: toErrorRecord(error) };
     }
   };
-  Comlink.expose({ call }, endpoint(port));
+  Comlink.expose({ call }, port);
 }
 
 /**
@@ -42,7 +38,7 @@ export function exposeControl(control: object, port: MessagePort): void {
  * away, calls in flight reject with ERR_CLOSED.
  */
 export function remoteControl<C extends object>(port: MessagePort): RemoteControl<C> {
-  const remote = Comlink.wrap<{ call(method: string, args: unknown[]): Promise<Reply<unknown>> }>(endpoint(port));
+  const remote = Comlink.wrap<{ call(method: string, args: unknown[]): Promise<Reply<unknown>> }>(port);
   const inFlight = new Set<(error: Error) => void>();
   port.unref();
   port.once('close', () => {
@@ -54,7 +50,8 @@ export function remoteControl<C extends object>(port: MessagePort): RemoteContro
     if (inFlight.size === 0) port.ref();
     inFlight.add(give);
     try {
-      const reply = await Promise.race([remote.call(method, args), lost]);
+      const ports = args.filter((arg) => arg instanceof MessagePort);
+      const reply = await Promise.race([remote.call(method, Comlink.transfer(args, ports)), lost]);
       if ('error' in reply) throw ConcordError.fromRecord(reply.error);
       return reply.value;
     } finally {

@@ -161,7 +161,10 @@ export class Shard {
     if (this.#sweep !== undefined) return true;
     for (const link of this.#links) {
       if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
-      if (link.backlog.length === 0 && (link.held !== undefined || link.clear !== undefined || link.requests.pending())) {
+      if (
+        link.backlog.length === 0 &&
+        (link.held !== undefined || link.clear !== undefined || link.requests.pending())
+      ) {
         return true;
       }
     }
@@ -303,7 +306,7 @@ export class Shard {
     } else if (type === RequestType.Batch) {
       const count = words[(at >> 2) + 1]!;
       let deletesOnly = true;
-      for (let record = start; record < end; ) {
+      for (let record = start; record < end;) {
         record += checkOperation(bytes, record, end);
       }
       for (let record = start; record < end; record += checkOperation(bytes, record, end)) {
@@ -314,7 +317,7 @@ export class Shard {
         if (kind === OperationKind.Put) deletesOnly = false;
       }
       if (!this.#admit(count, end - start, deletesOnly)) return Taken.Hold;
-      for (let record = start; record < end; ) {
+      for (let record = start; record < end;) {
         const size = checkOperation(bytes, record, end);
         store.append(bytes, words, record, size);
         record += size;
@@ -351,9 +354,13 @@ export class Shard {
     // Its last chunks may be in this very group: they are applied when it commits.
     if (store.groupRecords > 0) return Taken.Hold;
     if (reference.client !== link.client || !store.hasBlob(reference.client, reference.blob, reference.offset)) {
-      throw new ConcordError('ERR_SHARD_RESTARTED', `shard ${this.index} lost a large value on its way; send it again`, {
-        shard: this.index,
-      });
+      throw new ConcordError(
+        'ERR_SHARD_RESTARTED',
+        `shard ${this.index} lost a large value on its way; send it again`,
+        {
+          shard: this.index,
+        },
+      );
     }
     if (bytes[start] !== OperationKind.ApplyBatch) return Taken.Done;
     const batch = store.batchBytes(link.client)!;
@@ -475,7 +482,8 @@ export class Shard {
       let entries = CLEAR_SLICE_ENTRIES;
       while (entries > 1 && !store.admits(entries, 0, true)) entries >>= 2;
       let boundary = store.keyBehind(clear.low, entries);
-      if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0)) boundary = clear.high;
+      if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
+        boundary = clear.high;
       const isLast = boundary === clear.high;
       store.beginGroup();
       store.appendClear(clear.low, boundary);

@@ -262,7 +262,8 @@ export class ShardStore {
   }
 
   #wordsOf(bytes: Buffer): Int32Array {
-    if (bytes.buffer !== this.#logWords.buffer) this.#logWords = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >> 2);
+    if (bytes.buffer !== this.#logWords.buffer)
+      this.#logWords = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >> 2);
     return this.#logWords;
   }
 
@@ -536,7 +537,7 @@ function applyRecord(tree: BTreeWriter, bytes: Uint8Array, at: number, seq: numb
       const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
       if (blob?.batch === undefined) throw missingBlob(reference.client, reference.blob);
       let next = seq;
-      for (let inner = 0; inner < blob.totalBytes; ) {
+      for (let inner = 0; inner < blob.totalBytes;) {
         const size = checkOperation(blob.batch, inner, blob.totalBytes);
         next = applyRecord(tree, blob.batch, inner, next, blobs);
         inner += size;
@@ -628,7 +629,7 @@ class Replay implements BlobTable {
     this.lsn = frame.lsn;
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     let seq = firstSeq;
-    for (let at = frame.start; at < end; ) {
+    for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
       if (!covered) {
         seq = applyRecord(this.#tree, bytes, at, seq, this);

@@ -86,7 +86,8 @@ export function buildApp(context: AppContext): App {
     http: {
       maxHeaderSize: options.headerBytesMax,
       headersTimeout: Math.min(options.headersTimeoutMs, options.requestTimeoutMs),
-      connectionsCheckingInterval: 5_000,
+      // How late a timeout may be noticed.
+      connectionsCheckingInterval: Math.min(5_000, Math.max(100, options.requestTimeoutMs / 4)),
     },
     routerOptions: {
       maxParamLength: options.headerBytesMax,

@@ -53,6 +53,10 @@ export class HttpCounters {
   text(): string {
     const sums = new Float64Array(ROW_FIELDS);
     for (let index = 0; index < this.#all.length; index++) sums[index % ROW_FIELDS]! += this.#all[index]!;
+    const connections: string[] = [];
+    for (let thread = 0; thread * ROW_FIELDS < this.#all.length; thread++) {
+      connections.push(`concordkv_http_connections{thread="${thread}"} ${this.#all[thread * ROW_FIELDS]!}`);
+    }
     const requests: string[] = [];
     const durations: string[] = [];
     OPERATIONS.forEach((operation, number) => {
@@ -78,7 +82,7 @@ export class HttpCounters {
     return [
       '# HELP concordkv_http_connections Open HTTP connections.',
       '# TYPE concordkv_http_connections gauge',
-      `concordkv_http_connections ${sums[0]!}`,
+      ...connections,
       '# HELP concordkv_http_requests_total Answered HTTP requests.',
       '# TYPE concordkv_http_requests_total counter',
       ...requests,
