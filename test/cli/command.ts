@@ -1,0 +1,48 @@
+/** Runs the compiled command as users do, in a child process. */
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll } from 'vitest';
+
+const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+
+export interface Ended {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+  bytes: Buffer;
+}
+
+export function start(args: readonly string[]): ChildProcess {
+  return spawn(process.execPath, [CLI, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+}
+
+export async function finish(child: ChildProcess): Promise<Ended> {
+  const out: Buffer[] = [];
+  const err: Buffer[] = [];
+  child.stdout!.on('data', (chunk: Buffer) => out.push(chunk));
+  child.stderr!.on('data', (chunk: Buffer) => err.push(chunk));
+  const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+  const bytes = Buffer.concat(out);
+  return { code, signal, stdout: bytes.toString(), stderr: Buffer.concat(err).toString(), bytes };
+}
+
+/** Runs a command line to its end, with `input` on stdin. */
+export async function run(args: readonly string[], input: string | Buffer = ''): Promise<Ended> {
+  const child = start(args);
+  child.stdin!.on('error', () => undefined);
+  child.stdin!.end(input);
+  return finish(child);
+}
+
+/** A directory that goes away after the tests of the file. */
+export function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'concordkv-test-'));
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
