@@ -249,6 +249,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
     for (let shard = 0; shard < this.#shards.length; shard++)
       highest = Math.max(highest, this.control.published(shard));
     this.control.nextSequence = highest + 1;
+    // What a lenient mode passed over must not be met again: the log before it is replaced by a checkpoint.
+    const passedOver = this.#shards.some(({ recovery }) => {
+      const wal = recovery?.wal;
+      return wal !== undefined && (wal.losses.length > 0 || wal.cut !== undefined);
+    });
+    const { recoveryMode } = this.#options;
+    if (passedOver && (recoveryMode === 'point-in-time' || recoveryMode === 'salvage')) await this.checkpointAll();
   }
 
   /** Starts the thread of a shard. `ready` settles when it has recovered. */
