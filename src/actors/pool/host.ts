@@ -601,6 +601,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.control.poolState = PoolState.Closing;
     const failures: unknown[] = [];
     const closing = this.#shards.map(async (handle) => {
+      // Closing keeps the process alive until the thread has ended.
+      handle.worker.ref();
       try {
         await handle.checkpoint?.done.catch(() => undefined);
         const state = this.control.shardState(handle.index);
@@ -629,6 +631,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** Ends everything at once, without closing: for tests of what a killed process leaves. */
   async crash(): Promise<void> {
     this.#closing = true;
+    for (const { worker } of this.#shards) worker.ref();
     await Promise.all(this.#shards.map((handle) => handle.worker.terminate()));
     this.control.poolState = PoolState.Closed;
     for (const port of this.#ports) port.close();

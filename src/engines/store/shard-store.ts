@@ -15,8 +15,9 @@ import type { Env } from '../../shared/env/env.js';
 import { ArenaWriter, type ArenaLayout, type LongPin } from '../../shared/memory/arena.js';
 import { BTreeCursor } from '../btree/cursor.js';
 import { loadImage } from '../btree/image.js';
-import { markTrees, publishTrees, publishedSeqOf } from '../btree/meta.js';
+import { publishTrees, publishedSeqOf } from '../btree/meta.js';
 import { OverflowWriter } from '../btree/overflow.js';
+import { markTrees } from '../btree/walk.js';
 import { BTreeWriter, type SweepState } from '../btree/writer.js';
 import {
   findCheckpoint,
