@@ -1,33 +1,371 @@
-/** Ordered reads of a pinned tree: signatures. */
-import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
+/**
+ * Ordered walk over a pinned tree, both directions: the newest version ≤ atSeq of each key, tombstones skipped.
+ *
+ * Stays in its leaf as long as it can and moves on by a stack of (page, child). An end bound costs one search per leaf, not a
+ * comparison per entry. When atSeq is at or above everything published, versions are not looked at.
+ * Threads: any, one cursor per thread, valid only under the pin of its meta unit: callers that unpin seek again from the last key.
+ */
+import {
+  SEGMENT_UNIT_MASK,
+  SEGMENT_UNIT_SHIFT,
+  UNIT_SHIFT,
+  type ArenaReader,
+  type UnitId,
+} from '../../shared/memory/arena.js';
+import { EntryView } from './entry-view.js';
+import { checkHeight, publishedSeqOf, rowWord } from './meta.js';
+import {
+  CLASS_BYTE,
+  COUNT_HALFWORD,
+  CellFlag,
+  HEIGHT_MAX,
+  KEY_BYTES_MAX,
+  LEAF_SLOT_BYTES,
+  PAGE_HEADER_BYTES,
+  PREFIX_LENGTH_HALFWORD,
+  PageKind,
+  copyBytes,
+  corruptPage,
+  headsOffset,
+  readSeq,
+  readVarint,
+  skipVarint,
+  CELL_LENGTHS_OFFSET,
+} from './page.js';
+import { checkBranchRoom, checkPage, sameSuffix, searchBranch, searchLeaf } from './search.js';
 
-/** Any thread, valid only while pinned under the meta unit of seek. */
-export declare class BTreeCursor {
-  constructor(arena: ArenaReader, treeIndex: number);
+export class BTreeCursor extends EntryView {
+  treeIndex: number;
+  #valid = false;
+  #atSeq = Infinity;
+  #height = 0;
+  readonly #unit = new Int32Array(HEIGHT_MAX + 1);
+  readonly #index = new Int32Array(HEIGHT_MAX + 1);
+
+  /** The leaf of the path; the current entry may stand in the one after it when walking backwards. */
+  #segment = 0;
+  #u8: Uint8Array;
+  #u16: Uint16Array;
+  #u32: Uint32Array;
+  #base = 0;
+  #pageEnd = 0;
+  #prefixLength = 0;
+  #count = 0;
+  #heads = 0;
+  #offsets = 0;
+  /** Forwards: the entry's index. Backwards: the index to look at next. */
+  #at = 0;
+  /** Entries [#floor, #limit) of the leaf lie within the end bound. */
+  #floor = 0;
+  #limit = 0;
+
+  #reverse = false;
+  #endKey: Uint8Array | undefined;
+  #endLength = 0;
+  #endInclusive = false;
+  /** Every cell of the tree is the live version of a key. */
+  #plain = false;
+  readonly #lastKey = new Uint8Array(KEY_BYTES_MAX + 64);
+  #lastKeyLength = 0;
+
+  constructor(arena: ArenaReader, treeIndex: number) {
+    super(arena);
+    this.treeIndex = treeIndex;
+    this.#u8 = arena.u8[0]!;
+    this.#u16 = arena.u16[0]!;
+    this.#u32 = arena.u32[0]!;
+  }
+
+  get valid(): boolean {
+    return this.#valid;
+  }
+
   /**
-   * Stands at the first entry with a key ≥ `key` (reverse: the last entry with a key ≤ `key`); undefined = the first (last) of all.
+   * Bounds the walks of the following seeks: forwards above, backwards below. The key's bytes are not copied. Undefined: no bound.
+   */
+  setEnd(key: Uint8Array | undefined, keyLength: number, inclusive: boolean): void {
+    this.#endKey = key;
+    this.#endLength = keyLength;
+    this.#endInclusive = inclusive;
+  }
+
+  /**
+   * Stands at the first entry with a key ≥ `key` (reverse: the last one with a key ≤ `key`); undefined: the first (last) of all.
    * Returns valid.
    */
-  seek(
-    metaUnit: UnitId,
-    key: Uint8Array | undefined,
-    keyLength: number,
-    atSeq: number,
-    reverse: boolean,
-  ): boolean;
-  /** To the next key (upwards); after seek with reverse = false. Returns valid. */
-  next(): boolean;
-  /** To the key before (downwards); after seek with reverse = true. Returns valid. */
-  prev(): boolean;
-  get valid(): boolean;
-  get keyLength(): number;
-  /** Returns keyLength. */
-  copyKey(into: Uint8Array, at: number): number;
-  /** < 0 if the current key is smaller than `key`. */
-  compareKey(key: Uint8Array, keyLength: number): number;
-  get seq(): number;
-  get valueLength(): number;
-  copyValue(): Buffer;
-  valueUtf8(): string;
-  readValue(into: Uint8Array, at: number, from: number, length: number): number;
+  seek(metaUnit: UnitId, key: Uint8Array | undefined, keyLength: number, atSeq: number, reverse: boolean): boolean {
+    this.#valid = false;
+    this.#reverse = reverse;
+    const arena = this.arena;
+    const row = rowWord(arena, metaUnit, this.treeIndex);
+    if (row < 0) return false;
+    const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    this.#height = words[row + 1]! & 0xff;
+    if (this.#height === 0) return false;
+    checkHeight(this.#height);
+    this.#atSeq = atSeq >= publishedSeqOf(arena, metaUnit) ? Infinity : atSeq;
+    this.#plain = this.#atSeq === Infinity && words[row + 2] === words[row + 8] && words[row + 3] === words[row + 9];
+    const root = words[row]!;
+    if (key === undefined) {
+      this.#descendEdge(root, this.#height - 1, reverse);
+      return reverse ? this.#backward(this.#count - 1) : this.#forward(0, false);
+    }
+    // Backwards from behind all versions of the key.
+    const seq = reverse ? -1 : this.#atSeq;
+    this.#descend(root, key, keyLength, seq);
+    let position = searchLeaf(this.#u8, this.#u16, this.#u32, this.#base, key, 0, keyLength, seq);
+    if (position < 0) position = ~position;
+    return reverse ? this.#backward(position - 1) : this.#forward(position, false);
+  }
+
+  /** To the next key upwards. Returns valid. */
+  next(): boolean {
+    return this.#valid && this.#forward(this.#at + 1, true);
+  }
+
+  /** To the next key downwards. Returns valid. */
+  prev(): boolean {
+    return this.#valid && this.#backward(this.#at);
+  }
+
+  /** Counts the current entry and all that follow in the walk's direction, up to the end bound; ends the walk. */
+  count(): number {
+    if (!this.#valid) return 0;
+    let total = 0;
+    if (this.#plain && !this.#reverse) {
+      total = this.#limit - this.#at;
+      while (this.#limit === this.#count && this.#moveLeaf(1)) total += this.#limit;
+      this.#valid = false;
+      return total;
+    }
+    if (this.#plain) {
+      // The walk is one entry ahead of the current one.
+      total = 1 + Math.max(0, this.#at + 1 - this.#floor);
+      while (this.#floor === 0 && this.#moveLeaf(-1)) total += this.#count - this.#floor;
+      this.#valid = false;
+      return total;
+    }
+    do total++;
+    while (this.#reverse ? this.prev() : this.next());
+    return total;
+  }
+
+  /** From the entry `at` on; skip: the entry before has the key that the walk is done with. */
+  #forward(at: number, skip: boolean): boolean {
+    for (;;) {
+      if (at >= this.#limit) {
+        if (this.#limit < this.#count) return this.#end();
+        if (skip) this.#saveKey(this.#count - 1);
+        if (!this.#moveLeaf(1)) return this.#end();
+        at = 0;
+        if (this.#limit === 0) return this.#end();
+        if (skip) {
+          if (this.#hasSavedKey(0)) {
+            at = 1;
+            continue;
+          }
+          skip = false;
+        }
+      } else if (skip) {
+        if (this.#sameAsBefore(at)) {
+          at++;
+          continue;
+        }
+        skip = false;
+      }
+      const cell = this.#base + this.#u16[this.#offsets + at]!;
+      if (this.#atSeq !== Infinity && readSeq(this.#u8, cell + 1) > this.#atSeq) {
+        at++;
+        continue;
+      }
+      if ((this.#u8[cell]! & CellFlag.Tombstone) !== 0) {
+        skip = true;
+        at++;
+        continue;
+      }
+      this.view(this.#segment, this.#base, this.#prefixLength, cell, this.#pageEnd);
+      this.#at = at;
+      return (this.#valid = true);
+    }
+  }
+
+  /** From the entry `at` down. A key's versions come oldest first: the last visible one counts. */
+  #backward(at: number): boolean {
+    let found = false;
+    for (;;) {
+      if (at < this.#floor) {
+        if (this.#floor > 0) break;
+        if (found) this.#saveKey(0);
+        if (!this.#moveLeaf(-1)) break;
+        at = this.#count - 1;
+        if (found && !this.#hasSavedKey(at)) {
+          if ((this.viewFlags & CellFlag.Tombstone) === 0) break;
+          found = false;
+        }
+        if (at < this.#floor) break;
+      } else if (found && !this.#sameAsBefore(at + 1)) {
+        if ((this.viewFlags & CellFlag.Tombstone) === 0) break;
+        found = false;
+      }
+      const cell = this.#base + this.#u16[this.#offsets + at]!;
+      if (this.#atSeq === Infinity || readSeq(this.#u8, cell + 1) <= this.#atSeq) {
+        this.view(this.#segment, this.#base, this.#prefixLength, cell, this.#pageEnd);
+        found = true;
+      }
+      at--;
+    }
+    this.#at = at;
+    this.#valid = found && (this.viewFlags & CellFlag.Tombstone) === 0;
+    return this.#valid;
+  }
+
+  #end(): boolean {
+    this.#valid = false;
+    return false;
+  }
+
+  #sameAsBefore(at: number): boolean {
+    const heads = this.#heads + at;
+    if (this.#u32[heads] !== this.#u32[heads - 1]) return false;
+    return sameSuffix(
+      this.#u8,
+      this.#base + this.#u16[this.#offsets + at - 1]!,
+      this.#base + this.#u16[this.#offsets + at]!,
+    );
+  }
+
+  #saveKey(at: number): void {
+    const u8 = this.#u8;
+    const lengthAt = skipVarint(u8, this.#base + this.#u16[this.#offsets + at]! + CELL_LENGTHS_OFFSET);
+    const suffixLength = readVarint(u8, lengthAt);
+    const suffixAt = skipVarint(u8, lengthAt);
+    if (this.#prefixLength + suffixLength > KEY_BYTES_MAX || suffixAt + suffixLength > this.#pageEnd) {
+      throw corruptPage(this.#unit[0]!, `a key of ${this.#prefixLength + suffixLength} bytes`);
+    }
+    copyBytes(u8, this.#base + PAGE_HEADER_BYTES, this.#prefixLength, this.#lastKey, 0);
+    copyBytes(u8, suffixAt, suffixLength, this.#lastKey, this.#prefixLength);
+    this.#lastKeyLength = this.#prefixLength + suffixLength;
+  }
+
+  #hasSavedKey(at: number): boolean {
+    const u8 = this.#u8;
+    const lengthAt = skipVarint(u8, this.#base + this.#u16[this.#offsets + at]! + CELL_LENGTHS_OFFSET);
+    const suffixLength = readVarint(u8, lengthAt);
+    const suffixAt = skipVarint(u8, lengthAt);
+    const prefixLength = this.#prefixLength;
+    if (prefixLength + suffixLength !== this.#lastKeyLength) return false;
+    const last = this.#lastKey;
+    for (let index = suffixLength - 1; index >= 0; index--) {
+      if (u8[suffixAt + index] !== last[prefixLength + index]) return false;
+    }
+    const prefixAt = this.#base + PAGE_HEADER_BYTES;
+    for (let index = 0; index < prefixLength; index++) if (u8[prefixAt + index] !== last[index]) return false;
+    return true;
+  }
+
+  #descend(root: UnitId, key: Uint8Array, keyLength: number, seq: number): void {
+    const arena = this.arena;
+    let unit = root;
+    for (let level = this.#height - 1; level > 0; level--) {
+      this.#checkUnit(unit);
+      const segment = unit >>> SEGMENT_UNIT_SHIFT;
+      const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+      const u16 = arena.u16[segment]!;
+      const u32 = arena.u32[segment]!;
+      checkPage(u32, base, unit, PageKind.Branch | (level << 8));
+      const index = searchBranch(arena.u8[segment]!, u16, u32, base, key, 0, keyLength, seq);
+      this.#unit[level] = unit;
+      this.#index[level] = index;
+      const half = base >>> 1;
+      const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+      unit = u32[children + index]!;
+    }
+    this.#enterLeaf(unit);
+  }
+
+  /** To the first or last leaf below a page. */
+  #descendEdge(top: UnitId, topLevel: number, last: boolean): void {
+    let unit = top;
+    for (let level = topLevel; level > 0; level--) {
+      const count = this.#branchCount(unit, level);
+      this.#unit[level] = unit;
+      this.#index[level] = last ? count - 1 : 0;
+      unit = this.#childOf(unit, last ? count - 1 : 0);
+    }
+    this.#enterLeaf(unit);
+  }
+
+  /** To the leaf after (+1) or before (-1). False, and nothing changed, if there is none. */
+  #moveLeaf(direction: 1 | -1): boolean {
+    for (let level = 1; level < this.#height; level++) {
+      const unit = this.#unit[level]!;
+      const next = this.#index[level]! + direction;
+      if (next < 0 || next >= this.#branchCount(unit, level)) continue;
+      this.#index[level] = next;
+      this.#descendEdge(this.#childOf(unit, next), level - 1, direction < 0);
+      return true;
+    }
+    return false;
+  }
+
+  #checkUnit(unit: UnitId): void {
+    if (!(unit > 0 && unit < this.arena.totalUnits)) throw corruptPage(unit, 'not a unit of the arena');
+  }
+
+  #branchCount(unit: UnitId, level: number): number {
+    this.#checkUnit(unit);
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    checkPage(this.arena.u32[segment]!, base, unit, PageKind.Branch | (level << 8));
+    return checkBranchRoom(this.arena.u8[segment]!, this.arena.u16[segment]!, base, unit);
+  }
+
+  #childOf(unit: UnitId, index: number): UnitId {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const u16 = this.arena.u16[segment]!;
+    const half = base >>> 1;
+    const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+    return this.arena.u32[segment]![children + index]!;
+  }
+
+  #enterLeaf(unit: UnitId): void {
+    this.#checkUnit(unit);
+    const arena = this.arena;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const u8 = arena.u8[segment]!;
+    const u16 = arena.u16[segment]!;
+    const u32 = arena.u32[segment]!;
+    checkPage(u32, base, unit, PageKind.Leaf);
+    const half = base >>> 1;
+    const count = u16[half + COUNT_HALFWORD]!;
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    const pageBytes = 4096 << (u8[base + CLASS_BYTE]! & 3);
+    const headsAt = headsOffset(prefixLength);
+    if (count === 0 || headsAt + count * LEAF_SLOT_BYTES > pageBytes) {
+      throw corruptPage(unit, `a leaf of ${count} entries does not fit its page`);
+    }
+    this.#unit[0] = unit;
+    this.#segment = segment;
+    this.#u8 = u8;
+    this.#u16 = u16;
+    this.#u32 = u32;
+    this.#base = base;
+    this.#pageEnd = base + pageBytes;
+    this.#prefixLength = prefixLength;
+    this.#count = count;
+    this.#heads = (base + headsAt) >>> 2;
+    this.#offsets = (this.#heads + count) << 1;
+    this.#floor = 0;
+    this.#limit = count;
+    const endKey = this.#endKey;
+    if (endKey !== undefined) {
+      // Forwards the bound stands behind (inclusive) or before all versions of its key, backwards the other way round.
+      const seq = this.#endInclusive !== this.#reverse ? -1 : Infinity;
+      const position = searchLeaf(u8, u16, u32, base, endKey, 0, this.#endLength, seq);
+      if (this.#reverse) this.#floor = position < 0 ? ~position : position;
+      else this.#limit = position < 0 ? ~position : position;
+    }
+  }
 }

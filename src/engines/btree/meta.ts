@@ -1,28 +1,237 @@
-/** Tree table of one arena, and its publication: signatures. */
-import type { ArenaReader, ArenaWriter, UnitId } from '../../shared/memory/arena.js';
+/**
+ * The meta page: one per publication, with a row for every tree of the arena. One store of the arena's meta word publishes all trees
+ * together.
+ *
+ *   offset  size  field
+ *        0    24  page header   kind 4, count = trees
+ *       24     8  publishedSeq  the highest sequence number that this publication shows
+ *       32     4  magic         META_MAGIC
+ *       36    28  reserved      0
+ *       64    64  row           per tree:
+ *                   0  root u32 · 4  height u8 · 5  baseClass u8 · 6  order u16 (0 = by page size only)
+ *                   8  liveEntries · 16  liveKeyBytes · 24  liveValueBytes · 32  cells      u64 each, below 2^53
+ *                  40  leafPages u32 · 44  branchPages u32 · 48  overflowPages u32
+ *                  52  treeUnits u32 (leaf and branch) · 56  overflowUnits u32 · 60  reserved 0
+ *
+ * 63 trees fit one unit; with more the page takes the next class. Threads: reading any, under a pin; TreeTable the writer only.
+ */
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import {
+  SEGMENT_UNIT_MASK,
+  SEGMENT_UNIT_SHIFT,
+  UNIT_SHIFT,
+  type ArenaReader,
+  type ArenaWriter,
+  type UnitId,
+} from '../../shared/memory/arena.js';
+import { COUNT_HALFWORD, HEIGHT_MAX, KIND_BYTE, LEVEL_BYTE, PAGE_CLASS_MAX, PageKind, corruptPage } from './page.js';
+
+// Named here because it completes the meta page's contract; the two files need each other's functions only when called.
+export { markTrees } from './walk.js';
+
+export const META_MAGIC = 0x54654d43; // "CMeT"
+export const ROW_WORDS = 16;
+const SEQ_WORD = 6;
+const MAGIC_WORD = 8;
+export const ROWS_WORD = 16;
+export const TREE_COUNT_MAX = 511;
+const TWO_32 = 4294967296;
 
 export interface TreeCounts {
   readonly rootUnit: UnitId;
   readonly height: number;
+  readonly order: number;
+  readonly pageBytes: number;
   readonly liveEntries: number;
   readonly liveKeyBytes: number;
   readonly liveValueBytes: number;
+  /** All versions and tombstones. */
   readonly cells: number;
   readonly leafPages: number;
   readonly branchPages: number;
   readonly overflowPages: number;
-  readonly units: number;
+  /** Leaf and branch pages in 4 KiB units. */
+  readonly treeUnits: number;
+  readonly overflowUnits: number;
 }
 
-/** Fills a meta page from all BTreeWriters of the arena and publishes them together. Shard thread only. */
-export declare function publishTrees(arena: ArenaWriter, publishedSeq: number): UnitId;
-/** Pinned or writer. 0 when nothing was published. */
-export declare function publishedSeqOf(arena: ArenaReader, metaUnit: UnitId): number;
-export declare function treeCount(arena: ArenaReader, metaUnit: UnitId): number;
-export declare function treeCounts(arena: ArenaReader, metaUnit: UnitId, treeIndex: number): TreeCounts;
-/** The walker for ArenaWriter.adopt. */
-export declare function markTrees(
-  arena: ArenaReader,
-  metaUnit: UnitId,
-  mark: (unit: UnitId, units: number) => void,
-): void;
+/** Something whose row goes into the next meta page. */
+export interface TreeRowSource {
+  counts(): TreeCounts;
+}
+
+function writeU64(words: Uint32Array, at: number, value: number): void {
+  words[at] = value >>> 0;
+  words[at + 1] = Math.floor(value / TWO_32);
+}
+
+function readU64(words: Uint32Array, at: number): number {
+  return words[at]! + words[at + 1]! * TWO_32;
+}
+
+export function writeRow(words: Uint32Array, at: number, counts: TreeCounts): void {
+  const baseClass = 31 - Math.clz32(counts.pageBytes >>> UNIT_SHIFT);
+  words[at] = counts.rootUnit;
+  words[at + 1] = counts.height | (baseClass << 8) | (counts.order << 16);
+  writeU64(words, at + 2, counts.liveEntries);
+  writeU64(words, at + 4, counts.liveKeyBytes);
+  writeU64(words, at + 6, counts.liveValueBytes);
+  writeU64(words, at + 8, counts.cells);
+  words[at + 10] = counts.leafPages;
+  words[at + 11] = counts.branchPages;
+  words[at + 12] = counts.overflowPages;
+  words[at + 13] = counts.treeUnits;
+  words[at + 14] = counts.overflowUnits;
+  words[at + 15] = 0;
+}
+
+export function readRow(words: Uint32Array, at: number): TreeCounts {
+  const shape = words[at + 1]!;
+  return {
+    rootUnit: words[at]!,
+    height: shape & 0xff,
+    order: shape >>> 16,
+    pageBytes: 4096 << Math.min((shape >>> 8) & 0xff, PAGE_CLASS_MAX),
+    liveEntries: readU64(words, at + 2),
+    liveKeyBytes: readU64(words, at + 4),
+    liveValueBytes: readU64(words, at + 6),
+    cells: readU64(words, at + 8),
+    leafPages: words[at + 10]!,
+    branchPages: words[at + 11]!,
+    overflowPages: words[at + 12]!,
+    treeUnits: words[at + 13]!,
+    overflowUnits: words[at + 14]!,
+  };
+}
+
+/** First word of the meta page in its segment's u32 view. ERR_CORRUPT if it is none. */
+function metaWord(arena: ArenaReader, metaUnit: UnitId): number {
+  if (!(metaUnit > 0 && metaUnit < arena.totalUnits)) throw corruptPage(metaUnit, 'not a unit of the arena');
+  const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+  const word = (metaUnit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
+  if ((words[word]! & 0xff) !== PageKind.Meta || words[word + MAGIC_WORD] !== META_MAGIC) {
+    throw corruptPage(metaUnit, 'not a meta page');
+  }
+  return word;
+}
+
+/** The sequence number that was given to the publication; 0 when nothing was published. */
+export function publishedSeqOf(arena: ArenaReader, metaUnit: UnitId): number {
+  if (metaUnit === 0) return 0;
+  return readU64(arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!, metaWord(arena, metaUnit) + SEQ_WORD);
+}
+
+export function treeCount(arena: ArenaReader, metaUnit: UnitId): number {
+  if (metaUnit === 0) return 0;
+  const word = metaWord(arena, metaUnit);
+  const count = arena.u16[metaUnit >>> SEGMENT_UNIT_SHIFT]![word * 2 + COUNT_HALFWORD]!;
+  return Math.min(count, TREE_COUNT_MAX);
+}
+
+/** Word of the tree's row in the meta page's segment, -1 if the tree was never published. */
+export function rowWord(arena: ArenaReader, metaUnit: UnitId, treeIndex: number): number {
+  if (metaUnit === 0) return -1;
+  const word = metaWord(arena, metaUnit);
+  const count = arena.u16[metaUnit >>> SEGMENT_UNIT_SHIFT]![word * 2 + COUNT_HALFWORD]!;
+  return treeIndex < count ? word + ROWS_WORD + treeIndex * ROW_WORDS : -1;
+}
+
+const EMPTY_ROW = new Uint32Array(ROW_WORDS);
+
+export function treeCounts(arena: ArenaReader, metaUnit: UnitId, treeIndex: number): TreeCounts {
+  const word = rowWord(arena, metaUnit, treeIndex);
+  return word < 0 ? readRow(EMPTY_ROW, 0) : readRow(arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!, word);
+}
+
+/** The rows of all trees as the next publication will show them. One per ArenaWriter. */
+export class TreeTable {
+  static readonly #tables = new WeakMap<ArenaWriter, TreeTable>();
+  readonly #arena: ArenaWriter;
+  #rows: Uint32Array;
+  #count: number;
+  readonly #sources = new Map<number, TreeRowSource>();
+
+  static of(arena: ArenaWriter): TreeTable {
+    let table = this.#tables.get(arena);
+    if (table === undefined) this.#tables.set(arena, (table = new TreeTable(arena)));
+    return table;
+  }
+
+  private constructor(arena: ArenaWriter) {
+    this.#arena = arena;
+    const metaUnit = arena.published();
+    this.#count = treeCount(arena, metaUnit);
+    this.#rows = new Uint32Array(Math.max(this.#count, 4) * ROW_WORDS);
+    for (let index = 0; index < this.#count; index++) {
+      writeRow(this.#rows, index * ROW_WORDS, treeCounts(arena, metaUnit, index));
+    }
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** What the tree's row says now; a tree that is new gets an empty row. */
+  attach(treeIndex: number, source: TreeRowSource): TreeCounts {
+    if (!(Number.isInteger(treeIndex) && treeIndex >= 0 && treeIndex < TREE_COUNT_MAX)) {
+      throw invalidArgument(`tree index ${treeIndex} is not below ${TREE_COUNT_MAX}`);
+    }
+    const row = this.row(treeIndex);
+    this.#sources.set(treeIndex, source);
+    return row;
+  }
+
+  row(treeIndex: number): TreeCounts {
+    return treeIndex < this.#count ? readRow(this.#rows, treeIndex * ROW_WORDS) : readRow(EMPTY_ROW, 0);
+  }
+
+  setRow(treeIndex: number, counts: TreeCounts): void {
+    if ((treeIndex + 1) * ROW_WORDS > this.#rows.length) {
+      const rows = new Uint32Array(Math.max(this.#rows.length * 2, (treeIndex + 1) * ROW_WORDS));
+      rows.set(this.#rows);
+      this.#rows = rows;
+    }
+    for (; this.#count <= treeIndex; this.#count++) {
+      this.#rows.fill(0, this.#count * ROW_WORDS, (this.#count + 1) * ROW_WORDS);
+    }
+    writeRow(this.#rows, treeIndex * ROW_WORDS, counts);
+  }
+
+  /** Brings the rows up to date with their writers. */
+  refresh(): void {
+    for (const [index, source] of this.#sources) this.setRow(index, source.counts());
+  }
+
+  publish(publishedSeq: number): UnitId {
+    this.refresh();
+    const arena = this.#arena;
+    const bytes = (ROWS_WORD + this.#count * ROW_WORDS) * 4;
+    const units = bytes <= 4096 ? 1 : bytes <= 8192 ? 2 : bytes <= 16384 ? 4 : 8;
+    // The page that it replaces is freed later, so a publication can always be made from the reserve.
+    const unit = arena.allocate(units, { reserve: true });
+    const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
+    const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+    u8[word * 4 + KIND_BYTE] = PageKind.Meta;
+    u8[word * 4 + LEVEL_BYTE] = 0;
+    arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![word * 2 + COUNT_HALFWORD] = this.#count;
+    for (let index = 3; index < ROWS_WORD; index++) words[word + index] = 0;
+    writeU64(words, word + SEQ_WORD, publishedSeq);
+    words[word + MAGIC_WORD] = META_MAGIC;
+    const rows = this.#rows;
+    const rowWords = this.#count * ROW_WORDS;
+    for (let index = 0; index < rowWords; index++) words[word + ROWS_WORD + index] = rows[index]!;
+    arena.publish(unit);
+    return unit;
+  }
+}
+
+/** Fills a meta page from all BTreeWriters of the arena and publishes them together. The shard thread only. */
+export function publishTrees(arena: ArenaWriter, publishedSeq: number): UnitId {
+  return TreeTable.of(arena).publish(publishedSeq);
+}
+
+/** A row that hostile bytes could have written: ERR_CORRUPT if its height is impossible. */
+export function checkHeight(height: number): void {
+  if (height > HEIGHT_MAX) throw new ConcordError('ERR_CORRUPT', `tree of height ${height}, at most ${HEIGHT_MAX} are possible`);
+}

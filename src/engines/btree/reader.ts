@@ -1,15 +1,89 @@
-/** Point reads of a pinned tree: signatures. */
-import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
+/**
+ * Point reads of a pinned tree: a binary search per level, straight in shared memory, without locks.
+ *
+ * Bytes are checked as far as a wrong one could lead outside the arena or into an endless walk (ERR_CORRUPT); whether pages are
+ * sound is for check() and image load. Threads: any, one reader per thread, between pin and unpin; after find() returned true, the
+ * view of the entry stays good until unpin or the next find().
+ */
+import {
+  SEGMENT_UNIT_MASK,
+  SEGMENT_UNIT_SHIFT,
+  UNIT_SHIFT,
+  type ArenaReader,
+  type UnitId,
+} from '../../shared/memory/arena.js';
+import { BTreeCursor } from './cursor.js';
+import { EntryView } from './entry-view.js';
+import { checkHeight, rowWord } from './meta.js';
+import {
+  CLASS_BYTE,
+  COUNT_HALFWORD,
+  CellFlag,
+  PREFIX_LENGTH_HALFWORD,
+  PageKind,
+  corruptPage,
+  headsOffset,
+} from './page.js';
+import { checkPage, searchBranch, searchLeaf } from './search.js';
 
-/** Any thread, between pin and unpin. */
-export declare class BTreeReader {
-  constructor(arena: ArenaReader);
-  /** atSeq Infinity = newest. After true: seq, valueLength, copyValue, valueUtf8, readValue. */
-  find(metaUnit: UnitId, treeIndex: number, key: Uint8Array, keyLength: number, atSeq: number): boolean;
-  get seq(): number;
-  get valueLength(): number;
-  copyValue(): Buffer;
-  valueUtf8(): string;
-  /** Copies value bytes [from, from + length) to into[at …]; returns bytes copied. */
-  readValue(into: Uint8Array, at: number, from: number, length: number): number;
+export class BTreeReader extends EntryView {
+  #cursor: BTreeCursor | undefined;
+
+  constructor(arena: ArenaReader) {
+    super(arena);
+  }
+
+  /** Finds the newest version ≤ atSeq (Infinity: the newest) of the key; false if there is none or it is a tombstone. */
+  find(metaUnit: UnitId, treeIndex: number, key: Uint8Array, keyLength: number, atSeq: number): boolean {
+    const arena = this.arena;
+    const row = rowWord(arena, metaUnit, treeIndex);
+    if (row < 0) return false;
+    const metaWords = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    let unit = metaWords[row]!;
+    const height = metaWords[row + 1]! & 0xff;
+    if (height === 0) return false;
+    checkHeight(height);
+    const totalUnits = arena.totalUnits;
+    for (let level = height - 1; level > 0; level--) {
+      if (unit === 0 || unit >= totalUnits) throw corruptPage(unit, 'not a unit of the arena');
+      const segment = unit >>> SEGMENT_UNIT_SHIFT;
+      const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+      const u16 = arena.u16[segment]!;
+      const u32 = arena.u32[segment]!;
+      checkPage(u32, base, unit, PageKind.Branch | (level << 8));
+      const index = searchBranch(arena.u8[segment]!, u16, u32, base, key, 0, keyLength, atSeq);
+      const half = base >>> 1;
+      const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+      unit = u32[children + index]!;
+    }
+    if (unit === 0 || unit >= totalUnits) throw corruptPage(unit, 'not a unit of the arena');
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const u8 = arena.u8[segment]!;
+    const u16 = arena.u16[segment]!;
+    const u32 = arena.u32[segment]!;
+    checkPage(u32, base, unit, PageKind.Leaf);
+    const position = searchLeaf(u8, u16, u32, base, key, 0, keyLength, atSeq);
+    const half = base >>> 1;
+    const count = u16[half + COUNT_HALFWORD]!;
+    if (position < 0) {
+      // The versions of a key may go on in the next leaf.
+      if (~position === count && height > 1) return this.#findBeyond(metaUnit, treeIndex, key, keyLength, atSeq);
+      return false;
+    }
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    const offsets = (((base + headsOffset(prefixLength)) >>> 2) + count) << 1;
+    const cell = base + u16[offsets + position]!;
+    if ((u8[cell]! & CellFlag.Tombstone) !== 0) return false;
+    this.view(segment, base, prefixLength, cell, base + (4096 << (u8[base + CLASS_BYTE]! & 3)));
+    return true;
+  }
+
+  #findBeyond(metaUnit: UnitId, treeIndex: number, key: Uint8Array, keyLength: number, atSeq: number): boolean {
+    const cursor = (this.#cursor ??= new BTreeCursor(this.arena, treeIndex));
+    cursor.treeIndex = treeIndex;
+    if (!cursor.seek(metaUnit, key, keyLength, atSeq, false) || cursor.compareKey(key, keyLength) !== 0) return false;
+    this.viewSame(cursor);
+    return true;
+  }
 }

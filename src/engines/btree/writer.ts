@@ -1,24 +1,59 @@
-/** The copy-on-write B+Tree's writer: signatures. */
+/**
+ * The copy-on-write B+Tree's writer: versions, puts, deletes, range deletes, sweeps. The tree's shape is tree-shape.ts.
+ *
+ * A key's versions stand together, newest first. An update replaces the old version unless an open snapshot S has old ≤ S < new.
+ * A delete removes the key unless an older version must stay; then a tombstone hides it. A run of versions may reach into the next
+ * leaf; operations prune what stands in their own leaf and leave the rest to sweep().
+ *
+ * If an operation throws ERR_MEMORY_FULL, nothing has changed. Deletes, range deletes and sweeps may use the arena's reserve.
+ * Source bytes may lie in shared memory. Threads: the shard thread only. Publish with publishTrees() of meta.ts.
+ */
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import type { ArenaWriter } from '../../shared/memory/arena.js';
-import type { TreeCounts } from './meta.js';
-import type { OverflowChain } from './overflow.js';
+import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '../../shared/memory/arena.js';
+import { BulkLoader } from './bulk.js';
+import { checkTree } from './check.js';
+import { TreeTable, type TreeCounts, type TreeRowSource } from './meta.js';
+import { OverflowWriter, overflowUnits, walkChain, type OverflowChain } from './overflow.js';
+import {
+  CELL_LENGTHS_OFFSET,
+  CellFlag,
+  COUNT_HALFWORD,
+  KEY_BYTES_MAX,
+  PAGE_HEADER_BYTES,
+  PREFIX_LENGTH_HALFWORD,
+  VALUE_BYTES_MAX,
+  copyBytes,
+  readSeq,
+  readVarint,
+  skipVarint,
+} from './page.js';
+import { searchLeaf } from './search.js';
+import { TreeShape, childrenWord, leafOffsetsHalfword } from './tree-shape.js';
+
+export { OverflowWriter, type OverflowChain } from './overflow.js';
 
 export interface BTreeOptions {
-  /** 3 … 1000: children of a branch, entries of a leaf; default: by page size only. */
+  /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
   readonly order?: number;
-  /** 4096, 8192, 16384 or 32768. */
+  /** 4096, 8192, 16384 or 32768. Default 4096. */
   readonly pageBytes?: number;
 }
 
 export interface RemoveRangeResult {
+  /** Live keys removed. */
   readonly removed: number;
   readonly done: boolean;
+  /** Where to go on (inclusive) if not done. */
   readonly resumeKey: Uint8Array | undefined;
 }
 
 export interface SweepState {
+  /** Where to go on: undefined = from the start. */
   resumeKey: Uint8Array | undefined;
+  resumeSeq: number;
   done: boolean;
+  /** Cells removed so far. */
   removedCells: number;
 }
 
@@ -28,11 +63,107 @@ export interface BulkEntry {
   readonly seq: number;
 }
 
-/** Shard thread only. Publish with publishTrees(arena, seq) of meta.ts. */
-export declare class BTreeWriter {
-  constructor(arena: ArenaWriter, treeIndex: number, options?: BTreeOptions);
-  setSnapshots(sorted: Float64Array, count: number, keepNewest: boolean): void;
-  /** True if a live version existed. */
+const NO_BYTES = new Uint8Array(0);
+const NO_SNAPSHOTS = new Float64Array(0);
+/** Larger than any page of four cells allows a value to be at the default page size. */
+const INLINE_VALUE_BYTES_SMALL = 2048;
+const INLINE_VALUE_BYTES_LARGE = 4064;
+/** Entries that a range delete looks at per entry that it may remove: tombstones in the range cost time too. */
+const RANGE_VISITS_PER_REMOVAL = 8;
+
+export function newSweep(): SweepState {
+  return { resumeKey: undefined, resumeSeq: Infinity, done: false, removedCells: 0 };
+}
+
+export class BTreeWriter extends TreeShape implements TreeRowSource {
+  readonly treeIndex: number;
+  readonly order: number;
+  readonly pageBytes: number;
+  /** Longer values go to an overflow chain. */
+  readonly inlineValueBytesMax: number;
+
+  #liveEntries: number;
+  #liveKeyBytes: number;
+  #liveValueBytes: number;
+  #overflowPages: number;
+  #overflowUnits: number;
+
+  #snapshots: Float64Array = NO_SNAPSHOTS;
+  #snapshotCount = 0;
+  #keepNewest = false;
+
+  readonly #overflow: OverflowWriter;
+  readonly #unitBytes = new Uint8Array(4);
+  readonly #scratchKey = new Uint8Array(KEY_BYTES_MAX);
+
+  /** Opens the tree as it was last published in this arena; options count for a tree that is new. */
+  constructor(arena: ArenaWriter, treeIndex: number, options: BTreeOptions = {}) {
+    const table = TreeTable.of(arena);
+    const row = table.row(treeIndex);
+    const isNew = row.rootUnit === 0 && row.cells === 0;
+    const order = isNew ? (options.order ?? row.order) : row.order;
+    const pageBytes = isNew ? (options.pageBytes ?? row.pageBytes) : row.pageBytes;
+    if (order !== 0 && !(Number.isInteger(order) && order >= 3 && order <= 1000)) {
+      throw invalidArgument(`order must be an integer from 3 to 1000, not ${order}`);
+    }
+    if (pageBytes !== 4096 && pageBytes !== 8192 && pageBytes !== 16384 && pageBytes !== 32768) {
+      throw invalidArgument(`pageBytes must be 4096, 8192, 16384 or 32768, not ${String(pageBytes)}`);
+    }
+    super(arena, order, pageBytes);
+    this.treeIndex = treeIndex;
+    this.order = order;
+    this.pageBytes = pageBytes;
+    this.inlineValueBytesMax = pageBytes === UNIT_BYTES ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
+    this.rootUnit = row.rootUnit;
+    this.height = row.height;
+    this.cellCount = row.cells;
+    this.leafPages = row.leafPages;
+    this.branchPages = row.branchPages;
+    this.treeUnits = row.treeUnits;
+    this.#liveEntries = row.liveEntries;
+    this.#liveKeyBytes = row.liveKeyBytes;
+    this.#liveValueBytes = row.liveValueBytes;
+    this.#overflowPages = row.overflowPages;
+    this.#overflowUnits = row.overflowUnits;
+    this.#overflow = new OverflowWriter(arena);
+    table.attach(treeIndex, this);
+  }
+
+  /**
+   * The open snapshots, ascending; the array is kept, not copied. An old version is kept while one of them needs it. keepNewest: the
+   * version that an operation replaces directly is kept too (a snapshot is being taken whose number is not known yet).
+   */
+  setSnapshots(sorted: Float64Array, count: number, keepNewest: boolean): void {
+    this.#snapshots = sorted;
+    this.#snapshotCount = count;
+    this.#keepNewest = keepNewest;
+  }
+
+  counts(): TreeCounts {
+    return {
+      rootUnit: this.rootUnit,
+      height: this.height,
+      order: this.order,
+      pageBytes: this.pageBytes,
+      liveEntries: this.#liveEntries,
+      liveKeyBytes: this.#liveKeyBytes,
+      liveValueBytes: this.#liveValueBytes,
+      cells: this.cellCount,
+      leafPages: this.leafPages,
+      branchPages: this.branchPages,
+      overflowPages: this.#overflowPages,
+      treeUnits: this.treeUnits,
+      overflowUnits: this.#overflowUnits,
+    };
+  }
+
+  stats(): TreeCounts {
+    return this.counts();
+  }
+
+  // ---- operations ---------------------------------------------------------------------------------------------------------------
+
+  /** True if a live version existed. seq must be above that of every version of the key. */
   put(
     key: Uint8Array,
     keyStart: number,
@@ -41,12 +172,62 @@ export declare class BTreeWriter {
     valueStart: number,
     valueLength: number,
     seq: number,
-  ): boolean;
-  putOverflow(key: Uint8Array, keyStart: number, keyLength: number, chain: OverflowChain, seq: number): boolean;
+  ): boolean {
+    if (valueLength > this.inlineValueBytesMax) {
+      const chain = this.#writeChain(value, valueStart, valueLength);
+      try {
+        return this.putOverflow(key, keyStart, keyLength, chain, seq);
+      } catch (error) {
+        OverflowWriter.discard(this.arena, chain);
+        throw error;
+      }
+    }
+    return this.#put(0, key, keyStart, keyLength, valueLength, value, valueStart, valueLength, seq);
+  }
+
+  /** Puts a value that an OverflowWriter of the same arena has written. The tree owns the chain from then on, unless it throws. */
+  putOverflow(key: Uint8Array, keyStart: number, keyLength: number, chain: OverflowChain, seq: number): boolean {
+    const bytes = this.#unitBytes;
+    bytes[0] = chain.firstUnit;
+    bytes[1] = chain.firstUnit >>> 8;
+    bytes[2] = chain.firstUnit >>> 16;
+    bytes[3] = chain.firstUnit >>> 24;
+    const existed = this.#put(CellFlag.Overflow, key, keyStart, keyLength, chain.totalBytes, bytes, 0, 4, seq);
+    this.arena.stagedUnits -= chain.units;
+    this.#overflowPages += chain.pages;
+    this.#overflowUnits += chain.units;
+    return existed;
+  }
+
   /** True if a live version existed. */
-  del(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean;
-  /** Sequence of the live version in the unpublished state, 0 if absent. */
-  versionOf(key: Uint8Array, keyStart: number, keyLength: number): number;
+  del(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
+    if (this.height === 0) return false;
+    const arena = this.arena;
+    const before = arena.reserveMode;
+    arena.reserveMode = true;
+    try {
+      return this.#del(key, keyStart, keyLength, seq);
+    } finally {
+      arena.reserveMode = before;
+    }
+  }
+
+  /** Sequence of the live version in the unpublished state, 0 if the key is absent. */
+  versionOf(key: Uint8Array, keyStart: number, keyLength: number): number {
+    if (this.height === 0) return 0;
+    const position = this.locate(key, keyStart, keyLength, Infinity);
+    if (position >= 0) {
+      const cell = this.cellAt(position);
+      return (this.u8[cell]! & CellFlag.Tombstone) !== 0 ? 0 : readSeq(this.u8, cell + 1);
+    }
+    if (~position === this.leafCount()) return this.#versionInNextLeaf(key, keyStart, keyLength);
+    return 0;
+  }
+
+  /**
+   * Deletes live keys from low to high, at most `limit` of them: a slice of a range delete. Undefined bounds are open. All deletes
+   * of a slice may share one seq.
+   */
   removeRange(
     low: Uint8Array | undefined,
     lowInclusive: boolean,
@@ -54,11 +235,463 @@ export declare class BTreeWriter {
     highInclusive: boolean,
     limit: number,
     seq: number,
-  ): RemoveRangeResult;
-  sweep(state: SweepState, pageBudget: number): void;
-  bulkLoad(entries: Iterable<BulkEntry>): void;
-  unitsNeeded(operations: number, bytes: number): number;
-  stats(): TreeCounts;
-  /** Problems found, empty when sound. */
-  check(): string[];
+  ): RemoveRangeResult {
+    const key = this.#scratchKey;
+    let keyLength = 0;
+    // (key, -1) stands behind all versions of the key: the search finds the next key.
+    let fromSeq = -1;
+    if (low === undefined) fromSeq = Infinity;
+    else {
+      key.set(low);
+      keyLength = low.length;
+      if (lowInclusive) fromSeq = Infinity;
+    }
+    let removed = 0;
+    let visits = limit * RANGE_VISITS_PER_REMOVAL + 64;
+    while (this.height > 0) {
+      let position = this.locate(key, 0, keyLength, fromSeq);
+      if (position < 0) position = ~position;
+      if (position === this.leafCount()) {
+        if (!this.moveToNextLeaf()) break;
+        position = 0;
+      }
+      const cell = this.cellAt(position);
+      keyLength = this.#copyKey(position, key);
+      fromSeq = -1;
+      if (high !== undefined) {
+        const order = compareBytes(key, keyLength, high);
+        if (order > 0 || (order === 0 && !highInclusive)) break;
+      }
+      if (removed >= limit || visits-- <= 0) return { removed, done: false, resumeKey: key.slice(0, keyLength) };
+      if ((this.u8[cell]! & CellFlag.Tombstone) === 0 && this.del(key, 0, keyLength, seq)) removed++;
+    }
+    return { removed, done: true, resumeKey: undefined };
+  }
+
+  /**
+   * Removes versions and tombstones that nothing needs any more and merges underfull leaves, over at most `pageBudget` leaves.
+   * Ends with state.done. A tombstone whose last older version goes in the same pass may stay until the next one.
+   */
+  sweep(state: SweepState, pageBudget: number): void {
+    const arena = this.arena;
+    const before = arena.reserveMode;
+    arena.reserveMode = true;
+    try {
+      for (let pages = 0; pages < pageBudget && !state.done; pages++) {
+        if (this.height === 0) {
+          state.done = true;
+          break;
+        }
+        const key = state.resumeKey ?? NO_BYTES;
+        this.descend(key, 0, key.length, state.resumeKey === undefined ? Infinity : state.resumeSeq);
+        const next = this.rightSeparator();
+        state.removedCells += this.#sweepLeaf();
+        state.resumeKey = next?.key;
+        state.resumeSeq = next?.seq ?? Infinity;
+        state.done = next === undefined;
+      }
+    } finally {
+      arena.reserveMode = before;
+    }
+  }
+
+  /** Fills an empty tree from entries in ascending key order, to full pages. On a throw the tree is empty as before. */
+  bulkLoad(entries: Iterable<BulkEntry>): void {
+    const loader = this.bulkLoader();
+    try {
+      for (const entry of entries) {
+        loader.add(entry.key, 0, entry.key.length, entry.value, 0, entry.value.length, entry.seq);
+      }
+      loader.finish();
+    } catch (error) {
+      loader.abort();
+      throw error;
+    }
+  }
+
+  /** The same in steps: publications of other trees may come between. The tree must be empty, and stay so until finish(). */
+  bulkLoader(): BulkLoader {
+    if (this.height !== 0) throw invalidArgument('bulk load needs an empty tree');
+    return new BulkLoader(
+      this.arena,
+      this.baseClass,
+      this.entriesMax,
+      this.inlineValueBytesMax,
+      (result) => {
+        if (this.height !== 0) throw new ConcordError('ERR_INTERNAL', 'the tree was changed during its bulk load');
+        this.rootUnit = result.rootUnit;
+        this.height = result.height;
+        this.cellCount = result.entries;
+        this.leafPages = result.leafPages;
+        this.branchPages = result.branchPages;
+        this.treeUnits = result.treeUnits;
+        this.#liveEntries = result.entries;
+        this.#liveKeyBytes = result.keyBytes;
+        this.#liveValueBytes = result.valueBytes;
+        this.#overflowPages = result.overflowPages;
+        this.#overflowUnits = result.overflowUnits;
+        this.fingerValid = false;
+      },
+    );
+  }
+
+  /** Drops everything at once: no versions are kept for snapshots. */
+  clear(): void {
+    const arena = this.arena;
+    if (this.height > 0) this.#releaseSubtree(this.rootUnit, this.height - 1);
+    this.rootUnit = 0;
+    this.height = 0;
+    this.cellCount = 0;
+    this.leafPages = 0;
+    this.branchPages = 0;
+    this.treeUnits = 0;
+    this.#liveEntries = 0;
+    this.#liveKeyBytes = 0;
+    this.#liveValueBytes = 0;
+    this.#overflowPages = 0;
+    this.#overflowUnits = 0;
+    this.fingerValid = false;
+    arena.reclaim();
+  }
+
+  /**
+   * A safe bound of the units that a group of operations may allocate; bytes: keys and values of its puts. A caller that checks it
+   * against arena.freeUnits() before it logs the group can always apply it. Values already in a chain count with their key only.
+   */
+  unitsNeeded(operations: number, bytes: number): number {
+    const pages = this.leafPages + this.branchPages;
+    const levels = Math.max(this.height, 1);
+    const unitsPerPage = this.treeUnits === pages ? 1 << this.baseClass : 8;
+    // Each operation copies at most its leaf and one sibling and adds one leaf; likewise on every level of branches, where at least
+    // two children share a page.
+    const leaves = Math.min(2 * operations, this.leafPages) + operations;
+    const branches = Math.min(2 * operations * (levels - 1), this.branchPages) + (this.orderLimited ? operations : operations >>> 2);
+    const small = (leaves + branches + 3 * (levels + 2)) * unitsPerPage;
+    // Cells above a quarter of a page bring pages of up to 8 units, three for each; longer values also bring chains.
+    const largeCells = Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
+    return small + largeCells * 24 + overflowUnits(bytes) + 1;
+  }
+
+  /** Problems found, empty when sound. Walks everything. */
+  check(): string[] {
+    return checkTree(this.arena, this.counts()).problems;
+  }
+
+  // ---- versions -----------------------------------------------------------------------------------------------------------------
+
+  #put(
+    flags: number,
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    valueLength: number,
+    body: Uint8Array,
+    bodyStart: number,
+    bodyLength: number,
+    seq: number,
+  ): boolean {
+    if (keyLength > KEY_BYTES_MAX) throw new ConcordError('ERR_KEY_TOO_LARGE', `key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
+    if (valueLength > VALUE_BYTES_MAX) {
+      throw new ConcordError('ERR_VALUE_TOO_LARGE', `value of ${valueLength} bytes, limit ${VALUE_BYTES_MAX}`);
+    }
+    this.#setCell(flags, key, keyStart, keyLength, valueLength, body, bodyStart, bodyLength, seq);
+    if (this.height === 0) {
+      this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
+      this.plantRoot();
+      this.#countLive(1, keyLength, valueLength);
+      return false;
+    }
+    const found = this.locate(key, keyStart, keyLength, Infinity);
+    this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
+    if (found < 0) {
+      const position = ~found;
+      let existed = false;
+      if (position === this.leafCount() && this.separatorHasSeq(1)) {
+        existed = this.#versionInNextLeaf(key, keyStart, keyLength) !== 0;
+        if (existed) this.#countLive(0, 0, valueLength - this.#nextLeafValueLength(key, keyStart, keyLength));
+      }
+      if (!existed) this.#countLive(1, keyLength, valueLength);
+      this.insertCell(position, false);
+      return existed;
+    }
+    const cell = this.cellAt(found);
+    const existed = (this.u8[cell]! & CellFlag.Tombstone) === 0;
+    const oldLength = readVarint(this.u8, cell + CELL_LENGTHS_OFFSET);
+    if (existed) this.#countLive(0, 0, valueLength - oldLength);
+    else this.#countLive(1, keyLength, valueLength);
+    const single = found + 1 === this.leafCount() || !this.sameKeyAsNext(found);
+    if (single && !this.#keepNewest && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
+      if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+      this.insertCell(found, true);
+      return existed;
+    }
+    if (!single || this.#snapshotCount > 0) this.#pruneVersions(found, seq);
+    this.insertCell(found, false);
+    return existed;
+  }
+
+  #del(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
+    const found = this.locate(key, keyStart, keyLength, Infinity);
+    if (found < 0) {
+      const position = ~found;
+      if (position !== this.leafCount() || !this.separatorHasSeq(1)) return false;
+      if (this.#versionInNextLeaf(key, keyStart, keyLength) === 0) return false;
+      this.ensureRoom(keyLength + 16, true);
+      this.#countLive(-1, -keyLength, -this.#nextLeafValueLength(key, keyStart, keyLength));
+      this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
+      this.insertCell(position, false);
+      return true;
+    }
+    const cell = this.cellAt(found);
+    if ((this.u8[cell]! & CellFlag.Tombstone) !== 0) return false;
+    this.ensureRoom(keyLength + 16, true);
+    this.#countLive(-1, -keyLength, -readVarint(this.u8, cell + CELL_LENGTHS_OFFSET));
+    this.makeWritable(0);
+    const left = this.#pruneVersions(found, seq);
+    if (left > 0 || this.#continuesInNextLeaf(found, key, keyStart, keyLength)) {
+      this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
+      this.insertCell(found, false);
+    } else {
+      this.settleLeaf();
+    }
+    return true;
+  }
+
+  /**
+   * Removes the versions of the key at the position that are not needed below a new version `seq`; returns how many stay in this
+   * leaf. Versions after a kept one are judged against that one.
+   */
+  #pruneVersions(position: number, seq: number): number {
+    this.makeWritable(0);
+    let newer = seq;
+    let kept = 0;
+    let more = true;
+    let rank = 0;
+    while (more) {
+      const at = position + kept;
+      more = at + 1 < this.leafCount() && this.sameKeyAsNext(at);
+      const cell = this.cellAt(at);
+      const version = readSeq(this.u8, cell + 1);
+      if ((rank === 0 && this.#keepNewest) || this.#isNeeded(version, newer)) {
+        newer = version;
+        kept++;
+      } else {
+        this.#dropCell(at);
+      }
+      rank++;
+    }
+    return kept;
+  }
+
+  #dropCell(position: number): void {
+    const cell = this.cellAt(position);
+    if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+    this.removeCell(position);
+  }
+
+  /** Whether an open snapshot S has version ≤ S < newer. */
+  #isNeeded(version: number, newer: number): boolean {
+    let high = this.#snapshotCount;
+    if (high === 0) return false;
+    const snapshots = this.#snapshots;
+    let low = 0;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (snapshots[middle]! < version) low = middle + 1;
+      else high = middle;
+    }
+    return low < this.#snapshotCount && snapshots[low]! < newer;
+  }
+
+  /** Whether versions of the key, of which none is at or after the position in this leaf, stand in the next one. */
+  #continuesInNextLeaf(position: number, key: Uint8Array, keyStart: number, keyLength: number): boolean {
+    if (position < this.leafCount() || !this.separatorHasSeq(1)) return false;
+    const unit = this.neighbourLeaf(1);
+    return unit !== 0 && this.#searchIn(unit, key, keyStart, keyLength) >= 0;
+  }
+
+  #versionInNextLeaf(key: Uint8Array, keyStart: number, keyLength: number): number {
+    const unit = this.separatorHasSeq(1) ? this.neighbourLeaf(1) : 0;
+    if (unit === 0 || this.#searchIn(unit, key, keyStart, keyLength) !== 0) return 0;
+    const u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const cell = this.#firstCellOf(unit);
+    return (u8[cell]! & CellFlag.Tombstone) !== 0 ? 0 : readSeq(u8, cell + 1);
+  }
+
+  #nextLeafValueLength(key: Uint8Array, keyStart: number, keyLength: number): number {
+    const unit = this.neighbourLeaf(1);
+    if (unit === 0 || this.#searchIn(unit, key, keyStart, keyLength) !== 0) return 0;
+    return readVarint(this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!, this.#firstCellOf(unit) + CELL_LENGTHS_OFFSET);
+  }
+
+  #searchIn(unit: number, key: Uint8Array, keyStart: number, keyLength: number): number {
+    const { u8, u16, u32 } = this.arena;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    return searchLeaf(u8[segment]!, u16[segment]!, u32[segment]!, base, key, keyStart, keyLength, Infinity);
+  }
+
+  #firstCellOf(unit: number): number {
+    const u16 = this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    return base + u16[leafOffsetsHalfword(u16, base)]!;
+  }
+
+  /** Prunes the path's leaf and settles it. Returns the number of cells removed. */
+  #sweepLeaf(): number {
+    const count = this.leafCount();
+    // Versions of the first key may stand in the leaf before: its last one is then the next newer.
+    let newer = this.#newerInLeafBefore();
+    let rank = newer === -1 ? 0 : 1;
+    const drops: number[] = [];
+    let lastKept: number[] = [];
+    const endGroup = (continues: boolean): void => {
+      // Tombstones with nothing older below them hide nothing.
+      while (!continues && lastKept.length > 0) {
+        const at = lastKept[lastKept.length - 1]!;
+        if ((this.u8[this.cellAt(at)]! & CellFlag.Tombstone) === 0) break;
+        lastKept.pop();
+        drops.push(at);
+      }
+      lastKept = [];
+    };
+    for (let position = 0; position < count; position++) {
+      if (position > 0 && !this.sameKeyAsNext(position - 1)) {
+        endGroup(false);
+        newer = -1;
+        rank = 0;
+      }
+      const version = readSeq(this.u8, this.cellAt(position) + 1);
+      if (newer === -1 || this.#isNeeded(version, newer) || (this.#keepNewest && rank === 1)) {
+        lastKept.push(position);
+        newer = version;
+      } else {
+        drops.push(position);
+      }
+      rank++;
+    }
+    const keyLength = this.#copyKey(count - 1, this.#scratchKey);
+    endGroup(this.#continuesInNextLeaf(count, this.#scratchKey, 0, keyLength));
+    if (drops.length > 0) {
+      this.ensureRoom(0, true);
+      this.makeWritable(0);
+      drops.sort((a, b) => b - a);
+      for (const position of drops) this.#dropCell(position);
+    } else {
+      this.frugal = false;
+      this.ensureRoom(0, true);
+    }
+    this.settleLeaf();
+    return drops.length;
+  }
+
+  /** Seq of the version of the leaf's first key that stands last in the leaf before; -1 if there is none. */
+  #newerInLeafBefore(): number {
+    if (!this.separatorHasSeq(-1)) return -1;
+    const unit = this.neighbourLeaf(-1);
+    const keyLength = this.#copyKey(0, this.#scratchKey);
+    const { u8, u16, u32 } = this.arena;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const found = searchLeaf(u8[segment]!, u16[segment]!, u32[segment]!, base, this.#scratchKey, 0, keyLength, Infinity);
+    if (found < 0) return -1;
+    const last = u16[segment]![(base >>> 1) + COUNT_HALFWORD]! - 1;
+    return readSeq(u8[segment]!, base + u16[segment]![leafOffsetsHalfword(u16[segment]!, base) + last]! + 1);
+  }
+
+  // ---- small parts --------------------------------------------------------------------------------------------------------------
+
+  #setCell(
+    flags: number,
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    valueLength: number,
+    body: Uint8Array,
+    bodyStart: number,
+    bodyLength: number,
+    seq: number,
+  ): void {
+    this.cellFlags = flags;
+    this.cellSeq = seq;
+    this.cellKey = key;
+    this.cellKeyStart = keyStart;
+    this.cellKeyLength = keyLength;
+    this.cellValueLength = valueLength;
+    this.cellBody = body;
+    this.cellBodyStart = bodyStart;
+    this.cellBodyLength = bodyLength;
+  }
+
+  #countLive(entries: number, keyBytes: number, valueBytes: number): void {
+    this.#liveEntries += entries;
+    this.#liveKeyBytes += keyBytes;
+    this.#liveValueBytes += valueBytes;
+  }
+
+  #copyKey(position: number, into: Uint8Array): number {
+    const { u8, base } = this;
+    const prefixLength = this.u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+    const suffixLengthAt = skipVarint(u8, this.cellAt(position) + CELL_LENGTHS_OFFSET);
+    const suffixLength = readVarint(u8, suffixLengthAt);
+    copyBytes(u8, base + PAGE_HEADER_BYTES, prefixLength, into, 0);
+    copyBytes(u8, skipVarint(u8, suffixLengthAt), suffixLength, into, prefixLength);
+    return prefixLength + suffixLength;
+  }
+
+  #writeChain(value: Uint8Array, start: number, length: number): OverflowChain {
+    this.#overflow.begin(length);
+    try {
+      this.#overflow.append(value, start, length);
+      return this.#overflow.finish();
+    } catch (error) {
+      this.#overflow.abort();
+      throw error;
+    }
+  }
+
+  #releaseChainOf(cell: number): void {
+    const u8 = this.u8;
+    const lengthAt = cell + CELL_LENGTHS_OFFSET;
+    const totalBytes = readVarint(u8, lengthAt);
+    const suffixLengthAt = skipVarint(u8, lengthAt);
+    const at = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
+    this.#releaseChain((u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0, totalBytes);
+  }
+
+  #releaseChain(firstUnit: number, totalBytes: number): void {
+    walkChain(this.arena, firstUnit, totalBytes, (unit, pageClass) => {
+      this.#overflowPages--;
+      this.#overflowUnits -= 1 << pageClass;
+      this.arena.release(unit);
+    });
+  }
+
+  #releaseSubtree(unit: number, level: number): void {
+    const { u8, u16, u32 } = this.arena;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const count = u16[segment]![(base >>> 1) + COUNT_HALFWORD]!;
+    if (level > 0) {
+      const children = childrenWord(u16[segment]!, base);
+      for (let index = 0; index < count; index++) this.#releaseSubtree(u32[segment]![children + index]!, level - 1);
+    } else if (this.#overflowPages > 0) {
+      this.unit[0] = unit;
+      this.loadLeaf();
+      for (let index = 0; index < count; index++) {
+        const cell = this.cellAt(index);
+        if ((u8[segment]![cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+      }
+    }
+    this.arena.release(unit);
+  }
+}
+
+function compareBytes(a: Uint8Array, aLength: number, b: Uint8Array): number {
+  const length = Math.min(aLength, b.length);
+  for (let index = 0; index < length; index++) {
+    const difference = a[index]! - b[index]!;
+    if (difference !== 0) return difference;
+  }
+  return aLength - b.length;
 }

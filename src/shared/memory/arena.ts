@@ -245,9 +245,9 @@ export class ArenaWriter extends ArenaReader {
   /** The oldest pin that a full wait did not outlast: it is not waited for again. */
   #stuckPin = 0;
 
-  constructor(layout: ArenaLayout) {
+  constructor(layout: ArenaLayout, adopting = false) {
     super(layout);
-    if (this.published() !== 0) throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
+    if (!adopting && this.published() !== 0) throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
     this.#epoch = this.loadEpoch();
     this.unpublishedEpoch = 0;
@@ -262,17 +262,8 @@ export class ArenaWriter extends ArenaReader {
    * those have left. Throws ERR_CORRUPT if the walk reports overlapping pages.
    */
   static adopt(layout: ArenaLayout, walk: ArenaWalk): ArenaWriter {
-    const reader = new ArenaReader(layout);
-    const metaUnit = reader.published();
-    // The constructor accepts only an arena without data; a fresh allocator is what adoption starts from too.
-    Atomics.store(reader.control, META_WORD, 0);
-    let writer: ArenaWriter;
-    try {
-      writer = new ArenaWriter(layout);
-    } finally {
-      Atomics.store(reader.control, META_WORD, metaUnit);
-    }
-    writer.#adopt(metaUnit, walk);
+    const writer = new ArenaWriter(layout, true);
+    writer.#adopt(writer.published(), walk);
     return writer;
   }
 

@@ -15,6 +15,7 @@ import { ConcordError } from '../errors.js';
 export const ORDER_COUNT = 4;
 const FREE = 0x80;
 const USED = 0x40;
+const LIMBO = 0x20;
 const ORDER_MASK = 3;
 
 export class UnitAllocator {
@@ -106,18 +107,18 @@ export class UnitAllocator {
 
   /** After claims: frees everything below `end` from `start` on that no block covers. Returns the number of units freed. */
   freeUnclaimed(start: number, end: number): number {
-    let freed = 0;
-    for (let unit = start; unit < end;) {
+    // Marked first and freed second: a freed unit merges with its neighbours, whose state then no longer tells them apart.
+    for (let unit = start; unit < end; ) {
       const state = this.#state[unit]!;
-      if (state !== 0) {
-        unit += 1 << (state & ORDER_MASK);
-        continue;
-      }
+      if (state === 0) this.#state[unit++] = LIMBO;
+      else unit += 1 << (state & ORDER_MASK);
+    }
+    let freed = 0;
+    for (let unit = start; unit < end; unit++) {
+      if (this.#state[unit] !== LIMBO) continue;
       this.#state[unit] = USED;
       this.free(unit);
       freed++;
-      // The freed unit may have merged downwards, never past itself.
-      unit++;
     }
     return freed;
   }

@@ -1,0 +1,267 @@
+/**
+ * The entry that a reader or cursor stands on: key, seq, value, straight from the pinned page.
+ *
+ * Small values are copied by words: a native copy out of shared memory costs 200 ns before its first byte. The target comes from
+ * Buffer's pool, whose slices start at multiples of 8; the source may start anywhere, so words are put together from two halves.
+ * Threads: any, between pin and unpin. Allocates only what it returns.
+ */
+import {
+  SEGMENT_UNIT_MASK,
+  SEGMENT_UNIT_SHIFT,
+  UNIT_SHIFT,
+  type ArenaReader,
+  type UnitId,
+} from '../../shared/memory/arena.js';
+import { walkChain } from './overflow.js';
+import {
+  CELL_LENGTHS_OFFSET,
+  CLASS_BYTE,
+  CellFlag,
+  NEXT_WORD,
+  PAGE_HEADER_BYTES,
+  PAYLOAD_BYTES_WORD,
+  PageKind,
+  copyBytes,
+  corruptPage,
+  readSeq,
+  readVarint,
+  skipVarint,
+} from './page.js';
+import { checkPage } from './search.js';
+
+/** Above it the native copy wins. */
+const WORD_COPY_BYTES_MAX = 768;
+const EMPTY_POOL = new ArrayBuffer(0);
+
+export abstract class EntryView {
+  protected readonly arena: ArenaReader;
+  protected viewSegment = 0;
+  protected viewU8: Uint8Array;
+  protected viewCell = 0;
+  protected viewFlags = 0;
+  #prefixAt = 0;
+  #prefixLength = 0;
+  #suffixAt = 0;
+  #suffixLength = 0;
+  #bodyAt = 0;
+  #valueLength = 0;
+  #pool: ArrayBufferLike = EMPTY_POOL;
+  #poolWords: Int32Array = new Int32Array(0);
+  /** Where readValue was in a chain: reading it piece by piece does not start over each time. */
+  #chainFirst: UnitId = 0;
+  #chainUnit: UnitId = 0;
+  #chainOffset = 0;
+
+  constructor(arena: ArenaReader) {
+    this.arena = arena;
+    this.viewU8 = arena.u8[0]!;
+  }
+
+  get seq(): number {
+    return readSeq(this.viewU8, this.viewCell + 1);
+  }
+
+  get keyLength(): number {
+    return this.#prefixLength + this.#suffixLength;
+  }
+
+  get valueLength(): number {
+    return this.#valueLength;
+  }
+
+  /** Takes the cell as current entry. ERR_CORRUPT if it does not lie in its page. */
+  protected view(segment: number, base: number, prefixLength: number, cell: number, pageEnd: number): void {
+    const u8 = this.arena.u8[segment]!;
+    const flags = u8[cell]!;
+    let at = cell + CELL_LENGTHS_OFFSET;
+    let valueLength = u8[at]!;
+    if (valueLength < 0x80) at++;
+    else {
+      valueLength = readVarint(u8, at);
+      at = skipVarint(u8, at);
+    }
+    let suffixLength = u8[at++]!;
+    if (suffixLength >= 0x80) suffixLength = (suffixLength & 0x7f) | (u8[at++]! << 7);
+    const bodyAt = at + suffixLength;
+    if (!(bodyAt + ((flags & CellFlag.Overflow) !== 0 ? 4 : valueLength) <= pageEnd)) {
+      throw corruptPage((segment << SEGMENT_UNIT_SHIFT) + (base >>> UNIT_SHIFT), 'a cell reaches beyond its page');
+    }
+    this.viewSegment = segment;
+    this.viewU8 = u8;
+    this.viewCell = cell;
+    this.viewFlags = flags;
+    this.#prefixAt = base + PAGE_HEADER_BYTES;
+    this.#prefixLength = prefixLength;
+    this.#suffixAt = at;
+    this.#suffixLength = suffixLength;
+    this.#bodyAt = bodyAt;
+    this.#valueLength = valueLength;
+    this.#chainFirst = 0;
+  }
+
+  protected viewSame(other: EntryView): void {
+    this.viewSegment = other.viewSegment;
+    this.viewU8 = other.viewU8;
+    this.viewCell = other.viewCell;
+    this.viewFlags = other.viewFlags;
+    this.#prefixAt = other.#prefixAt;
+    this.#prefixLength = other.#prefixLength;
+    this.#suffixAt = other.#suffixAt;
+    this.#suffixLength = other.#suffixLength;
+    this.#bodyAt = other.#bodyAt;
+    this.#valueLength = other.#valueLength;
+    this.#chainFirst = 0;
+  }
+
+  /** Copies the key to into[at …]; returns its length. */
+  copyKey(into: Uint8Array, at: number): number {
+    const u8 = this.viewU8;
+    const prefixLength = this.#prefixLength;
+    copyBytes(u8, this.#prefixAt, prefixLength, into, at);
+    copyBytes(u8, this.#suffixAt, this.#suffixLength, into, at + prefixLength);
+    return prefixLength + this.#suffixLength;
+  }
+
+  /** < 0 if the entry's key is smaller than `key`, 0 if equal. */
+  compareKey(key: Uint8Array, keyLength: number): number {
+    const u8 = this.viewU8;
+    const prefixLength = this.#prefixLength;
+    const ownLength = prefixLength + this.#suffixLength;
+    const length = ownLength < keyLength ? ownLength : keyLength;
+    const suffix = this.#suffixAt - prefixLength;
+    for (let index = 0; index < length; index++) {
+      const difference = u8[(index < prefixLength ? this.#prefixAt : suffix) + index]! - key[index]!;
+      if (difference !== 0) return difference;
+    }
+    return ownLength - keyLength;
+  }
+
+  /** A fresh copy of the value. */
+  copyValue(): Buffer {
+    const length = this.#valueLength;
+    if ((this.viewFlags & CellFlag.Overflow) !== 0) return this.#copyChain();
+    const buffer = Buffer.allocUnsafe(length);
+    const start = this.#bodyAt;
+    if (length > WORD_COPY_BYTES_MAX) {
+      buffer.set(this.viewU8.subarray(start, start + length));
+      return buffer;
+    }
+    const pool = buffer.buffer;
+    if (pool !== this.#pool) {
+      this.#pool = pool;
+      // A program may have set an odd Buffer.poolSize: then bytes are copied one by one.
+      this.#poolWords = (pool.byteLength & 3) === 0 ? new Int32Array(pool) : new Int32Array(0);
+    }
+    const offset = buffer.byteOffset;
+    if ((offset & 3) !== 0 || this.#poolWords.length === 0) {
+      const u8 = this.viewU8;
+      for (let index = 0; index < length; index++) buffer[index] = u8[start + index]!;
+      return buffer;
+    }
+    copyWords(this.arena.i32[this.viewSegment]!, this.viewU8, start, length, this.#poolWords, offset >>> 2, buffer);
+    return buffer;
+  }
+
+  /** The value as UTF-8 text, without a copy in between. */
+  valueUtf8(): string {
+    if ((this.viewFlags & CellFlag.Overflow) !== 0) return this.#copyChain().toString('utf8');
+    return this.arena.buffers[this.viewSegment]!.toString('utf8', this.#bodyAt, this.#bodyAt + this.#valueLength);
+  }
+
+  /** The key as UTF-8 text. */
+  keyUtf8(): string {
+    const buffer = this.arena.buffers[this.viewSegment]!;
+    if (this.#prefixLength === 0) return buffer.toString('utf8', this.#suffixAt, this.#suffixAt + this.#suffixLength);
+    const key = Buffer.allocUnsafe(this.keyLength);
+    return key.toString('utf8', 0, this.copyKey(key, 0));
+  }
+
+  /** Copies value bytes [from, from + length) to into[at …], fewer at the value's end; returns how many. */
+  readValue(into: Uint8Array, at: number, from: number, length: number): number {
+    const wanted = Math.min(length, this.#valueLength - from);
+    if (wanted <= 0) return 0;
+    if ((this.viewFlags & CellFlag.Overflow) === 0) {
+      copyBytes(this.viewU8, this.#bodyAt + from, wanted, into, at);
+      return wanted;
+    }
+    const first = this.#overflowUnit();
+    if (this.#chainFirst !== first || from < this.#chainOffset) {
+      this.#chainFirst = first;
+      this.#chainUnit = first;
+      this.#chainOffset = 0;
+    }
+    let done = 0;
+    const arena = this.arena;
+    while (done < wanted) {
+      const unit = this.#chainUnit;
+      if (!(unit > 0 && unit < arena.totalUnits)) throw corruptPage(unit, `a chain ends before byte ${from + done}`);
+      const segment = unit >>> SEGMENT_UNIT_SHIFT;
+      const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+      const words = arena.u32[segment]!;
+      checkPage(words, base, unit, PageKind.Overflow);
+      const payload = words[(base >>> 2) + PAYLOAD_BYTES_WORD]!;
+      const pageBytes = 4096 << (arena.u8[segment]![base + CLASS_BYTE]! & 3);
+      // A page without payload could make a circle of pages last for ever.
+      if (payload === 0 || payload > pageBytes - PAGE_HEADER_BYTES) throw corruptPage(unit, `payload of ${payload} bytes`);
+      const skip = from + done - this.#chainOffset;
+      if (skip < payload) {
+        const piece = Math.min(payload - skip, wanted - done);
+        copyBytes(arena.u8[segment]!, base + PAGE_HEADER_BYTES + skip, piece, into, at + done);
+        done += piece;
+        if (done === wanted) break;
+      }
+      this.#chainOffset += payload;
+      this.#chainUnit = words[(base >>> 2) + NEXT_WORD]!;
+    }
+    return wanted;
+  }
+
+  #overflowUnit(): UnitId {
+    const u8 = this.viewU8;
+    const at = this.#bodyAt;
+    return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
+  }
+
+  #copyChain(): Buffer {
+    const arena = this.arena;
+    const total = this.#valueLength;
+    // Hostile bytes may claim any length: no more than the arena could hold is reserved for it.
+    if (total > arena.totalUnits * 4096) throw corruptPage(this.#overflowUnit(), `a chain of ${total} bytes`);
+    const buffer = Buffer.allocUnsafe(total);
+    let at = 0;
+    walkChain(arena, this.#overflowUnit(), total, (unit, _pageClass, payloadAt, payloadBytes) => {
+      const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+      buffer.set(u8.subarray(payloadAt, payloadAt + payloadBytes), at);
+      at += payloadBytes;
+    });
+    return buffer;
+  }
+}
+
+/** Whole words by words, the last 1 … 3 bytes one by one, so that nothing beyond source or target is touched. */
+function copyWords(
+  from: Int32Array,
+  fromBytes: Uint8Array,
+  start: number,
+  length: number,
+  to: Int32Array,
+  toWord: number,
+  toBytes: Uint8Array,
+): void {
+  const words = length >>> 2;
+  const shift = (start & 3) << 3;
+  let source = start >>> 2;
+  const end = toWord + words;
+  if (shift === 0) {
+    for (let word = toWord; word < end; word++) to[word] = from[source++]!;
+  } else if (words > 0) {
+    const back = 32 - shift;
+    let low = from[source]!;
+    for (let word = toWord; word < end; word++) {
+      const high = from[++source]!;
+      to[word] = (low >>> shift) | (high << back);
+      low = high;
+    }
+  }
+  for (let index = words << 2; index < length; index++) toBytes[index] = fromBytes[start + index]!;
+}

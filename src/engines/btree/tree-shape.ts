@@ -1,0 +1,1189 @@
+/**
+ * The changing tree: path, copy-on-write, room in pages, split, shift, merge, root. Knows cells, not what versions mean.
+ *
+ *   level 2      [ root ]                 unit[level], index[level] is the path of the last descent: the page and the child taken.
+ *   level 1   [ branch ]…                 It stays right while changes keep the structure, so that neighbouring operations need no
+ *   level 0   [ leaf ]  [ leaf ]…         new descent ("finger"); a structural change drops it.
+ *
+ * A page born since the last publication is changed in place; any other is copied first, and the pages above it. So a fresh page
+ * has only fresh ancestors. Pages that overflow or underflow go through a run (leaf-run.ts) into new pages: one page again
+ * (compaction, another prefix or class), two shared with a sibling that has room, or a split. Ascending inserts leave full pages.
+ *
+ * Invariants: every leaf but a root leaf has an entry; a branch has at least two children (one only after a removal that found
+ * no memory to merge). Nothing changes before ensureRoom() has found memory for the worst case.
+ * Threads: the shard thread only.
+ */
+import type { ArenaWriter, UnitId } from '../../shared/memory/arena.js';
+import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_SHIFT } from '../../shared/memory/arena.js';
+import { BranchRun } from './branch-run.js';
+import { ChildList } from './child-list.js';
+import { LeafRun } from './leaf-run.js';
+import {
+  BRANCH_SLOT_BYTES,
+  CELL_LENGTHS_OFFSET,
+  CELL_START_HALFWORD,
+  CLASS_BYTE,
+  COUNT_HALFWORD,
+  CellFlag,
+  GARBAGE_HALFWORD,
+  HEIGHT_MAX,
+  LEAF_SLOT_BYTES,
+  PAGE_CLASS_MAX,
+  PAGE_HEADER_BYTES,
+  PREFIX_LENGTH_HALFWORD,
+  SEQ_BYTES,
+  copyBytes,
+  headOf,
+  headsOffset,
+  readSeq,
+  readVarint,
+  skipVarint,
+  varintBytes,
+  writeSeq,
+  writeVarint,
+} from './page.js';
+import { compareSeparator, sameSuffix, searchBranch, searchLeaf } from './search.js';
+
+/** A page below this fill looks for a sibling to merge with; below half of it, entries are moved over from a full sibling. */
+const FILL_MIN = 0.4;
+const FILL_BORROW = 0.2;
+/** A merged page keeps some room, so that it does not split at once. */
+const FILL_MERGED_MAX = 0.9;
+/** A compaction that leaves less room than this share of the page would come again with the next insert. */
+const COMPACTION_GAIN_SHIFT = 5;
+/** No sibling and no merge is worth more pages than this. */
+const NO_LIMIT = 0xffff;
+
+const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
+
+export abstract class TreeShape {
+  protected readonly arena: ArenaWriter;
+  protected readonly entriesMax: number;
+  protected readonly orderLimited: boolean;
+  protected readonly baseClass: number;
+
+  protected rootUnit: UnitId = 0;
+  protected height = 0;
+  protected cellCount = 0;
+  protected leafPages = 0;
+  protected branchPages = 0;
+  protected treeUnits = 0;
+
+  /** The path: pages and, in branches, the child taken. */
+  protected readonly unit = new Int32Array(HEIGHT_MAX + 1);
+  protected readonly index = new Int32Array(HEIGHT_MAX + 1);
+  protected fingerValid = false;
+  #fingerMisses = 0;
+
+  /** The leaf of the path. */
+  protected u8!: Uint8Array;
+  protected u16!: Uint16Array;
+  protected u32!: Uint32Array;
+  protected base = 0;
+
+  /** Where the last insert went: an ascending run of inserts is recognised by it. */
+  #lastInsertUnit = 0;
+  #lastInsertAt = -2;
+  /** Set while memory is short: no shifting or merging, which need pages of siblings. */
+  protected frugal = false;
+
+  /** The cell to insert; its key and body stay where the caller has them. */
+  protected cellFlags = 0;
+  protected cellSeq = 0;
+  protected cellKey!: Uint8Array;
+  protected cellKeyStart = 0;
+  protected cellKeyLength = 0;
+  protected cellValueLength = 0;
+  protected cellBody!: Uint8Array;
+  protected cellBodyStart = 0;
+  protected cellBodyLength = 0;
+
+  protected readonly leafRun = new LeafRun();
+  protected readonly branchRun = new BranchRun();
+  readonly #children = new ChildList();
+  #cuts = new Int32Array(64);
+  #weights = new Float64Array(1024);
+  readonly #wanted = new Int32Array(4);
+
+  constructor(arena: ArenaWriter, order: number, pageBytes: number) {
+    this.arena = arena;
+    this.orderLimited = order !== 0;
+    this.entriesMax = order === 0 ? NO_LIMIT : order;
+    this.baseClass = 31 - Math.clz32(pageBytes >>> UNIT_SHIFT);
+  }
+
+  // ---- path ---------------------------------------------------------------------------------------------------------------------
+
+  protected descend(key: Uint8Array, keyStart: number, keyLength: number, seq: number): void {
+    const arena = this.arena;
+    let unit = this.rootUnit;
+    for (let level = this.height - 1; level > 0; level--) {
+      const segment = unit >>> SEGMENT_UNIT_SHIFT;
+      const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+      const u16 = arena.u16[segment]!;
+      const u32 = arena.u32[segment]!;
+      const index = searchBranch(arena.u8[segment]!, u16, u32, base, key, keyStart, keyLength, seq);
+      this.unit[level] = unit;
+      this.index[level] = index;
+      unit = u32[childrenWord(u16, base) + index]!;
+    }
+    this.unit[0] = unit;
+    this.fingerValid = true;
+    this.loadLeaf();
+  }
+
+  protected loadLeaf(): void {
+    const unit = this.unit[0]!;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    this.u8 = this.arena.u8[segment]!;
+    this.u16 = this.arena.u16[segment]!;
+    this.u32 = this.arena.u32[segment]!;
+    this.base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+  }
+
+  /**
+   * Goes to the leaf of (key, seq) and returns the position there as searchLeaf does. Tries the last path first; when that keeps
+   * failing (random keys), only now and then.
+   */
+  protected locate(key: Uint8Array, keyStart: number, keyLength: number, seq: number): number {
+    if (this.fingerValid && (this.#fingerMisses < 8 || (this.#fingerMisses & 15) === 0)) {
+      const position = searchLeaf(this.u8, this.u16, this.u32, this.base, key, keyStart, keyLength, seq);
+      const at = position < 0 ? ~position : position;
+      if (
+        (at > 0 || this.isLeftmost()) &&
+        (at < this.leafCount() || this.#isBeforeRightSeparator(key, keyStart, keyLength, seq))
+      ) {
+        this.#fingerMisses = 0;
+        return position;
+      }
+    }
+    this.#fingerMisses++;
+    this.descend(key, keyStart, keyLength, seq);
+    return searchLeaf(this.u8, this.u16, this.u32, this.base, key, keyStart, keyLength, seq);
+  }
+
+  protected leafCount(): number {
+    return this.u16[(this.base >>> 1) + COUNT_HALFWORD]!;
+  }
+
+  protected isLeftmost(): boolean {
+    for (let level = this.height - 1; level > 0; level--) if (this.index[level] !== 0) return false;
+    return true;
+  }
+
+  /** The lowest level whose page has a child to the right (+1) or left (-1) of the path; 0 if the path runs along that edge. */
+  protected turnLevel(direction: 1 | -1): number {
+    for (let level = 1; level < this.height; level++) {
+      const next = this.index[level]! + direction;
+      if (next >= 0 && next < this.#countOf(this.unit[level]!)) return level;
+    }
+    return 0;
+  }
+
+  #isBeforeRightSeparator(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
+    const level = this.turnLevel(1);
+    if (level === 0) return true;
+    const unit = this.unit[level]!;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const arena = this.arena;
+    const next = this.index[level]! + 1;
+    return (
+      compareSeparator(arena.u8[segment]!, arena.u16[segment]!, arena.u32[segment]!, base, next, key, keyStart, keyLength, seq) > 0
+    );
+  }
+
+  /** Whether the separator between the leaf and its neighbour cuts through the versions of one key. */
+  protected separatorHasSeq(direction: 1 | -1): boolean {
+    const level = this.turnLevel(direction);
+    if (level === 0) return false;
+    const unit = this.unit[level]!;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const u16 = this.arena.u16[segment]!;
+    const entry = this.index[level]! + (direction > 0 ? 1 : 0);
+    const cell = base + u16[branchOffsetsHalfword(u16, base) + entry]!;
+    return (this.arena.u8[segment]![cell]! & 1) !== 0;
+  }
+
+  /** The leaf beside the path's leaf, 0 if there is none. The path stays. */
+  protected neighbourLeaf(direction: 1 | -1): UnitId {
+    const level = this.turnLevel(direction);
+    if (level === 0) return 0;
+    let unit = this.#childOf(this.unit[level]!, this.index[level]! + direction);
+    for (let below = level - 1; below > 0; below--) {
+      unit = this.#childOf(unit, direction > 0 ? 0 : this.#countOf(unit) - 1);
+    }
+    return unit;
+  }
+
+  /** Moves the path to the next leaf. False at the end. */
+  protected moveToNextLeaf(): boolean {
+    const level = this.turnLevel(1);
+    if (level === 0) return false;
+    this.index[level]!++;
+    for (let below = level - 1; below >= 0; below--) {
+      this.unit[below] = this.#childOf(this.unit[below + 1]!, this.index[below + 1]!);
+      this.index[below] = 0;
+    }
+    this.loadLeaf();
+    return true;
+  }
+
+  /** Key and seq of the separator to the right of the leaf, copied; undefined at the right edge. */
+  protected rightSeparator(): { key: Uint8Array; seq: number } | undefined {
+    const level = this.turnLevel(1);
+    if (level === 0) return undefined;
+    const unit = this.unit[level]!;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const u8 = this.arena.u8[segment]!;
+    const u16 = this.arena.u16[segment]!;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const prefixLength = u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+    let at = base + u16[branchOffsetsHalfword(u16, base) + this.index[level]! + 1]!;
+    const lengthAndFlag = readVarint(u8, at);
+    at = skipVarint(u8, at);
+    let seq = Infinity;
+    if ((lengthAndFlag & 1) !== 0) {
+      seq = readSeq(u8, at);
+      at += SEQ_BYTES;
+    }
+    const suffixLength = lengthAndFlag >>> 1;
+    const key = new Uint8Array(prefixLength + suffixLength);
+    copyBytes(u8, base + PAGE_HEADER_BYTES, prefixLength, key, 0);
+    copyBytes(u8, at, suffixLength, key, prefixLength);
+    return { key, seq };
+  }
+
+  #countOf(unit: UnitId): number {
+    return this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![(((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1) + COUNT_HALFWORD]!;
+  }
+
+  #childOf(unit: UnitId, index: number): UnitId {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    return this.arena.u32[segment]![childrenWord(this.arena.u16[segment]!, base) + index]!;
+  }
+
+  #setChildOf(unit: UnitId, index: number, child: UnitId): void {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    this.arena.u32[segment]![childrenWord(this.arena.u16[segment]!, base) + index] = child;
+  }
+
+  // ---- pages --------------------------------------------------------------------------------------------------------------------
+
+  /** Throws ERR_MEMORY_FULL unless the worst case of one operation fits. With `reserve` falls back to doing without merges. */
+  protected ensureRoom(cellBytes: number, reserve: boolean): void {
+    const arena = this.arena;
+    this.frugal = false;
+    let pageClass = this.baseClass;
+    while (pageClass < PAGE_CLASS_MAX && 4 * cellBytes > 4096 << pageClass) pageClass++;
+    const pages = 3 * (this.height + 1) + 2;
+    const uniform = pageClass === 0 && this.treeUnits === this.leafPages + this.branchPages;
+    // One-unit pages cannot fail by fragmentation, and there is plenty: the usual case.
+    if (uniform && arena.freeUnits(reserve) >= pages) return;
+    const wanted = this.#wanted.fill(0);
+    if (this.height > 0 && this.fingerValid) {
+      for (let level = 0; level < this.height; level++) pageClass = Math.max(pageClass, this.#classOf(this.unit[level]!));
+    } else if (!uniform) pageClass = PAGE_CLASS_MAX;
+    wanted[pageClass] = pages;
+    if (arena.canAllocate(wanted, reserve)) return;
+    this.frugal = true;
+    // Without siblings: a copy of the path and a split on every level; a delete only copies the path.
+    wanted[pageClass] = reserve ? 0 : 2 * (this.height + 1);
+    if (reserve) for (let level = 0; level < this.height; level++) wanted[this.#classOf(this.unit[level]!)]!++;
+    if (arena.canAllocate(wanted, reserve)) return;
+    throw arena.memoryFull(pages << pageClass);
+  }
+
+  #classOf(unit: UnitId): number {
+    return this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) + CLASS_BYTE]! & 3;
+  }
+
+  #allocatePage(pageClass: number, isLeaf: boolean): UnitId {
+    const unit = this.arena.allocate(UNITS_OF_CLASS[pageClass]!);
+    if (isLeaf) this.leafPages++;
+    else this.branchPages++;
+    this.treeUnits += 1 << pageClass;
+    return unit;
+  }
+
+  #releasePage(unit: UnitId, isLeaf: boolean): void {
+    if (isLeaf) this.leafPages--;
+    else this.branchPages--;
+    this.treeUnits -= 1 << this.#classOf(unit);
+    this.arena.release(unit);
+  }
+
+  /** Makes the pages of the path from the root down to the level private to this writer. */
+  protected makeWritable(level: number): void {
+    const arena = this.arena;
+    if (level >= this.height || arena.isUnpublished(this.unit[level]!)) return;
+    for (let at = this.height - 1; at >= level; at--) {
+      const old = this.unit[at]!;
+      if (arena.isUnpublished(old)) continue;
+      const pageClass = this.#classOf(old);
+      const unit = arena.allocate(UNITS_OF_CLASS[pageClass]!);
+      this.#copyPage(old, unit, pageClass);
+      arena.retire(old);
+      this.unit[at] = unit;
+      if (at === this.height - 1) this.rootUnit = unit;
+      else this.#setChildOf(this.unit[at + 1]!, this.index[at + 1]!, unit);
+      if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
+    }
+    if (level === 0) this.loadLeaf();
+  }
+
+  #copyPage(from: UnitId, to: UnitId, pageClass: number): void {
+    const arena = this.arena;
+    const bytes = 4096 << pageClass;
+    const source = arena.u8[from >>> SEGMENT_UNIT_SHIFT]!;
+    const target = arena.u8[to >>> SEGMENT_UNIT_SHIFT]!;
+    const sourceBase = (from & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const targetBase = (to & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    if (source === target) target.copyWithin(targetBase, sourceBase, sourceBase + bytes);
+    else target.set(source.subarray(sourceBase, sourceBase + bytes), targetBase);
+    const words = arena.u32[to >>> SEGMENT_UNIT_SHIFT]!;
+    const halfwords = arena.u16[to >>> SEGMENT_UNIT_SHIFT]!;
+    words[(targetBase >>> 2) + 1] = arena.unpublishedEpochLow;
+    halfwords[(targetBase >>> 1) + 4] = arena.unpublishedEpochHigh;
+  }
+
+  /** Puts a page in place of the path's page at that level, without other change of structure. */
+  #replacePage(level: number, unit: UnitId): void {
+    this.unit[level] = unit;
+    if (level === this.height - 1) this.rootUnit = unit;
+    else this.#setChildOf(this.unit[level + 1]!, this.index[level + 1]!, unit);
+    if (level === 0) this.loadLeaf();
+  }
+
+  // ---- leaf cells ---------------------------------------------------------------------------------------------------------------
+
+  protected cellAt(position: number): number {
+    return this.base + this.u16[leafOffsetsHalfword(this.u16, this.base) + position]!;
+  }
+
+  /** Whether the entries at the position and after it have the same key. */
+  protected sameKeyAsNext(position: number): boolean {
+    const { u8, u16, u32, base } = this;
+    const count = u16[(base >>> 1) + COUNT_HALFWORD]!;
+    const heads = (base + headsOffset(u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!)) >>> 2;
+    if (u32[heads + position] !== u32[heads + position + 1]) return false;
+    const offsets = (heads + count) << 1;
+    return sameSuffix(u8, base + u16[offsets + position]!, base + u16[offsets + position + 1]!);
+  }
+
+  protected leafCellBytes(cell: number): number {
+    const lengthAt = cell + CELL_LENGTHS_OFFSET;
+    const suffixLengthAt = skipVarint(this.u8, lengthAt);
+    const suffixLength = readVarint(this.u8, suffixLengthAt);
+    const suffixAt = skipVarint(this.u8, suffixLengthAt);
+    const bodyLength = (this.u8[cell]! & CellFlag.Overflow) !== 0 ? 4 : readVarint(this.u8, lengthAt);
+    return suffixAt + suffixLength + bodyLength - cell;
+  }
+
+  /** Removes a cell from the leaf, which must be writable. */
+  protected removeCell(position: number): void {
+    const { u16, u32, base } = this;
+    const half = base >>> 1;
+    const count = u16[half + COUNT_HALFWORD]!;
+    const heads = (base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2;
+    const offsets = (heads + count) << 1;
+    const cell = u16[offsets + position]!;
+    const bytes = this.leafCellBytes(base + cell);
+    if (cell === u16[half + CELL_START_HALFWORD]) u16[half + CELL_START_HALFWORD] = cell + bytes;
+    else u16[half + GARBAGE_HALFWORD]! += bytes;
+    for (let index = position; index + 1 < count; index++) u32[heads + index] = u32[heads + index + 1]!;
+    const moved = offsets - 2;
+    for (let index = 0; index < position; index++) u16[moved + index] = u16[offsets + index]!;
+    for (let index = position; index + 1 < count; index++) u16[moved + index] = u16[offsets + index + 1]!;
+    u16[half + COUNT_HALFWORD] = count - 1;
+    this.cellCount--;
+  }
+
+  /** Makes the first root leaf out of the cell. */
+  protected plantRoot(): void {
+    const run = this.leafRun;
+    run.reset();
+    this.#addNewCell(run);
+    const prefixLength = 0;
+    const pageClass = run.classFor(0, 1, prefixLength, this.baseClass, true);
+    const unit = this.#allocatePage(pageClass, true);
+    this.#writeLeaf(run, 0, 1, prefixLength, unit);
+    this.rootUnit = unit;
+    this.height = 1;
+    this.cellCount++;
+    this.unit[0] = unit;
+    this.index[0] = 0;
+    this.fingerValid = true;
+    this.#lastInsertUnit = unit;
+    this.#lastInsertAt = 0;
+    this.loadLeaf();
+  }
+
+  /** Inserts the cell at the position of the path's leaf; with `replace`, in place of the cell there. The path may be lost. */
+  protected insertCell(position: number, replace: boolean): void {
+    const { u16, base } = this;
+    const half = base >>> 1;
+    const count = u16[half + COUNT_HALFWORD]!;
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    const suffixLength = this.cellKeyLength - prefixLength;
+    if (!replace && !this.#sharesPrefix(prefixLength)) {
+      this.#spillLeaf(position, 0);
+      return;
+    }
+    const cellBytes =
+      CELL_LENGTHS_OFFSET +
+      varintBytes(this.cellValueLength) +
+      (suffixLength < 0x80 ? 1 : 2) +
+      suffixLength +
+      this.cellBodyLength;
+    const pageClass = this.u8[base + CLASS_BYTE]! & 3;
+    if (4 * cellBytes > 4096 << pageClass && pageClass < PAGE_CLASS_MAX) {
+      this.#spillLeaf(position, replace ? 1 : 0);
+      return;
+    }
+    const headsAt = headsOffset(prefixLength);
+    const gap = u16[half + CELL_START_HALFWORD]! - headsAt - LEAF_SLOT_BYTES * count;
+    if (replace) {
+      const old = this.cellAt(position) - base;
+      const oldBytes = this.leafCellBytes(base + old);
+      if (cellBytes > oldBytes && cellBytes > gap) {
+        this.#spillLeaf(position, 1);
+        return;
+      }
+      this.makeWritable(0);
+      const writable = this.base >>> 1;
+      let at = old;
+      if (cellBytes <= oldBytes) {
+        this.u16[writable + GARBAGE_HALFWORD]! += oldBytes - cellBytes;
+      } else {
+        at = this.u16[writable + CELL_START_HALFWORD]! - cellBytes;
+        this.u16[writable + CELL_START_HALFWORD] = at;
+        this.u16[writable + GARBAGE_HALFWORD]! += oldBytes;
+        this.u16[leafOffsetsHalfword(this.u16, this.base) + position] = at;
+      }
+      this.#writeCell(this.base + at, suffixLength, prefixLength);
+      return;
+    }
+    if (cellBytes + LEAF_SLOT_BYTES > gap || count >= this.entriesMax) {
+      this.#spillLeaf(position, 0);
+      return;
+    }
+    this.makeWritable(0);
+    this.#openSlot(position, count, prefixLength, cellBytes, suffixLength);
+    this.cellCount++;
+    this.#lastInsertUnit = this.unit[0]!;
+    this.#lastInsertAt = position;
+  }
+
+  #openSlot(position: number, count: number, prefixLength: number, cellBytes: number, suffixLength: number): void {
+    const { u16, u32, base } = this;
+    const half = base >>> 1;
+    const heads = (base + headsOffset(prefixLength)) >>> 2;
+    const offsets = (heads + count) << 1;
+    const moved = offsets + 2;
+    // The offsets stand behind the heads: they move up first.
+    for (let index = count - 1; index >= position; index--) u16[moved + index + 1] = u16[offsets + index]!;
+    for (let index = position - 1; index >= 0; index--) u16[moved + index] = u16[offsets + index]!;
+    for (let index = count - 1; index >= position; index--) u32[heads + index + 1] = u32[heads + index]!;
+    const cell = u16[half + CELL_START_HALFWORD]! - cellBytes;
+    u16[half + CELL_START_HALFWORD] = cell;
+    u16[half + COUNT_HALFWORD] = count + 1;
+    u16[moved + position] = cell;
+    this.#writeCell(base + cell, suffixLength, prefixLength);
+    u32[heads + position] = headOf(this.cellKey, this.cellKeyStart + prefixLength, suffixLength);
+  }
+
+  #writeCell(cell: number, suffixLength: number, prefixLength: number): void {
+    const u8 = this.u8;
+    u8[cell] = this.cellFlags;
+    writeSeq(u8, cell + 1, this.cellSeq);
+    let at = writeVarint(u8, cell + CELL_LENGTHS_OFFSET, this.cellValueLength);
+    at = writeVarint(u8, at, suffixLength);
+    copyBytes(this.cellKey, this.cellKeyStart + prefixLength, suffixLength, u8, at);
+    copyBytes(this.cellBody, this.cellBodyStart, this.cellBodyLength, u8, at + suffixLength);
+  }
+
+  #sharesPrefix(prefixLength: number): boolean {
+    if (this.cellKeyLength < prefixLength) return false;
+    const prefixAt = this.base + PAGE_HEADER_BYTES;
+    for (let index = 0; index < prefixLength; index++) {
+      if (this.u8[prefixAt + index] !== this.cellKey[this.cellKeyStart + index]) return false;
+    }
+    return true;
+  }
+
+  #addNewCell(run: LeafRun): void {
+    run.addCell(
+      this.cellFlags,
+      this.cellSeq,
+      this.cellKey,
+      this.cellKeyStart,
+      this.cellKeyLength,
+      this.cellValueLength,
+      this.cellBody,
+      this.cellBodyStart,
+      this.cellBodyLength,
+    );
+  }
+
+  // ---- leaf structure -----------------------------------------------------------------------------------------------------------
+
+  /** The new cell does not fit its leaf as it is: rewrites it as one page, with a sibling, or as several. */
+  #spillLeaf(position: number, drop: number): void {
+    const count = this.leafCount();
+    const leaf = this.unit[0]!;
+    const run = this.leafRun;
+    run.reset();
+    this.makeWritable(1);
+    this.cellCount += 1 - drop;
+    const page = run.addPage(this.u8, this.base);
+    run.addEntries(page, 0, position);
+    this.#addNewCell(run);
+    run.addEntries(page, position + drop, count);
+    const total = run.count;
+    const prefixLength = run.commonPrefix(0, total - 1);
+    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, false) : -1;
+    if (pageClass >= 0) {
+      const used = this.#runBytes(0, total, prefixLength);
+      const gained = (4096 << pageClass) - used;
+      const samePrefix = prefixLength === this.u16[(this.base >>> 1) + PREFIX_LENGTH_HALFWORD];
+      const worth = gained >= (4096 << pageClass) >>> COMPACTION_GAIN_SHIFT;
+      if (worth || !samePrefix || pageClass !== this.#classOf(leaf) || total === 1) {
+        this.#rewriteLeaf(total, prefixLength, pageClass);
+        this.#lastInsertUnit = this.unit[0]!;
+        this.#lastInsertAt = position;
+        return;
+      }
+    }
+    if (this.#spillAscending(position, drop, total)) return;
+    if (this.#spillToSibling(position, drop, count)) return;
+    const parts = this.#partitionLeaves(total, 2, NO_LIMIT);
+    this.#releasePage(leaf, true);
+    this.#writeLeaves(parts);
+    this.#replaceChildren(1, 1);
+  }
+
+  #runBytes(from: number, to: number, prefixLength: number): number {
+    let bytes = headsOffset(prefixLength);
+    for (let index = from; index < to; index++) bytes += this.leafRun.cellBytes(index, prefixLength) + LEAF_SLOT_BYTES;
+    return bytes;
+  }
+
+  /** The whole run becomes the path's leaf. */
+  #rewriteLeaf(total: number, prefixLength: number, pageClass: number): void {
+    const old = this.unit[0]!;
+    if (this.arena.isUnpublished(old) && this.#classOf(old) === pageClass) {
+      this.leafRun.write(0, total, prefixLength, this.u8, this.u16, this.u32, this.base);
+      return;
+    }
+    this.#releasePage(old, true);
+    const unit = this.#allocatePage(pageClass, true);
+    this.#writeLeaf(this.leafRun, 0, total, prefixLength, unit);
+    this.#replacePage(0, unit);
+  }
+
+  /** Ascending inserts leave the old leaf as it is and start a new one. */
+  #spillAscending(position: number, drop: number, total: number): boolean {
+    if (drop !== 0 || position !== total - 1 || total < 2) return false;
+    const ascending = this.#lastInsertUnit === this.unit[0] && this.#lastInsertAt === position - 1;
+    if (!ascending && this.turnLevel(1) !== 0) return false;
+    const run = this.leafRun;
+    const prefixLength = Math.min(run.commonPrefix(total - 2, total - 1), run.keyLength(total - 1));
+    const unit = this.#allocatePage(run.classFor(total - 1, total, prefixLength, this.baseClass, true), true);
+    this.#writeLeaf(run, total - 1, total, prefixLength, unit);
+    const children = this.#children;
+    children.reset();
+    children.add(this.unit[0]!, 0, Infinity);
+    this.#addLeafChild(unit, total - 1);
+    this.#replaceChildren(1, 1);
+    this.#lastInsertUnit = unit;
+    this.#lastInsertAt = 0;
+    return true;
+  }
+
+  /** Shares the entries with the emptier sibling under the same parent, if it has room. */
+  #spillToSibling(position: number, drop: number, count: number): boolean {
+    if (this.height < 2 || this.frugal) return false;
+    const parent = this.unit[1]!;
+    const childIndex = this.index[1]!;
+    const left = childIndex > 0 ? this.#childOf(parent, childIndex - 1) : 0;
+    const right = childIndex + 1 < this.#countOf(parent) ? this.#childOf(parent, childIndex + 1) : 0;
+    const leftRoom = this.#siblingRoom(left);
+    const rightRoom = this.#siblingRoom(right);
+    if (leftRoom === 0 && rightRoom === 0) return false;
+    const run = this.leafRun;
+    const useLeft = leftRoom > rightRoom;
+    const sibling = useLeft ? left : right;
+    const siblingU8 = this.arena.u8[sibling >>> SEGMENT_UNIT_SHIFT]!;
+    const siblingBase = (sibling & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const siblingCount = this.#countOf(sibling);
+    run.reset();
+    if (useLeft) run.addEntries(run.addPage(siblingU8, siblingBase), 0, siblingCount);
+    const page = run.addPage(this.u8, this.base);
+    run.addEntries(page, 0, position);
+    this.#addNewCell(run);
+    run.addEntries(page, position + drop, count);
+    if (!useLeft) run.addEntries(run.addPage(siblingU8, siblingBase), 0, siblingCount);
+    const parts = this.#partitionLeaves(run.count, 2, 2);
+    if (parts < 0) {
+      run.reset();
+      const own = run.addPage(this.u8, this.base);
+      run.addEntries(own, 0, position);
+      this.#addNewCell(run);
+      run.addEntries(own, position + drop, count);
+      return false;
+    }
+    this.#releasePage(this.unit[0]!, true);
+    this.#releasePage(sibling, true);
+    this.#writeLeaves(parts);
+    if (useLeft) this.index[1] = childIndex - 1;
+    this.#replaceChildren(1, 2);
+    return true;
+  }
+
+  /** Free bytes (or entries, as bytes) of a sibling worth shifting to; 0 if it is not. */
+  #siblingRoom(unit: UnitId): number {
+    if (unit === 0 || this.#classOf(unit) !== this.#classOf(this.unit[0]!)) return 0;
+    const room = 1 - this.#fillOf(unit, LEAF_SLOT_BYTES);
+    return room >= 0.125 ? room : 0;
+  }
+
+  /** Share of the page that is used, by bytes or by order, whichever is more. */
+  #fillOf(unit: UnitId, slotBytes: number): number {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const u16 = this.arena.u16[segment]!;
+    const half = base >>> 1;
+    const pageBytes = 4096 << this.#classOf(unit);
+    const count = u16[half + COUNT_HALFWORD]!;
+    const cells = pageBytes - u16[half + CELL_START_HALFWORD]! - u16[half + GARBAGE_HALFWORD]!;
+    const bytes = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!) + count * slotBytes + cells;
+    return Math.max(bytes / pageBytes, this.orderLimited ? count / this.entriesMax : 0);
+  }
+
+  /** Cuts the leaf run into at least `partsMin` pages of about equal bytes; ends in #cuts. -1 if more than `partsMax` are needed. */
+  #partitionLeaves(total: number, partsMin: number, partsMax: number): number {
+    const run = this.leafRun;
+    const prefixLength = run.commonPrefix(0, total - 1);
+    const weights = this.#reserveWeights(total);
+    for (let index = 0; index < total; index++) weights[index] = run.cellBytes(index, prefixLength) + LEAF_SLOT_BYTES;
+    for (let parts = partsMin; parts <= Math.min(partsMax, total); parts++) {
+      if (this.#cut(total, parts, 1, true) && this.#leafPartsFit(parts)) return parts;
+      if (this.orderLimited && this.#cut(total, parts, 1, false) && this.#leafPartsFit(parts)) return parts;
+    }
+    return -1;
+  }
+
+  #leafPartsFit(parts: number): boolean {
+    const cuts = this.#cuts;
+    for (let part = 0; part < parts; part++) {
+      const from = cuts[part]!;
+      const to = cuts[part + 1]!;
+      if (to - from > this.entriesMax) return false;
+      const prefixLength = this.#leafPrefix(from, to);
+      if (this.leafRun.classFor(from, to, prefixLength, this.baseClass, to - from === 1) < 0) return false;
+    }
+    return true;
+  }
+
+  /** A page of one entry takes its prefix from its neighbour: its whole key would fit no other. */
+  #leafPrefix(from: number, to: number): number {
+    const run = this.leafRun;
+    if (to - from > 1) return run.commonPrefix(from, to - 1);
+    if (from > 0) return run.commonPrefix(from - 1, from);
+    return to < run.count ? run.commonPrefix(from, to) : 0;
+  }
+
+  #reserveWeights(total: number): Float64Array {
+    if (this.#weights.length < total) this.#weights = new Float64Array(total * 2);
+    return this.#weights;
+  }
+
+  /** Cuts [0, total) into parts of about equal weight (or count), each of at least `entriesMin`. False if there are too few. */
+  #cut(total: number, parts: number, entriesMin: number, byWeight: boolean): boolean {
+    if (total < parts * entriesMin) return false;
+    if (this.#cuts.length < parts + 1) this.#cuts = new Int32Array((parts + 1) * 2);
+    const cuts = this.#cuts;
+    const weights = this.#weights;
+    let sum = 0;
+    if (byWeight) for (let index = 0; index < total; index++) sum += weights[index]!;
+    else sum = total;
+    let before = 0;
+    let at = 0;
+    cuts[0] = 0;
+    for (let part = 1; part < parts; part++) {
+      const goal = (sum * part) / parts;
+      const first = cuts[part - 1]! + entriesMin;
+      const last = total - (parts - part) * entriesMin;
+      while (at < last) {
+        const weight = byWeight ? weights[at]! : 1;
+        if (at >= first && before + weight / 2 > goal) break;
+        before += weight;
+        at++;
+      }
+      cuts[part] = at;
+    }
+    cuts[parts] = total;
+    return true;
+  }
+
+  /** Writes the parts of the leaf run as new pages and lists them as children. */
+  #writeLeaves(parts: number): void {
+    this.#children.reset();
+    const run = this.leafRun;
+    const cuts = this.#cuts;
+    for (let part = 0; part < parts; part++) {
+      const from = cuts[part]!;
+      const to = cuts[part + 1]!;
+      const prefixLength = this.#leafPrefix(from, to);
+      const unit = this.#allocatePage(run.classFor(from, to, prefixLength, this.baseClass, to - from === 1), true);
+      this.#writeLeaf(run, from, to, prefixLength, unit);
+      if (part === 0) this.#children.add(unit, 0, Infinity);
+      else this.#addLeafChild(unit, from);
+    }
+  }
+
+  /** Lists a leaf that starts with that entry of the run, with the shortest separator from the entry before. */
+  #addLeafChild(unit: UnitId, first: number): void {
+    const run = this.leafRun;
+    const shared = run.commonPrefix(first - 1, first);
+    const keyLength = run.keyLength(first);
+    // Equal keys: the cut goes through the versions of one key, and the separator needs the seq.
+    const cutsVersions = shared === keyLength;
+    const length = cutsVersions ? keyLength : shared + 1;
+    const at = this.#children.add(unit, length, cutsVersions ? run.seqOf(first) : Infinity);
+    run.copyKey(first, length, this.#children.memory, at);
+  }
+
+  #writeLeaf(run: LeafRun, from: number, to: number, prefixLength: number, unit: UnitId): void {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const { u8, u16, u32 } = this.arena;
+    run.write(from, to, prefixLength, u8[segment]!, u16[segment]!, u32[segment]!, (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT);
+  }
+
+  /** After removals from the path's leaf: an empty leaf goes away, an underfull one merges with a sibling. The path may be lost. */
+  protected settleLeaf(): void {
+    const leaf = this.unit[0]!;
+    const count = this.leafCount();
+    if (count === 0) {
+      this.makeWritable(1);
+      this.#releasePage(leaf, true);
+      this.fingerValid = false;
+      if (this.height === 1) {
+        this.rootUnit = 0;
+        this.height = 0;
+        return;
+      }
+      this.#removeChild(1, this.index[1]!);
+      this.#settleBranch(1);
+      return;
+    }
+    const fill = this.#fillOf(leaf, LEAF_SLOT_BYTES);
+    if (fill >= FILL_MIN || this.height < 2 || this.frugal) return;
+    const parent = this.unit[1]!;
+    const childIndex = this.index[1]!;
+    const left = childIndex > 0 ? this.#childOf(parent, childIndex - 1) : 0;
+    const right = childIndex + 1 < this.#countOf(parent) ? this.#childOf(parent, childIndex + 1) : 0;
+    const leftFill = left === 0 ? 2 : this.#fillOf(left, LEAF_SLOT_BYTES);
+    const rightFill = right === 0 ? 2 : this.#fillOf(right, LEAF_SLOT_BYTES);
+    const useLeft = leftFill < rightFill;
+    const sibling = useLeft ? left : right;
+    const siblingFill = useLeft ? leftFill : rightFill;
+    if (sibling === 0) return;
+    const sameClass = this.#classOf(sibling) === this.#classOf(leaf);
+    if (sameClass && fill + siblingFill > FILL_MERGED_MAX && fill > FILL_BORROW) return;
+    const run = this.leafRun;
+    run.reset();
+    this.#addLeaf(useLeft ? sibling : leaf);
+    this.#addLeaf(useLeft ? leaf : sibling);
+    const total = run.count;
+    const prefixLength = run.commonPrefix(0, total - 1);
+    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, false) : -1;
+    let parts = 1;
+    if (pageClass >= 0 && this.#runBytes(0, total, prefixLength) <= FILL_MERGED_MAX * (4096 << pageClass)) {
+      this.#cut(total, 1, 1, false);
+    } else {
+      if (fill > FILL_BORROW) return;
+      parts = this.#partitionLeaves(total, 2, 2);
+      if (parts < 0) return;
+    }
+    this.makeWritable(1);
+    this.#releasePage(leaf, true);
+    this.#releasePage(sibling, true);
+    this.#writeLeaves(parts);
+    if (useLeft) this.index[1] = childIndex - 1;
+    this.#replaceChildren(1, 2);
+  }
+
+  #addLeaf(unit: UnitId): void {
+    const page = this.leafRun.addPage(
+      this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!,
+      (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT,
+    );
+    this.leafRun.addEntries(page, 0, this.#countOf(unit));
+  }
+
+  // ---- branch structure ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * Puts the listed children in place of `old` children of the path's branch at that level, from its path index on. The branch is
+   * writable. Level = height: they replace the root.
+   */
+  #replaceChildren(level: number, old: number): void {
+    const children = this.#children;
+    const added = children.count;
+    this.fingerValid = false;
+    if (level === this.height) {
+      this.#growRoot();
+      return;
+    }
+    const branch = this.unit[level]!;
+    const from = this.index[level]!;
+    if (!this.#replaceInPage(branch, from, old)) {
+      const count = this.#countOf(branch);
+      const run = this.branchRun;
+      run.reset();
+      const segment = branch >>> SEGMENT_UNIT_SHIFT;
+      const page = run.addPage(this.arena.u8[segment]!, (branch & SEGMENT_UNIT_MASK) << UNIT_SHIFT);
+      run.addEntries(page, 0, from + 1);
+      run.setChild(from, children.units[0]!);
+      run.addChildren(children, 1, added);
+      run.addEntries(page, from + old, count);
+      const atEnd = from + old === count && this.#isRightmostFrom(level + 1);
+      this.#writeBranch(level, atEnd);
+    }
+    if (added < old) this.#settleBranch(level);
+  }
+
+  #isRightmostFrom(level: number): boolean {
+    for (let at = level; at < this.height; at++) {
+      if (this.index[at]! + 1 < this.#countOf(this.unit[at]!)) return false;
+    }
+    return true;
+  }
+
+  /** The change inside the page, if everything fits as the page is. */
+  #replaceInPage(branch: UnitId, from: number, old: number): boolean {
+    const children = this.#children;
+    const added = children.count;
+    const segment = branch >>> SEGMENT_UNIT_SHIFT;
+    const u8 = this.arena.u8[segment]!;
+    const u16 = this.arena.u16[segment]!;
+    const u32 = this.arena.u32[segment]!;
+    const base = (branch & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const half = base >>> 1;
+    const count = u16[half + COUNT_HALFWORD]!;
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    if (added > 1) {
+      if (count - old + added > this.entriesMax) return false;
+      const pageClass = u8[base + CLASS_BYTE]! & 3;
+      let needed = 0;
+      for (let index = 1; index < added; index++) {
+        const length = children.separatorLength[index]!;
+        if (length < prefixLength) return false;
+        for (let byte = 0; byte < prefixLength; byte++) {
+          if (u8[base + PAGE_HEADER_BYTES + byte] !== children.memory[children.separatorAt[index]! + byte]) return false;
+        }
+        const bytes = branchCellBytes(length - prefixLength, children.separatorSeq[index]!);
+        if (4 * bytes > 4096 << pageClass && pageClass < PAGE_CLASS_MAX) return false;
+        needed += bytes + BRANCH_SLOT_BYTES;
+      }
+      const gap = u16[half + CELL_START_HALFWORD]! - headsOffset(prefixLength) - BRANCH_SLOT_BYTES * count;
+      if (gap + BRANCH_SLOT_BYTES * (old - 1) < needed) return false;
+    }
+    for (let index = 1; index < old; index++) removeBranchEntry(u8, u16, u32, base, from + 1);
+    u32[childrenWord(u16, base) + from] = children.units[0]!;
+    for (let index = 1; index < added; index++) {
+      insertBranchEntry(
+        u8,
+        u16,
+        u32,
+        base,
+        from + index,
+        children.units[index]!,
+        children.memory,
+        children.separatorAt[index]!,
+        children.separatorLength[index]!,
+        children.separatorSeq[index]!,
+      );
+    }
+    return true;
+  }
+
+  /** The whole branch run becomes the path's branch at that level, or several that the level above takes in. */
+  #writeBranch(level: number, atEnd: boolean): void {
+    const run = this.branchRun;
+    const total = run.count;
+    const old = this.unit[level]!;
+    const prefixLength = run.prefixFor(0, total);
+    const pageClass =
+      total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, total <= 3) : -1;
+    if (pageClass >= 0) {
+      if (this.#classOf(old) === pageClass) {
+        this.#writeBranchPage(0, total, level, old);
+        return;
+      }
+      this.#releasePage(old, false);
+      const unit = this.#allocatePage(pageClass, false);
+      this.#writeBranchPage(0, total, level, unit);
+      this.#replacePage(level, unit);
+      return;
+    }
+    const parts = this.#partitionBranches(total, atEnd);
+    this.#releasePage(old, false);
+    this.#writeBranches(parts, level);
+    this.#replaceChildren(level + 1, 1);
+  }
+
+  #partitionBranches(total: number, atEnd: boolean): number {
+    // Ascending inserts: the left page stays full.
+    if (atEnd && total >= 4) {
+      this.#cuts[0] = 0;
+      this.#cuts[1] = total - 2;
+      this.#cuts[2] = total;
+      if (this.#branchPartsFit(2)) return 2;
+    }
+    const run = this.branchRun;
+    const prefixLength = run.prefixFor(0, total);
+    const weights = this.#reserveWeights(total);
+    weights[0] = BRANCH_SLOT_BYTES;
+    for (let index = 1; index < total; index++) weights[index] = run.cellBytes(index, prefixLength) + BRANCH_SLOT_BYTES;
+    for (let parts = 2; parts <= total >>> 1; parts++) {
+      if (this.#cut(total, parts, 2, true) && this.#branchPartsFit(parts)) return parts;
+      if (this.orderLimited && this.#cut(total, parts, 2, false) && this.#branchPartsFit(parts)) return parts;
+    }
+    return -1;
+  }
+
+  #branchPartsFit(parts: number): boolean {
+    const cuts = this.#cuts;
+    const run = this.branchRun;
+    for (let part = 0; part < parts; part++) {
+      const from = cuts[part]!;
+      const to = cuts[part + 1]!;
+      if (to - from > this.entriesMax) return false;
+      if (run.classFor(from, to, run.prefixFor(from, to), this.baseClass, to - from <= 3) < 0) return false;
+    }
+    return true;
+  }
+
+  /** Writes the parts of the branch run as new pages and lists them as children of the level above. */
+  #writeBranches(parts: number, level: number): void {
+    const run = this.branchRun;
+    const children = this.#children;
+    const cuts = this.#cuts;
+    children.reset();
+    for (let part = 0; part < parts; part++) {
+      const from = cuts[part]!;
+      const to = cuts[part + 1]!;
+      const pageClass = run.classFor(from, to, run.prefixFor(from, to), this.baseClass, to - from <= 3);
+      const unit = this.#allocatePage(pageClass, false);
+      this.#writeBranchPage(from, to, level, unit);
+      if (part === 0) {
+        children.add(unit, 0, Infinity);
+      } else {
+        const length = run.keyLength(from);
+        const at = children.add(unit, length, run.seqOf(from));
+        run.copyKey(from, length, children.memory, at);
+      }
+    }
+  }
+
+  #writeBranchPage(from: number, to: number, level: number, unit: UnitId): void {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const { u8, u16, u32 } = this.arena;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const prefixLength = this.branchRun.prefixFor(from, to);
+    this.branchRun.write(from, to, prefixLength, level, u8[segment]!, u16[segment]!, u32[segment]!, base);
+  }
+
+  /** The listed children are all there is on the top level: builds branches above them until one is left. */
+  #growRoot(): void {
+    const children = this.#children;
+    while (children.count > 1) {
+      const run = this.branchRun;
+      run.reset();
+      run.addChildren(children, 0, children.count);
+      const total = run.count;
+      const fits =
+        total <= this.entriesMax &&
+        run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0;
+      let parts = 1;
+      if (fits) this.#cut(total, 1, 1, false);
+      else parts = this.#partitionBranches(total, false);
+      this.#writeBranches(parts, this.height);
+      this.height++;
+    }
+    this.rootUnit = children.units[0]!;
+  }
+
+  /** Removes a child and its separator from the path's branch, which is writable. */
+  #removeChild(level: number, index: number): void {
+    const unit = this.unit[level]!;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const { u8, u16, u32 } = this.arena;
+    removeBranchEntry(u8[segment]!, u16[segment]!, u32[segment]!, (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT, index);
+  }
+
+  /** After removals from the path's branch, which is writable: drops a root with one child, merges an underfull branch. */
+  #settleBranch(level: number): void {
+    const branch = this.unit[level]!;
+    const count = this.#countOf(branch);
+    if (level === this.height - 1) {
+      if (count > 1) return;
+      this.rootUnit = count === 0 ? 0 : this.#childOf(branch, 0);
+      this.height = count === 0 ? 0 : level;
+      this.#releasePage(branch, false);
+      this.#dropThinRoot();
+      return;
+    }
+    if (count === 0) {
+      this.#releasePage(branch, false);
+      this.#removeChild(level + 1, this.index[level + 1]!);
+      this.#settleBranch(level + 1);
+      return;
+    }
+    const fill = this.#fillOf(branch, BRANCH_SLOT_BYTES);
+    if (this.frugal || (count > 1 && fill >= FILL_MIN)) return;
+    const parent = this.unit[level + 1]!;
+    const childIndex = this.index[level + 1]!;
+    if (this.#countOf(parent) < 2) return;
+    const left = childIndex > 0 ? this.#childOf(parent, childIndex - 1) : 0;
+    const right = childIndex + 1 < this.#countOf(parent) ? this.#childOf(parent, childIndex + 1) : 0;
+    const leftFill = left === 0 ? 2 : this.#fillOf(left, BRANCH_SLOT_BYTES);
+    const rightFill = right === 0 ? 2 : this.#fillOf(right, BRANCH_SLOT_BYTES);
+    const useLeft = leftFill < rightFill;
+    const sibling = useLeft ? left : right;
+    if (count > 1 && fill > FILL_BORROW && fill + Math.min(leftFill, rightFill) > FILL_MERGED_MAX) return;
+    const run = this.branchRun;
+    run.reset();
+    const rightIndex = useLeft ? childIndex : childIndex + 1;
+    const parentPage = this.#addBranch(parent);
+    const leftPage = this.#addBranch(useLeft ? sibling : branch);
+    const rightPage = this.#addBranch(useLeft ? branch : sibling);
+    run.addEntries(leftPage, 0, this.#countOf(useLeft ? sibling : branch));
+    run.addFirstOf(rightPage, parentPage, rightIndex);
+    run.addEntries(rightPage, 1, this.#countOf(useLeft ? branch : sibling));
+    const total = run.count;
+    let parts = 1;
+    if (total <= this.entriesMax && run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0) {
+      this.#cut(total, 1, 1, false);
+    } else {
+      if (count > 1 && fill > FILL_BORROW) return;
+      parts = this.#partitionBranches(total, false);
+      if (parts !== 2) return;
+    }
+    this.#releasePage(branch, false);
+    this.#releasePage(sibling, false);
+    this.#writeBranches(parts, level);
+    if (useLeft) this.index[level + 1] = childIndex - 1;
+    this.#replaceChildren(level + 1, 2);
+  }
+
+  #addBranch(unit: UnitId): number {
+    return this.branchRun.addPage(
+      this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!,
+      (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT,
+    );
+  }
+
+  /** A branch with one child that could not merge may have become the root. */
+  #dropThinRoot(): void {
+    while (this.height > 1 && this.#countOf(this.rootUnit) === 1) {
+      const root = this.rootUnit;
+      this.rootUnit = this.#childOf(root, 0);
+      this.height--;
+      this.#releasePage(root, false);
+    }
+  }
+}
+
+// ---- page arithmetic --------------------------------------------------------------------------------------------------------------
+
+/** Word index of a branch's children array. */
+export function childrenWord(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+}
+
+export function branchOffsetsHalfword(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return (((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + 2 * u16[half + COUNT_HALFWORD]!) << 1;
+}
+
+export function leafOffsetsHalfword(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return (((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!) << 1;
+}
+
+function branchCellBytes(suffixLength: number, seq: number): number {
+  return (suffixLength < 0x40 ? 1 : 2) + suffixLength + (seq === Infinity ? 0 : SEQ_BYTES);
+}
+
+/** Entry 0 has no separator: when it goes, the next one loses its own. */
+function removeBranchEntry(u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, base: number, index: number): void {
+  const half = base >>> 1;
+  const count = u16[half + COUNT_HALFWORD]!;
+  const heads = (base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2;
+  const children = heads + count;
+  const offsets = (heads + 2 * count) << 1;
+  const dead = index === 0 ? 1 : index;
+  if (dead < count) {
+    const cell = u16[offsets + dead]!;
+    const lengthAndFlag = readVarint(u8, base + cell);
+    const bytes = branchCellBytes(lengthAndFlag >>> 1, (lengthAndFlag & 1) === 0 ? Infinity : 0);
+    if (cell === u16[half + CELL_START_HALFWORD]) u16[half + CELL_START_HALFWORD] = cell + bytes;
+    else u16[half + GARBAGE_HALFWORD]! += bytes;
+  }
+  for (let at = dead; at + 1 < count; at++) u32[heads + at] = u32[heads + at + 1]!;
+  const movedChildren = children - 1;
+  for (let at = 0; at < index; at++) u32[movedChildren + at] = u32[children + at]!;
+  for (let at = index; at + 1 < count; at++) u32[movedChildren + at] = u32[children + at + 1]!;
+  const movedOffsets = offsets - 4;
+  for (let at = 0; at < dead; at++) u16[movedOffsets + at] = u16[offsets + at]!;
+  for (let at = dead; at + 1 < count; at++) u16[movedOffsets + at] = u16[offsets + at + 1]!;
+  u16[half + COUNT_HALFWORD] = count - 1;
+}
+
+function insertBranchEntry(
+  u8: Uint8Array,
+  u16: Uint16Array,
+  u32: Uint32Array,
+  base: number,
+  index: number,
+  child: UnitId,
+  key: Uint8Array,
+  keyStart: number,
+  keyLength: number,
+  seq: number,
+): void {
+  const half = base >>> 1;
+  const count = u16[half + COUNT_HALFWORD]!;
+  const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+  const suffixLength = keyLength - prefixLength;
+  const heads = (base + headsOffset(prefixLength)) >>> 2;
+  const children = heads + count;
+  const offsets = (heads + 2 * count) << 1;
+  const movedOffsets = offsets + 4;
+  for (let at = count - 1; at >= index; at--) u16[movedOffsets + at + 1] = u16[offsets + at]!;
+  for (let at = index - 1; at >= 0; at--) u16[movedOffsets + at] = u16[offsets + at]!;
+  const movedChildren = children + 1;
+  for (let at = count - 1; at >= index; at--) u32[movedChildren + at + 1] = u32[children + at]!;
+  for (let at = index - 1; at >= 0; at--) u32[movedChildren + at] = u32[children + at]!;
+  for (let at = count - 1; at >= index; at--) u32[heads + at + 1] = u32[heads + at]!;
+  const cell = u16[half + CELL_START_HALFWORD]! - branchCellBytes(suffixLength, seq);
+  let at = writeVarint(u8, base + cell, suffixLength * 2 + (seq === Infinity ? 0 : 1));
+  if (seq !== Infinity) {
+    writeSeq(u8, at, seq);
+    at += SEQ_BYTES;
+  }
+  copyBytes(key, keyStart + prefixLength, suffixLength, u8, at);
+  u16[half + CELL_START_HALFWORD] = cell;
+  u16[half + COUNT_HALFWORD] = count + 1;
+  u16[movedOffsets + index] = cell;
+  u32[movedChildren + index] = child;
+  u32[heads + index] = headOf(key, keyStart + prefixLength, suffixLength);
+}

@@ -1,0 +1,100 @@
+/**
+ * Walks all pages below a meta page, children before their parents. For marking (ArenaWriter.adopt) and images.
+ * Only what a walk needs is checked: units, kinds, levels, counts. Threads: any, under a pin.
+ */
+import {
+  SEGMENT_UNIT_MASK,
+  SEGMENT_UNIT_SHIFT,
+  UNIT_SHIFT,
+  type ArenaReader,
+  type UnitId,
+} from '../../shared/memory/arena.js';
+import { checkHeight, treeCount, treeCounts } from './meta.js';
+import { walkChain } from './overflow.js';
+import {
+  CELL_LENGTHS_OFFSET,
+  CLASS_BYTE,
+  COUNT_HALFWORD,
+  CellFlag,
+  LEAF_SLOT_BYTES,
+  PREFIX_LENGTH_HALFWORD,
+  PageKind,
+  corruptPage,
+  headsOffset,
+  readVarint,
+  skipVarint,
+} from './page.js';
+import { checkBranchRoom, checkPage } from './search.js';
+
+export interface PageVisitor {
+  /** Once per overflow cell, before the leaf that it stands in; `cellBody` is the byte offset of the first unit in the leaf's segment. */
+  chain(firstUnit: UnitId, totalBytes: number, leaf: UnitId, cellBody: number): void;
+  /** Leaves and branches; after everything below them. */
+  page(unit: UnitId, level: number): void;
+}
+
+export function walkTree(
+  arena: ArenaReader,
+  rootUnit: UnitId,
+  height: number,
+  hasOverflow: boolean,
+  visitor: PageVisitor,
+): void {
+  checkHeight(height);
+  if (height > 0) walkPage(arena, rootUnit, height - 1, hasOverflow, visitor);
+}
+
+function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: boolean, visitor: PageVisitor): void {
+  if (!(unit > 0 && unit < arena.totalUnits)) throw corruptPage(unit, 'not a unit of the arena');
+  const segment = unit >>> SEGMENT_UNIT_SHIFT;
+  const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+  const u8 = arena.u8[segment]!;
+  const u16 = arena.u16[segment]!;
+  const u32 = arena.u32[segment]!;
+  const half = base >>> 1;
+  checkPage(u32, base, unit, level === 0 ? PageKind.Leaf : PageKind.Branch | (level << 8));
+  if (level > 0) {
+    const count = checkBranchRoom(u8, u16, base, unit);
+    const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + count;
+    for (let index = 0; index < count; index++) walkPage(arena, u32[children + index]!, level - 1, hasOverflow, visitor);
+  } else if (hasOverflow) {
+    const count = u16[half + COUNT_HALFWORD]!;
+    const headsAt = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!);
+    const pageBytes = 4096 << u8[base + CLASS_BYTE]!;
+    if (headsAt + count * LEAF_SLOT_BYTES > pageBytes) throw corruptPage(unit, `a leaf of ${count} entries does not fit its page`);
+    const offsets = ((base + headsAt) >>> 1) + 2 * count;
+    for (let index = 0; index < count; index++) {
+      const cell = base + u16[offsets + index]!;
+      if ((u8[cell]! & CellFlag.Overflow) === 0) continue;
+      const suffixLengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
+      const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
+      if (!(body + 4 <= base + pageBytes)) throw corruptPage(unit, 'a cell reaches beyond its page');
+      const firstUnit = (u8[body]! | (u8[body + 1]! << 8) | (u8[body + 2]! << 16) | (u8[body + 3]! << 24)) >>> 0;
+      visitor.chain(firstUnit, readVarint(u8, cell + CELL_LENGTHS_OFFSET), unit, body);
+    }
+  }
+  visitor.page(unit, level);
+}
+
+/** The walk for ArenaWriter.adopt: every page reachable from a meta page, and that page. */
+export function markTrees(
+  arena: ArenaReader,
+  metaUnit: UnitId,
+  mark: (unit: UnitId, units: number) => void,
+): void {
+  const markPage = (unit: UnitId): void => {
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    mark(unit, 1 << (arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![base + CLASS_BYTE]! & 3));
+  };
+  const count = treeCount(arena, metaUnit);
+  markPage(metaUnit);
+  for (let index = 0; index < count; index++) {
+    const counts = treeCounts(arena, metaUnit, index);
+    walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {
+      page: markPage,
+      chain: (firstUnit, totalBytes) => {
+        walkChain(arena, firstUnit, totalBytes, markPage);
+      },
+    });
+  }
+}
