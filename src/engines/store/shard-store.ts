@@ -40,9 +40,11 @@ import {
   readBlobReference,
   readKeyLength,
   readValueLength,
+  writeBlobReference,
   writeOperationHeader,
 } from '../operation.js';
 import { MemoryLog, type GroupLog } from './group-log.js';
+import { GroupOrder } from './group-order.js';
 
 /** How safe a group is before it is acknowledged. Ordered: a group takes the highest its members ask for. */
 export const Durability = { Memory: 0, Os: 1, Sync: 2 } as const;
@@ -70,6 +72,15 @@ export interface ShardStoreOptions {
   readonly ignoreCheckpoint?: boolean;
   /** Recover into memory, never touch a file. */
   readonly readOnly?: boolean;
+  /** Readers of an adopted arena may hold snapshots: the replay keeps the versions they need. */
+  readonly snapshots?: OpenSnapshots | undefined;
+}
+
+/** Arguments of setSnapshots(). */
+export interface OpenSnapshots {
+  readonly sequences: Float64Array<ArrayBuffer>;
+  readonly count: number;
+  readonly keepNewest: boolean;
 }
 
 export interface RecoveryReport {
@@ -100,7 +111,14 @@ interface IncomingBlob {
   firstLsn: number;
 }
 
-const NO_SNAPSHOTS = new Float64Array(0);
+interface DroppedBlob {
+  readonly client: number;
+  readonly blob: number;
+  readonly ofBatch: boolean;
+}
+
+const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
+const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0, keepNewest: false };
 /** Operations applied between two publications during recovery. */
 const RECOVERY_PUBLISH_OPERATIONS = 512;
 
@@ -118,6 +136,7 @@ export class ShardStore {
   #records = 0;
   #span = 0;
   #groupBytes = 0;
+  readonly #order = new GroupOrder();
   /** The memory under the log's buffer, as words. */
   #logWords: Int32Array = new Int32Array(0);
   /** Bytes of committed frames the log still buffers (memory level). */
@@ -125,6 +144,10 @@ export class ShardStore {
 
   /** One per client slot: a client sends its blobs one after another. */
   readonly #blobs = new Map<number, IncomingBlob>();
+  /** Blobs given up since the last group: the next one says so, or a replay would hold on to their memory. */
+  readonly #dropped: DroppedBlob[] = [];
+  /** How many of them the open group says. */
+  #droppedLogged = 0;
   #pin: LongPin | undefined;
   #planned: CheckpointPlan | undefined;
   #checkpointLsn = 0;
@@ -158,6 +181,12 @@ export class ShardStore {
       ...(options.pageBytes === undefined ? {} : { pageBytes: options.pageBytes }),
     };
     const exists = directory !== undefined && env.exists(directory);
+    if (directory !== undefined && !exists && (!options.isNew || options.readOnly)) {
+      throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${options.shard} is missing`, {
+        file: directory,
+        shard: options.shard,
+      });
+    }
     if (directory !== undefined && !options.readOnly) {
       if (exists) removeTemporaryCheckpoints(env, directory);
       else {
@@ -167,12 +196,18 @@ export class ShardStore {
     }
     const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
     const arena = options.adopt ? ArenaWriter.adopt(options.arena, markTrees) : new ArenaWriter(options.arena);
+    // Pins of a predecessor's checkpoints: whoever starts a successor has ended those jobs.
+    for (const pin of arena.longPins()) arena.unpinLong(pin);
     let replayFromLsn = 1;
     if (found !== undefined) {
       const reader = readCheckpoint(env, found.path, { storeId: options.storeId, shard: options.shard });
       try {
         replayFromLsn = reader.header.replayFromLsn ?? reader.header.lsn + 1;
         if (!options.adopt) loadImage(arena, () => reader.nextChunk());
+        // Only the end of the file proves that nothing of it is missing.
+        if (!options.adopt && reader.nextChunk() !== undefined) {
+          throw new ConcordError('ERR_CORRUPT', `${found.path}: it goes on behind the image`, { file: found.path });
+        }
       } finally {
         reader.close();
       }
@@ -185,18 +220,19 @@ export class ShardStore {
       const report: RecoveryReport = { checkpoint: undefined, wal: undefined, operationsReplayed: 0 };
       return new ShardStore(options, arena, tree, new MemoryLog(), report, base);
     }
-    const replay = new Replay(tree, arena, base);
+    const replay = new Replay(tree, arena, base, options);
     const wal = recoverWal(env, directory, {
       storeId: options.storeId,
       shard: options.shard,
       fromLsn: replayFromLsn,
+      syncedLsn: found?.lsn,
       mode: options.recoveryMode ?? 'tolerate-torn-tail',
       mustExist: exists && !options.isNew,
       onFrame: (frame) => {
         replay.frame(frame);
       },
     });
-    replay.finish();
+    const unfinished = replay.finish();
     const walOptions = {
       storeId: options.storeId,
       shard: options.shard,
@@ -204,7 +240,9 @@ export class ShardStore {
     };
     const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
     const report: RecoveryReport = { checkpoint: found, wal, operationsReplayed: replay.operations };
-    return new ShardStore(options, arena, tree, log, report, replay.publishedSeq);
+    const store = new ShardStore(options, arena, tree, log, report, replay.publishedSeq);
+    store.#dropped.push(...unfinished);
+    return store;
   }
 
   /** The highest sequence number whose effects are visible. */
@@ -231,6 +269,7 @@ export class ShardStore {
   beginGroup(): void {
     assert(this.#records === 0, 'a group is open');
     this.#log.begin();
+    this.#droppedLogged = 0;
     this.#span = 0;
     this.#groupBytes = 0;
   }
@@ -245,11 +284,12 @@ export class ShardStore {
 
   /** Whether a record of this many bytes fits into the group's frame. */
   fits(bytes: number): boolean {
-    return this.#groupBytes + bytes <= this.#log.payloadBytesMax;
+    return this.#groupBytes + this.#dropped.length * DROP_RECORD_BYTES + bytes <= this.#log.payloadBytesMax;
   }
 
   /** Appends the (checked, admitted) record at `start` of `source`, `length` bytes, a multiple of 4. `words` is the same memory. */
   append(source: Uint8Array, words: Int32Array, start: number, length: number): void {
+    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
     const at = this.#room(length);
     const target = this.#log.bytes;
     if (length <= 512 && ((target.byteOffset + at) & 3) === 0) {
@@ -272,6 +312,7 @@ export class ShardStore {
   appendClear(low: Uint8Array | undefined, high: Uint8Array | undefined): void {
     const lowLength = low?.length ?? 0;
     const highLength = high?.length ?? 0;
+    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
     const length = (OPERATION_HEADER_BYTES + lowLength + highLength + 3) & ~3;
     const at = this.#room(length);
     const bytes = this.#log.bytes;
@@ -281,6 +322,19 @@ export class ShardStore {
     if (low !== undefined) bytes.set(low, at + OPERATION_HEADER_BYTES);
     if (high !== undefined) bytes.set(high, at + OPERATION_HEADER_BYTES + lowLength);
     this.#added(at, length);
+  }
+
+  /** One empty first chunk for each blob that was given up. They stay listed until a group with them is committed. */
+  #appendDropped(): void {
+    for (const { client, blob, ofBatch } of this.#dropped) {
+      const at = this.#room(DROP_RECORD_BYTES);
+      const bytes = this.#log.bytes;
+      const flags = ofBatch ? CHUNK_OF_BATCH : 0;
+      writeOperationHeader(bytes, at, OperationKind.Chunk, flags, BLOB_REFERENCE_BYTES, 0);
+      writeBlobReference(bytes, at + OPERATION_HEADER_BYTES, { client, blob, offset: 0, count: 0 });
+      this.#added(at, DROP_RECORD_BYTES);
+    }
+    this.#droppedLogged = this.#dropped.length;
   }
 
   #room(length: number): number {
@@ -312,27 +366,25 @@ export class ShardStore {
    * @throws ERR_DISK_FULL, ERR_IO: nothing was applied. After a failed sync the log refuses everything (ERR_IO): the shard turns read-only.
    */
   commit(level: DurabilityLevel, firstSeq: number, beforeApply: () => void): void {
+    const log = this.#log;
     const records = this.#records;
     const lastSeq = firstSeq + this.#span - 1;
+    const builtAt = log.payloadStart;
     this.#records = 0;
-    if (level === Durability.Memory) {
-      beforeApply();
-      this.#apply(records, firstSeq);
-      this.#publish(lastSeq);
-      this.#log.commit(firstSeq, this.#span, true);
-      this.#unwrittenBytes += this.#groupBytes;
-    } else {
-      try {
-        this.#log.commit(firstSeq, this.#span);
-        this.#unwrittenBytes = 0;
-        if (level === Durability.Sync) this.#log.sync();
-      } catch (error) {
-        throw fromSystemError(error, 'writing the log', this.#options.directory ?? '');
-      }
-      beforeApply();
-      this.#apply(records, firstSeq);
-      this.#publish(lastSeq);
+    try {
+      // At the memory level too: the frame is only buffered, but if there is no place for it the group must not be seen.
+      log.commit(firstSeq, this.#span, level === Durability.Memory);
+      const before = log.writtenLsn === log.lastLsn - 1 ? 0 : this.#unwrittenBytes;
+      this.#unwrittenBytes = level === Durability.Memory ? before + this.#groupBytes : 0;
+      if (level === Durability.Sync) log.sync();
+    } catch (error) {
+      throw fromSystemError(error, 'writing the log', this.#options.directory ?? '');
     }
+    this.#dropped.splice(0, this.#droppedLogged);
+    beforeApply();
+    // The log may have moved the frame to make room.
+    this.#apply(records, firstSeq, log.payloadStart - builtAt);
+    this.#publish(lastSeq);
   }
 
   /** Frames of the `memory` level that are not written yet go to the operating system. */
@@ -352,11 +404,20 @@ export class ShardStore {
     return this.#unwrittenBytes;
   }
 
-  #apply(records: number, firstSeq: number): void {
+  #apply(records: number, firstSeq: number, moved: number): void {
     const bytes = this.#log.bytes;
+    const recordAt = this.#recordAt;
+    if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
+      const { order } = this.#order;
+      for (let i = 0; i < records; i++) {
+        const index = order[i]!;
+        applyRecord(this.tree, bytes, recordAt[index]! + moved, firstSeq + index, this);
+      }
+      return;
+    }
     let seq = firstSeq;
     for (let i = 0; i < records; i++) {
-      seq = applyRecord(this.tree, bytes, this.#recordAt[i]!, seq, this);
+      seq = applyRecord(this.tree, bytes, recordAt[i]! + moved, seq, this);
     }
   }
 
@@ -434,6 +495,7 @@ export class ShardStore {
     if (incoming === undefined) return;
     incoming.overflow?.abort();
     this.#blobs.delete(client);
+    this.#dropped.push({ client, blob: incoming.blob, ofBatch: incoming.ofBatch });
   }
 
   get lsn(): number {
@@ -563,6 +625,12 @@ function receiveChunk(
   chunk: { client: number; blob: number; offset: number; totalBytes: number; ofBatch: boolean; lsn: number },
 ): void {
   let incoming = table.get(chunk.client);
+  if (chunk.offset === 0 && chunk.totalBytes === 0) {
+    if (incoming === undefined || incoming.blob !== chunk.blob) return;
+    incoming.overflow?.abort();
+    table.delete(chunk.client);
+    return;
+  }
   if (chunk.offset === 0) {
     incoming?.overflow?.abort();
     table.delete(chunk.client);
@@ -614,15 +682,20 @@ class Replay implements BlobTable {
   publishedSeq: number;
   operations = 0;
   lsn = 0;
+  readonly #skipsMissingBlobs: boolean;
   #unpublished = 0;
   #lastSeq: number;
 
-  constructor(tree: BTreeWriter, arena: ArenaWriter, publishedSeq: number) {
+  constructor(tree: BTreeWriter, arena: ArenaWriter, publishedSeq: number, options: ShardStoreOptions) {
     this.#tree = tree;
     this.#arena = arena;
+    this.#skipsMissingBlobs = options.recoveryMode === 'salvage';
     this.publishedSeq = publishedSeq;
     this.#lastSeq = publishedSeq;
-    tree.setSnapshots(NO_SNAPSHOTS, 0, false);
+    const { sequences, count, keepNewest } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
+    tree.setSnapshots(sequences, count, keepNewest);
+    // What fitted once must fit again, even if pages fill differently this time.
+    arena.reserveMode = true;
   }
 
   frame(frame: WalFrame): void {
@@ -630,9 +703,16 @@ class Replay implements BlobTable {
     this.lsn = frame.lsn;
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     let seq = firstSeq;
+    // The live store published after each group. Where its memory was nearly used up, so must this.
+    if (!covered && this.#unpublished > 0) {
+      const needed = this.#tree.unitsNeeded(operationCount, end - frame.start);
+      if (needed > this.#arena.freeUnits(true)) this.#publish();
+    }
     for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
-      if (!covered) {
+      if (!covered && this.#skipsMissingBlobs && this.#isMissingBlob(bytes, at)) {
+        seq += operationSpan(bytes, at);
+      } else if (!covered) {
         seq = applyRecord(this.#tree, bytes, at, seq, this);
         this.operations++;
       } else if (bytes[at] === OperationKind.Chunk) {
@@ -646,6 +726,14 @@ class Replay implements BlobTable {
     this.#lastSeq = firstSeq + operationCount - 1;
     this.#unpublished += operationCount;
     if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
+  }
+
+  /** A record that names a blob of which some chunks are lost. */
+  #isMissingBlob(bytes: Buffer, at: number): boolean {
+    if (bytes[at] !== OperationKind.PutBlob && bytes[at] !== OperationKind.ApplyBatch) return false;
+    const reference = readBlobReference(bytes, at + OPERATION_HEADER_BYTES + readKeyLength(bytes, at));
+    const incoming = this.#blobs.get(reference.client);
+    return incoming?.blob !== reference.blob || incoming.receivedBytes !== reference.offset;
   }
 
   /** A covered final record: its blob is in the checkpoint already. */
@@ -678,9 +766,15 @@ class Replay implements BlobTable {
     this.#unpublished = 0;
   }
 
-  /** Publishes the rest; blobs without an end were never acknowledged and go. */
-  finish(): void {
-    for (const incoming of this.#blobs.values()) incoming.overflow?.abort();
+  /** Publishes the rest; blobs without an end were never acknowledged and go. Returns their names. */
+  finish(): DroppedBlob[] {
+    const dropped: DroppedBlob[] = [];
+    for (const [client, { blob, ofBatch, overflow }] of this.#blobs) {
+      overflow?.abort();
+      dropped.push({ client, blob, ofBatch });
+    }
     if (this.#unpublished > 0) this.#publish();
+    this.#arena.reserveMode = false;
+    return dropped;
   }
 }
