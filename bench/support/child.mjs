@@ -30,7 +30,10 @@ export class Child {
       const waiting = this.#waiting.get(id);
       this.#waiting.delete(id);
       if (error === undefined) waiting.resolve(result);
-      else waiting.reject(Object.assign(new Error(`${engineName}: ${error.message}`), { code: error.code }));
+      else
+        waiting.reject(
+          Object.assign(new Error(`${engineName}: ${waiting.method}: ${error.message}`), { code: error.code }),
+        );
     });
     living.add(this.#process);
     this.#gone = new Promise((resolve) => {
@@ -60,7 +63,7 @@ export class Child {
         clearTimeout(timer);
         done(outcome);
       };
-      this.#waiting.set(id, { resolve: settle(resolve), reject: settle(reject) });
+      this.#waiting.set(id, { method, resolve: settle(resolve), reject: settle(reject) });
       this.#process.send({ id, method, args }, (error) => {
         if (error) fail(error);
       });

@@ -20,7 +20,7 @@ const BATCH_ENTRIES = 1000;
 export function rows(scale) {
   const engines = (variant) =>
     ['concordkv', 'lmdb', 'classic-level'].map((engine) => ({ engine, variant, label: engine }));
-  const ops = scale.ops(300_000, 40_000);
+  const ops = scale.ops(300_000, 20_000);
   return [
     { row: `put, ${IN_FLIGHT} in flight, uniform`, distribution: 'uniform', variant: 'put' },
     { row: `put, ${IN_FLIGHT} in flight, zipfian`, distribution: 'zipfian', variant: 'put' },
