@@ -95,6 +95,8 @@ export class ControlBlock {
   readonly #doubles: Float64Array;
   /** Shard of each hash slot. */
   readonly slots: Uint8Array;
+  /** This thread gave its client slot back: the snapshots under that number are another thread's now. */
+  detached = false;
   #snapshotHint = 0;
   #applyingStamp = 0n;
 
@@ -345,6 +347,7 @@ export class ControlBlock {
 
   /** Gives the slot back, if `client` still owns it (a dead client's slots are taken back by the host). */
   closeSnapshot(slot: number, client: number): void {
+    if (this.detached) return;
     const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
     if (Atomics.load(this.#words, word + SNAPSHOT_OWNER) !== client + 1) return;
     Atomics.store(this.#words, word + SNAPSHOT_READY, 0);

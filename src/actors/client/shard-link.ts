@@ -84,8 +84,12 @@ export class ShardLink {
 
   #blobNumber = 0;
   #blobTail: Promise<unknown> = Promise.resolve();
-  /** Keys (latin1) of blobs on their way, and the batch '' marker; later calls for them wait. */
+  /** Keys (latin1) of values on their way; later calls for them wait. */
   readonly #blobKeys = new Map<string, Promise<unknown>>();
+  /** The last long batch on its way: it may hold any key, so later calls wait for it. */
+  #blobBatch: Promise<unknown> | undefined;
+  /** Why nothing will be answered any more. */
+  #lost: Error | undefined;
 
   constructor(
     shard: number,
@@ -113,17 +117,19 @@ export class ShardLink {
   }
 
   get blobsOnTheirWay(): number {
-    return this.#blobKeys.size;
+    return this.#blobKeys.size + (this.#blobBatch === undefined ? 0 : 1);
   }
 
   /** What a call for this key must wait for first, if anything. */
   blobFor(key: Uint8Array, length: number): Promise<unknown> | undefined {
-    return this.#blobKeys.get(Buffer.from(key.buffer, key.byteOffset, length).toString('latin1'));
+    const value = this.#blobKeys.get(Buffer.from(key.buffer, key.byteOffset, length).toString('latin1'));
+    const batch = this.#blobBatch;
+    return value !== undefined && batch !== undefined ? Promise.all([value, batch]) : (value ?? batch);
   }
 
   /** All blobs on their way. */
   get blobs(): Promise<unknown> {
-    return Promise.allSettled([...this.#blobKeys.values()]);
+    return Promise.allSettled([...this.#blobKeys.values(), this.#blobBatch]);
   }
 
   /**
@@ -131,7 +137,7 @@ export class ShardLink {
    * (then {@link enqueue}). The caller writes the header and records, then calls {@link submit}.
    */
   reserve(recordBytes: number): number {
-    if (this.#queueHead < this.#queue.length) return -1;
+    if (this.#queueHead < this.#queue.length || this.#lost !== undefined) return -1;
     const at = this.requests.reserve(REQUEST_HEADER_BYTES + recordBytes);
     if (at < 0) this.publish();
     return at;
@@ -170,6 +176,7 @@ export class ShardLink {
 
   /** A request that found no room: `bytes` is the whole request, owned by the queue. Waits for its turn. */
   enqueue(bytes: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
+    if (this.#lost !== undefined) return Promise.reject(this.#lost);
     return new Promise((resolve, reject) => {
       const entry: QueuedRequest = { bytes, resolve, reject, cancelled: false };
       this.#queue.push(entry);
@@ -219,11 +226,14 @@ export class ShardLink {
     return Atomics.load(this.requests.header, COMPLETED_WORD) !== this.#settled || this.#responses.pending();
   }
 
-  /** Settles what the shard completed; refills the ring. Returns the number settled. */
+  /**
+   * Settles what the shard completed; refills the ring. Returns the number of answers and completions met: unless it is 0 the shard may have
+   * waited for the room they took.
+   */
   settle(): number {
+    if (this.#lost !== undefined) return 0;
     const completed = Atomics.load(this.requests.header, COMPLETED_WORD);
-    this.#readResponses();
-    let count = 0;
+    let count = this.#readResponses();
     while (this.#settled !== completed) {
       const request = (this.#settled + 1) | 0;
       this.#settled = request;
@@ -250,11 +260,11 @@ export class ShardLink {
     return count;
   }
 
-  #readResponses(): void {
+  #readResponses(): number {
     const ring = this.#responses;
-    let any = false;
+    let count = 0;
     for (let at = ring.next(); at >= 0; at = ring.next()) {
-      any = true;
+      count++;
       const request = ring.bytes.readInt32LE(at);
       const status = ring.bytes[at + 4]!;
       let error: ErrorRecord | undefined;
@@ -264,11 +274,13 @@ export class ShardLink {
       }
       this.#answers.set(request, { status, error });
     }
-    if (any) ring.release();
+    if (count > 0) ring.release();
+    return count;
   }
 
-  /** The pool closed or the shard failed for good: nothing more will be answered. */
+  /** The pool closed or the shard failed for good: nothing more will be answered, now or later. */
   rejectAll(error: Error): void {
+    this.#lost = error;
     while (this.#settled !== this.#issued) {
       this.#settled = (this.#settled + 1) | 0;
       this.#rejects[this.#settled & this.#mask]?.(error);
@@ -288,14 +300,21 @@ export class ShardLink {
     hash: number,
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
-    const key = Buffer.from(source.key).toString('latin1');
     const sent = this.#blobTail.then(() => this.#sendBlob(source, durability, condition, version, hash, signal));
     const done = sent.catch(() => undefined);
     this.#blobTail = done;
-    this.#blobKeys.set(key, done);
-    void done.then(() => {
-      if (this.#blobKeys.get(key) === done) this.#blobKeys.delete(key);
-    });
+    if (source.kind === 'batch') {
+      this.#blobBatch = done;
+      void done.then(() => {
+        if (this.#blobBatch === done) this.#blobBatch = undefined;
+      });
+    } else {
+      const key = Buffer.from(source.key).toString('latin1');
+      this.#blobKeys.set(key, done);
+      void done.then(() => {
+        if (this.#blobKeys.get(key) === done) this.#blobKeys.delete(key);
+      });
+    }
     return sent;
   }
 
@@ -347,7 +366,8 @@ export class ShardLink {
   }
 
   #send(request: Buffer): Promise<boolean> {
-    const at = this.#queueHead < this.#queue.length ? -1 : this.requests.reserve(request.length);
+    const waits = this.#queueHead < this.#queue.length || this.#lost !== undefined;
+    const at = waits ? -1 : this.requests.reserve(request.length);
     if (at < 0) return this.enqueue(request, undefined);
     this.requests.bytes.set(request, at);
     return this.submit();

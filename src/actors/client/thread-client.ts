@@ -51,7 +51,6 @@ export class ThreadClient {
   #parked = false;
   #lastProgress = 0;
   #idleWaiters: (() => void)[] = [];
-  closed = false;
 
   constructor(setup: ClientSetup) {
     this.client = setup.client;
@@ -71,6 +70,15 @@ export class ThreadClient {
         doorbell: this.control.shardDoorbell(shard),
       };
     });
+  }
+
+  /** The pool is closed in this thread; what is in flight is still settled. */
+  get closed(): boolean {
+    return this.control.detached;
+  }
+
+  close(): void {
+    this.control.detached = true;
   }
 
   /** Calls that are not settled. */
@@ -184,7 +192,7 @@ export class ThreadClient {
 
   /** The pool is gone: rejects what is still open. */
   abandon(error: Error): void {
-    this.closed = true;
+    this.close();
     for (const { link } of this.shards) link.rejectAll(error);
     this.#wakeIdle();
   }

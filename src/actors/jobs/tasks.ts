@@ -3,7 +3,7 @@
  * returned as a record, because structured clone drops codes. Cancelled through a shared word. Threads: pool workers.
  */
 import { NodeEnv } from '../../shared/env/node-env.js';
-import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { BTreeCursor } from '../../engines/btree/cursor.js';
 import { writeImage } from '../../engines/btree/image.js';
@@ -70,19 +70,20 @@ export function exportSnapshot(task: ExportTask): TaskResult<{ path: string; byt
       ...(task.pageBytes === undefined ? {} : { pageBytes: task.pageBytes }),
     });
     let entries = 0;
+    const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
     const cursor = new BTreeCursor(source, DEFAULT_TREE);
     const walk = function* (): Generator<BulkEntry> {
       cursor.seek(task.metaUnit, undefined, 0, task.snapshotSeq, false);
       for (; cursor.valid; cursor.next()) {
         const key = Buffer.allocUnsafe(cursor.keyLength);
         cursor.copyKey(key, 0);
-        entries++;
+        // The shard that holds the pin died: its successor waits for this.
+        if ((++entries & 1023) === 0 && isCancelled()) throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
         yield { key, value: cursor.copyValue(), seq: cursor.seq };
       }
     };
     tree.bulkLoad(walk());
     publishTrees(target, task.header.publishedSeq);
-    const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
     const writer = CheckpointWriter.create(new NodeEnv(), task.directory, task.header, { isCancelled });
     try {
       writeImage(target, target.published(), (chunk) => {

@@ -507,7 +507,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
   }
 
   async #close(): Promise<void> {
-    this.client.closed = true;
+    this.client.close();
     for (const { link } of this.client.shards) await link.blobs;
     await this.client.whenIdle();
     try {

@@ -39,7 +39,8 @@ import {
 } from './manifest.js';
 import { defaultShardCount, type DurabilityName, type ResolvedOptions } from './options.js';
 
-const RESTARTS_MAX = 5;
+/** A shard that dies this often within the window stays down. */
+const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
 const CLOSE_CHECKPOINT_LOG_BYTES = 4 << 20;
@@ -78,6 +79,10 @@ interface ShardHandle {
   checkpoint: { done: Promise<void>; cancel: Int32Array } | undefined;
   ended: Promise<void>;
   lastError: ConcordError | undefined;
+  /** Settles when no restart is under way; restarts run one after another. Never rejects. */
+  restarting: Promise<void>;
+  /** The thread is meant to end: nobody takes over. */
+  isStopping: boolean;
 }
 
 interface AttachedClient {
@@ -88,26 +93,41 @@ interface AttachedClient {
 /** Calls an attached thread may make on the host. */
 export class ClientGate {
   readonly #host: PoolHost;
-  readonly #attached: { client: number | undefined };
+  #client: number | undefined;
+  #isTaken = false;
+  #isGone = false;
 
-  constructor(host: PoolHost, attached: { client: number | undefined }) {
+  constructor(host: PoolHost) {
     this.#host = host;
-    this.#attached = attached;
   }
 
   async attach(): Promise<AttachReply> {
-    if (this.#attached.client !== undefined) {
+    if (this.#isTaken) {
       throw new ConcordError('ERR_CLIENT_LIMIT', 'a handle attaches one thread; make another with db.handle()');
     }
-    const setup = await this.#host.attachClient();
-    this.#attached.client = setup.client;
-    return { setup, settings: this.#host.settings };
+    this.#isTaken = true;
+    try {
+      const setup = await this.#host.attachClient();
+      this.#client = setup.client;
+      // The thread may have ended while the shards were told about it.
+      if (this.#isGone) await this.detach();
+      return { setup, settings: this.#host.settings };
+    } catch (error) {
+      this.#isTaken = false;
+      throw error;
+    }
   }
 
   async detach(): Promise<void> {
-    const { client } = this.#attached;
-    this.#attached.client = undefined;
+    const client = this.#client;
+    this.#client = undefined;
     if (client !== undefined) await this.#host.detachClient(client);
+  }
+
+  /** The other end of the port is closed: its thread ended, or let go. */
+  gone(): Promise<void> {
+    this.#isGone = true;
+    return this.detach();
   }
 
   /** Another handle made by an attached thread: the host serves its port. */
@@ -242,7 +262,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) {
       this.#closing = true;
-      await Promise.all(this.#shards.map((shard) => shard.worker.terminate()));
+      await this.#terminateShards();
       throw failure.reason;
     }
     let highest = 0;
@@ -296,6 +316,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       checkpoint: undefined,
       ended: Promise.resolve(),
       lastError: undefined,
+      restarting: Promise.resolve(),
+      isStopping: false,
     };
     if (known !== undefined) {
       known.worker = worker;
@@ -313,7 +335,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         if (event.event === 'ready') {
           isReady = true;
           handle.recovery = event.recovery;
-          worker.unref();
+          if (!this.#closing) worker.unref();
           resolve();
         } else if (event.event === 'open-failed') {
           reject(ConcordError.fromRecord(event.error));
@@ -337,19 +359,24 @@ export class PoolHost extends EventEmitter<HostEvents> {
       worker.once('exit', () => {
         if (!isReady)
           reject(new ConcordError('ERR_INTERNAL', `shard ${index} ended before it was ready`, { shard: index }));
-        else if (!this.#closing) void this.#restart(handle);
+        else if (!handle.isStopping) this.#restart(handle);
       });
     });
     return { handle, ready };
   }
 
-  /** A shard thread died: another one takes over, unless it has died too often. */
-  async #restart(handle: ShardHandle): Promise<void> {
+  /** A shard thread died: another one takes over. One after another, however fast they die. */
+  #restart(handle: ShardHandle): void {
+    this.control.setShardState(handle.index, ShardState.Restarting);
+    this.control.countRestart(handle.index);
+    handle.restarting = handle.restarting.then(() => this.#takeOver(handle));
+  }
+
+  async #takeOver(handle: ShardHandle): Promise<void> {
     const { index } = handle;
     const error =
       handle.lastError ?? new ConcordError('ERR_INTERNAL', `shard ${index} ended unexpectedly`, { shard: index });
-    this.control.setShardState(index, ShardState.Restarting);
-    this.control.countRestart(index);
+    handle.lastError = undefined;
     if (handle.checkpoint !== undefined) {
       // The dead writer's pin is gone with it: the job must not read on while the successor reuses pages.
       Atomics.store(handle.checkpoint.cancel, 0, 1);
@@ -357,22 +384,58 @@ export class PoolHost extends EventEmitter<HostEvents> {
     }
     const now = Date.now();
     handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    while (handle.restarts.length <= RESTARTS_MAX && !this.#closing) {
+    while (handle.restarts.length < DEATHS_MAX && !handle.isStopping) {
       try {
         await this.#launch(index, true, false).ready;
-        for (const client of this.#clients.values()) await this.#attachTo(handle, client);
-        this.emit('shard-restarted', { shard: index, error });
-        return;
       } catch (cause) {
         handle.lastError = cause instanceof ConcordError ? cause : new ConcordError('ERR_INTERNAL', String(cause));
         handle.restarts.push(Date.now());
         await handle.ended;
+        continue;
       }
+      for (const client of this.#clients.values()) await this.#attachTo(handle, client);
+      this.emit('shard-restarted', { shard: index, error });
+      return;
     }
     this.control.setShardState(index, ShardState.Failed);
     this.control.endGroup(index, undefined);
     for (const client of this.#clients.keys()) this.control.clientDoorbell(client).unpark();
     if (!this.#closing) this.emit('shard-failed', { shard: index, error: handle.lastError ?? error });
+  }
+
+  async #terminateShards(): Promise<void> {
+    for (const handle of this.#shards) handle.isStopping = true;
+    await Promise.all(
+      this.#shards.map(async (handle) => {
+        handle.worker.ref();
+        await handle.worker.terminate();
+        await handle.restarting;
+        // A restart that was under way may have started another one.
+        await handle.worker.terminate();
+      }),
+    );
+  }
+
+  /** Asks a shard that is up. @throws ERR_SHARD_FAILED; ERR_SHARD_RESTARTED when it died before it answered */
+  async #ask<T>(handle: ShardHandle, call: (remote: RemoteControl<ShardControl>) => Promise<T>): Promise<T> {
+    await handle.restarting;
+    this.#assertUp(handle);
+    try {
+      return await call(handle.remote);
+    } catch (error) {
+      throw this.#lossOf(handle, error);
+    }
+  }
+
+  #assertUp({ index }: ShardHandle): void {
+    if (this.control.shardState(index) !== ShardState.Failed) return;
+    throw new ConcordError('ERR_SHARD_FAILED', `shard ${index} failed repeatedly and stays down`, { shard: index });
+  }
+
+  /** A control channel that closed means that the shard died, unless the pool is being closed. */
+  #lossOf({ index }: ShardHandle, error: unknown): unknown {
+    if (this.#closing || !(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') return error;
+    return new ConcordError('ERR_SHARD_RESTARTED', `shard ${index} died meanwhile`, { shard: index }, { cause: error });
   }
 
   async #provideSpare(handle: ShardHandle): Promise<void> {
@@ -390,15 +453,26 @@ export class PoolHost extends EventEmitter<HostEvents> {
   // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
 
   /** One checkpoint of one shard; joins one that runs already. */
-  #checkpointShard(handle: ShardHandle): Promise<void> {
-    if (handle.directory === undefined || this.#options.readOnly) return Promise.resolve();
-    if (handle.checkpoint !== undefined) return handle.checkpoint.done;
+  async #checkpointShard(handle: ShardHandle): Promise<void> {
+    if (handle.directory === undefined || this.#options.readOnly) return;
+    await handle.restarting;
+    this.#assertUp(handle);
+    if (handle.checkpoint === undefined) this.#beginJob(handle, (cancel) => this.#runCheckpoint(handle, cancel));
+    await handle.checkpoint!.done;
+  }
+
+  /** Registers a job that reads a pinned state of the shard: one at a time, cancelled when the shard dies. */
+  #beginJob(handle: ShardHandle, run: (cancel: Int32Array) => Promise<void>): void {
     const cancel = new Int32Array(new SharedArrayBuffer(4));
-    const done = this.#runCheckpoint(handle, cancel).finally(() => {
-      handle.checkpoint = undefined;
-    });
+    const done = run(cancel)
+      .catch((error: unknown) => {
+        const isCancelled = Atomics.load(cancel, 0) !== 0;
+        throw this.#lossOf(handle, isCancelled ? new ConcordError('ERR_CLOSED', 'cancelled') : error);
+      })
+      .finally(() => {
+        handle.checkpoint = undefined;
+      });
     handle.checkpoint = { done, cancel };
-    return done;
   }
 
   async #runCheckpoint(handle: ShardHandle, cancel: Int32Array): Promise<void> {
@@ -473,9 +547,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   async #exportShard(handle: ShardHandle, directory: string, manifest: Manifest, snapshotSeq: number): Promise<void> {
     // Pinning goes through the checkpoint door, of which there is one.
+    await handle.restarting;
     while (handle.checkpoint !== undefined) await handle.checkpoint.done.catch(() => undefined);
-    const cancel = new Int32Array(new SharedArrayBuffer(4));
-    const run = async (): Promise<void> => {
+    this.#assertUp(handle);
+    const run = async (cancel: Int32Array): Promise<void> => {
       const plan = await handle.remote.beginCheckpoint();
       try {
         const target = shardDirectory(directory, handle.index);
@@ -503,22 +578,19 @@ export class PoolHost extends EventEmitter<HostEvents> {
         await handle.remote.endCheckpoint(false);
       }
     };
-    const done = run().finally(() => {
-      handle.checkpoint = undefined;
-    });
-    handle.checkpoint = { done, cancel };
-    await done;
+    this.#beginJob(handle, run);
+    await handle.checkpoint!.done;
   }
 
   /** Removes what no snapshot needs and packs pages. Resolves with the versions removed. */
   async compact(): Promise<number> {
-    const removed = await Promise.all(this.#shards.map((handle) => handle.remote.compact()));
+    const removed = await Promise.all(this.#shards.map((handle) => this.#ask(handle, (remote) => remote.compact())));
     return removed.reduce((sum, count) => sum + count, 0);
   }
 
   /** Problems found by walking every shard's memory. */
   async check(): Promise<string[]> {
-    const problems = await Promise.all(this.#shards.map((handle) => handle.remote.check()));
+    const problems = await Promise.all(this.#shards.map((handle) => this.#ask(handle, (remote) => remote.check())));
     return problems.flatMap((found, shard) => found.map((problem) => `shard ${shard}: ${problem}`));
   }
 
@@ -543,7 +615,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const attached = { client, rings };
     this.#clients.set(client, attached);
     this.control.addClients(1);
-    await Promise.all(this.#shards.map((handle) => this.#attachTo(handle, attached)));
+    try {
+      await Promise.all(this.#shards.map((handle) => this.#attachTo(handle, attached)));
+    } catch (error) {
+      await this.detachClient(client);
+      throw error;
+    }
     return { client, control: this.control.sab, arenas: this.#arenas, rings };
   }
 
@@ -551,7 +628,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const { requests, responses } = rings[handle.index]!;
     await handle.remote.attachClient(client, requests, responses).catch((error: unknown) => {
       // A shard that is down now is given all clients when it comes back.
-      if (this.control.shardState(handle.index) === ShardState.Running) throw error;
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') throw error;
     });
   }
 
@@ -571,14 +648,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   /** Serves attach requests on a handle's port until the other end closes, which a thread's end does by itself. */
   serve(port: MessagePort): void {
-    const attached: { client: number | undefined } = { client: undefined };
-    const gate = new ClientGate(this, attached);
+    const gate = new ClientGate(this);
     this.#ports.add(port);
     exposeControl(gate, port);
     port.unref();
     port.once('close', () => {
       this.#ports.delete(port);
-      void gate.detach();
+      void gate.gone();
     });
   }
 
@@ -604,6 +680,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       // Closing keeps the process alive until the thread has ended.
       handle.worker.ref();
       try {
+        await handle.restarting;
         await handle.checkpoint?.done.catch(() => undefined);
         const state = this.control.shardState(handle.index);
         if (state === ShardState.Running) {
@@ -611,6 +688,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
           if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES)
             await this.#checkpointShard(handle).catch(() => undefined);
         }
+        handle.isStopping = true;
         if (state !== ShardState.Failed) await handle.remote.close();
       } catch (error) {
         failures.push(error);
@@ -631,12 +709,21 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** Ends everything at once, without closing: for tests of what a killed process leaves. */
   async crash(): Promise<void> {
     this.#closing = true;
-    for (const { worker } of this.#shards) worker.ref();
-    await Promise.all(this.#shards.map((handle) => handle.worker.terminate()));
+    await this.#terminateShards();
     this.control.poolState = PoolState.Closed;
     for (const port of this.#ports) port.close();
     await this.#background.close();
     this.#lock?.release();
+  }
+
+  /** Ends a shard's thread wherever it is, as a failure would: for tests. */
+  async killShard(index: number): Promise<void> {
+    await this.#shards[index]!.worker.terminate();
+  }
+
+  /** Ends the threads of the background pool wherever they are: for tests. Resolves with their number. */
+  killBackground(): Promise<number> {
+    return this.#background.kill();
   }
 
   /** Log and checkpoint files of the store. */

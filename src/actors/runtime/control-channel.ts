@@ -35,16 +35,21 @@ export function exposeControl(control: object, port: MessagePort): void {
 
 /**
  * Calls the control on the other end of the port. A call in flight keeps the process alive, an idle port does not. When the other end goes
- * away, calls in flight reject with ERR_CLOSED.
+ * away, calls in flight and later ones reject with ERR_CLOSED.
  */
 export function remoteControl<C extends object>(port: MessagePort): RemoteControl<C> {
   const remote = Comlink.wrap<{ call(method: string, args: unknown[]): Promise<Reply<unknown>> }>(port);
   const inFlight = new Set<(error: Error) => void>();
+  const gone = (): ConcordError => new ConcordError('ERR_CLOSED', 'the other thread is gone');
+  let isGone = false;
   port.unref();
   port.once('close', () => {
-    for (const reject of inFlight) reject(new ConcordError('ERR_CLOSED', 'the other thread is gone'));
+    isGone = true;
+    for (const reject of inFlight) reject(gone());
   });
   const call = async (method: string, args: unknown[]): Promise<unknown> => {
+    // A closed port swallows messages: nobody would ever answer.
+    if (isGone) throw gone();
     let give!: (error: Error) => void;
     const lost = new Promise<never>((_, reject) => (give = reject));
     if (inFlight.size === 0) port.ref();

@@ -17,8 +17,12 @@
  * A request that is simply done has no response: the shard advances `completed` in the request ring's header, and the client settles its
  * promises in order. Responses for a request are published before `completed` passes it.
  *
- *   request ring, user words   0  taken      requests the shard has read
+ *   request ring, user lines   0  taken      requests the shard has read; announced count; announced position
  *                              1  completed  requests that are settled
+ *
+ * A shard that dies leaves the count of requests it took and the ring's released position to its successor. They are two words, so the new count
+ * is announced together with the position it belongs to, then release() stores that position: whichever store was the last one, takenCount()
+ * knows which count goes with the position found, and no request is taken twice or skipped.
  */
 import { RING_USER_LINE_WORDS, RING_USER_WORDS } from '../../shared/memory/ring.js';
 
@@ -30,8 +34,31 @@ export const REQUEST_HEADER_BYTES = 16;
 export const RESPONSE_HEADER_BYTES = 8;
 
 /** Written by the shard: indexes in the request ring's header. */
-export const TAKEN_WORD = RING_USER_WORDS;
+const TAKEN_WORD = RING_USER_WORDS;
+const ANNOUNCED_COUNT_WORD = RING_USER_WORDS + 1;
+const ANNOUNCED_POSITION_WORD = RING_USER_WORDS + 2;
 export const COMPLETED_WORD = RING_USER_WORDS + RING_USER_LINE_WORDS;
+
+/** Positions are multiples of 8. */
+const NO_POSITION = 1;
+
+/** Shard, before release(): `taken` requests end at `position`. */
+export function announceTaken(header: Int32Array<SharedArrayBuffer>, taken: number, position: number): void {
+  Atomics.store(header, ANNOUNCED_POSITION_WORD, NO_POSITION);
+  Atomics.store(header, ANNOUNCED_COUNT_WORD, taken);
+  Atomics.store(header, ANNOUNCED_POSITION_WORD, position);
+}
+
+/** Shard, after release(). */
+export function confirmTaken(header: Int32Array<SharedArrayBuffer>, taken: number): void {
+  Atomics.store(header, TAKEN_WORD, taken);
+}
+
+/** A shard that begins to serve the ring: how many requests were taken up to the released `position`. */
+export function takenCount(header: Int32Array<SharedArrayBuffer>, position: number): number {
+  const isAnnounced = Atomics.load(header, ANNOUNCED_POSITION_WORD) === position;
+  return Atomics.load(header, isAnnounced ? ANNOUNCED_COUNT_WORD : TAKEN_WORD);
+}
 
 /** A client's request ring: bounds what one thread has in flight, in bytes. */
 export const REQUEST_RING_BYTES = 4 << 20;

@@ -9,9 +9,14 @@ import { availableParallelism } from 'node:os';
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import type { ArenaLayout } from '../../shared/memory/arena.js';
-import { ShardStore, type CheckpointPlan, type RecoveryReport } from '../../engines/store/shard-store.js';
+import {
+  ShardStore,
+  type CheckpointPlan,
+  type OpenSnapshots,
+  type RecoveryReport,
+} from '../../engines/store/shard-store.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
-import { ControlBlock, ShardState } from '../control-block.js';
+import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { Shard } from './shard.js';
@@ -64,12 +69,17 @@ export class ShardControl {
   }
 
   beginCheckpoint(): CheckpointPlan {
-    return this.#shard.store.beginCheckpoint();
+    try {
+      return this.#shard.store.beginCheckpoint();
+    } catch (error) {
+      this.#loop.checkpointEnded(false);
+      throw error;
+    }
   }
 
   endCheckpoint(durable: boolean): void {
     this.#shard.endCheckpoint(durable);
-    this.#loop.checkpointEnded();
+    this.#loop.checkpointEnded(durable);
   }
 
   offerSpare(path: string): boolean {
@@ -100,6 +110,8 @@ const YIELD_MS = 2;
 /** Longer than a caller needs to come back after its put was acknowledged. */
 const SPIN_MS = 0.1;
 const PARK_MS_MAX = 1000;
+/** After a checkpoint that failed the next one is asked for no earlier. */
+const CHECKPOINT_RETRY_MS = 5000;
 const CORES = availableParallelism();
 
 class ShardLoop {
@@ -109,6 +121,7 @@ class ShardLoop {
   #parked = false;
   #stopping: (() => void) | undefined;
   #checkpointAsked = false;
+  #checkpointNotBefore = 0;
   #spareAsked = false;
 
   constructor(shard: Shard, control: ControlBlock, data: ShardWorkerData) {
@@ -133,8 +146,9 @@ class ShardLoop {
     });
   }
 
-  checkpointEnded(): void {
+  checkpointEnded(durable: boolean): void {
     this.#checkpointAsked = false;
+    if (!durable) this.#checkpointNotBefore = performance.now() + CHECKPOINT_RETRY_MS;
   }
 
   spareEnded(): void {
@@ -179,7 +193,8 @@ class ShardLoop {
 
   #askHost(): void {
     const { store } = this.#shard;
-    if (!this.#checkpointAsked && store.logBytes > this.#data.checkpointLogBytes && store.logBytes > store.dataBytes) {
+    const wantsCheckpoint = store.logBytes > this.#data.checkpointLogBytes && store.logBytes > store.dataBytes;
+    if (wantsCheckpoint && !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore) {
       this.#checkpointAsked = true;
       post({ event: 'checkpoint-wanted' });
     }
@@ -194,6 +209,12 @@ function post(event: ShardEvent): void {
   parentPort!.postMessage(event);
 }
 
+function openSnapshots(control: ControlBlock): OpenSnapshots {
+  const sequences = new Float64Array(MAX_SNAPSHOTS);
+  const count = control.readSnapshots(sequences);
+  return { sequences, count: count < 0 ? -1 - count : count, keepNewest: count < 0 };
+}
+
 function main(data: ShardWorkerData): void {
   process.on('uncaughtException', (error) => {
     post({ event: 'died', error: toErrorRecord(error) });
@@ -203,7 +224,10 @@ function main(data: ShardWorkerData): void {
   const control = new ControlBlock(data.control);
   let store: ShardStore;
   try {
+    // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces.
+    control.beginApplying(data.shard);
     store = ShardStore.open({
+      snapshots: data.adopt ? openSnapshots(control) : undefined,
       env: new NodeEnv(),
       directory: data.directory,
       storeId: data.storeId,
@@ -225,6 +249,8 @@ function main(data: ShardWorkerData): void {
   const shard = new Shard(data.shard, store, control);
   const loop = new ShardLoop(shard, control, data);
   exposeControl(new ShardControl(shard, loop), data.port);
+  // Ends the group a predecessor may have died in: no snapshot waits for it any more.
+  control.endGroup(data.shard, store.publishedSeq);
   control.setShardState(data.shard, ShardState.Running);
   post({ event: 'ready', recovery: store.recovery, publishedSeq: store.publishedSeq });
   loop.start();

@@ -30,8 +30,10 @@ import {
   RESPONSE_HEADER_BYTES,
   RequestType,
   ResponseStatus,
-  TAKEN_WORD,
+  announceTaken,
+  confirmTaken,
   readRequestVersion,
+  takenCount,
 } from './request.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
@@ -66,6 +68,8 @@ class ClientLink {
   readonly responses: RingProducer;
   readonly doorbell: Doorbell;
   taken: number;
+  /** Of these: whose room the client has back. */
+  released: number;
   completed: number;
   held: HeldRequest | undefined;
   clear: ClearInProgress | undefined;
@@ -79,8 +83,19 @@ class ClientLink {
     this.requests = new RingConsumer(requestRing);
     this.responses = new RingProducer(responseRing);
     this.doorbell = doorbell;
-    this.taken = Atomics.load(this.requests.header, TAKEN_WORD);
+    this.taken = takenCount(this.requests.header, this.requests.position);
+    this.released = this.taken;
     this.completed = Atomics.load(this.requests.header, COMPLETED_WORD);
+  }
+
+  /** Gives the room of what was taken back. From here on a successor does not take it again. */
+  release(): void {
+    const { requests, taken } = this;
+    if (taken === this.released) return;
+    announceTaken(requests.header, taken, requests.position);
+    requests.release();
+    confirmTaken(requests.header, taken);
+    this.released = taken;
   }
 
   get idle(): boolean {
@@ -121,6 +136,8 @@ export class Shard {
 
   /** Serves a client's rings from now on. A shard that took over from a dead one answers what the dead one had taken. */
   attach(client: number, requestRing: SharedArrayBuffer, responseRing: SharedArrayBuffer): void {
+    // A thread that attaches while the shard is being restarted is announced twice: as a new one, and with all the others.
+    if (this.#links.some((other) => other.client === client)) return;
     const link = new ClientLink(client, requestRing, responseRing, this.#control.clientDoorbell(client));
     this.#links.push(link);
     if (link.taken === link.completed) return;
@@ -412,10 +429,7 @@ export class Shard {
         return;
       }
       // Before the log is written, so that a successor never takes these requests a second time.
-      for (const link of this.#links) {
-        Atomics.store(link.requests.header, TAKEN_WORD, link.taken);
-        link.requests.release();
-      }
+      for (const link of this.#links) link.release();
       const records = store.groupRecords;
       this.#commit(this.#syncAsked ? Durability.Sync : this.#level);
       this.#counters[ShardCounter.Operations]! += records;
@@ -533,8 +547,7 @@ export class Shard {
 
   /** Everything taken is settled, except a held request and a clear that goes on. Responses must be out before. */
   #complete(link: ClientLink): void {
-    Atomics.store(link.requests.header, TAKEN_WORD, link.taken);
-    link.requests.release();
+    link.release();
     link.responses.publish();
     if (link.backlog.length === 0) {
       const open = link.held !== undefined || link.clear !== undefined ? 1 : 0;

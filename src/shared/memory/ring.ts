@@ -226,6 +226,11 @@ export class RingConsumer {
     Atomics.store(this.header, CONSUMER, this.#position);
   }
 
+  /** Where the next record begins: what release() would store. */
+  get position(): number {
+    return this.#position;
+  }
+
   /** Whether next() would return a record now. The second look before parking. */
   pending(): boolean {
     return this.#position !== this.#head || this.#loadHead();
