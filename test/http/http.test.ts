@@ -217,7 +217,7 @@ describe('ranges', () => {
     await Promise.all(Array.from({ length: 200 }, (_, n) => put(`big/${String(n).padStart(3, '0')}`, value)));
     const openSnapshots = async (): Promise<number> => {
       const text = await (await fetch(`${server.url}/metrics`)).text();
-      return Number(/^concordkv_open_snapshots(?:\{[^}]*\})? (\d+)/m.exec(text)?.[1] ?? NaN);
+      return Number(/^concordkv_snapshots(?:\{[^}]*\})? (\d+)/m.exec(text)?.[1] ?? NaN);
     };
     expect(await openSnapshots()).toBe(0);
     const raws = await Promise.all(Array.from({ length: 4 }, () => Raw.open(server.port)));

@@ -14,6 +14,8 @@ export interface Server {
   readonly port: number;
   /** Lines of the log so far. */
   readonly log: Record<string, unknown>[];
+  /** What it wrote to stderr. */
+  readonly errors: () => string;
   readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
   stop(): Promise<number | null>;
 }
@@ -48,10 +50,13 @@ export async function serve(db: string, args: readonly string[] = []): Promise<S
     url,
     port: Number(new URL(url).port),
     log,
+    errors: () => errors,
     ended,
     async stop() {
       child.kill('SIGTERM');
-      return (await ended).code;
+      const { code } = await ended;
+      if (code !== 0) console.error(errors, log.slice(-5));
+      return code;
     },
   };
 }

@@ -206,11 +206,11 @@ Examples:
   $ concordkv scan --db ./users --json > users.ndjson`,
     )
     .action(async (options: ScanOptions) => {
-      const { db, keyEncoding } = await openForReading(options);
-      const stopped = await closing(
-        () => db.close(),
-        () =>
-          stoppable(async (stop) => {
+      const stopped = await stoppable(async (stop) => {
+        const { db, keyEncoding } = await openForReading(options);
+        await closing(
+          () => db.close(),
+          async () => {
             const range: Record<string, unknown> = {};
             for (const bound of ['gt', 'gte', 'lt', 'lte', 'prefix'] as const) {
               const text = options[bound];
@@ -237,8 +237,9 @@ Examples:
             }
             if (options.count) text = options.json ? JSON.stringify({ count }) + '\n' : `${formatCount(count)}\n`;
             if (text !== '') await print(text);
-          }),
-      );
+          },
+        );
+      });
       setExit(stopped === undefined ? EXIT.ok : SIGNAL_EXIT[stopped]);
     });
 }

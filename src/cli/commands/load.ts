@@ -14,7 +14,7 @@ import type { OpenStore, WriteOptions } from '../open.js';
 import { formatBytes, formatCount, formatSeconds, print } from '../output.js';
 import { startProgress } from '../progress.js';
 import { readRecords } from '../records.js';
-import type { RecordFormat } from '../records.js';
+import type { RecordFormat, RecordSource } from '../records.js';
 import { fromJson, keyFromJson, valueFromJson } from '../text.js';
 
 interface LoadOptions extends WriteOptions {
@@ -214,92 +214,103 @@ async function load(file: string, options: LoadOptions): Promise<number> {
     input = createReadStream(file, { highWaterMark: 256 * 1024 });
   }
   const isTuple = (options.key?.length ?? 1) > 1 || options.orderBy !== undefined || options.keyPrefix !== undefined;
-  const store = await openOrCreate(options, { keyEncoding: isTuple ? 'tuple' : 'utf8', valueEncoding: 'json' });
-
-  const startedMs = performance.now();
-  const progress = startProgress('load', 'records', options.quiet === true);
-  const window = new Window(store);
-  let records = 0;
-  let skipped = 0;
   const source = readRecords(input, format);
-  let stopped: Awaited<ReturnType<typeof stoppable>>;
-  try {
-    const toEntries = entriesOf(store, options);
-    stopped = await stoppable(async (stop) => {
-      stop.addEventListener('abort', () => input.destroy());
-      let lastBytes = 0;
-      try {
-        for await (const group of source.groups) {
-          const groupBytes = source.bytesRead() - lastBytes;
-          lastBytes += groupBytes;
-          const bytesEach = Math.ceil(groupBytes / group.length);
-          for (const record of group) {
-            if (stop.aborted) break;
-            let problem = record.problem;
-            let entries: Entry[] = [];
-            if (problem === undefined) {
-              try {
-                entries = toEntries(record.value);
-              } catch (error) {
-                problem = (error as Error).message;
-              }
-            }
-            if (problem !== undefined) {
-              const line = `${name}:${record.line}: ${problem}`;
-              if (!options.skipBad)
-                throw new CliFailure('ERR_INPUT', `${line} (${formatCount(records)} records before it are stored)`);
-              skipped++;
-              if (skipped <= BAD_SHOWN_MAX) process.stderr.write(`concordkv: skipped ${line}\n`);
-              continue;
-            }
-            for (const entry of entries) {
-              const wait = window.add(entry, bytesEach);
-              if (wait) await wait;
-            }
-            records++;
-          }
-          progress.update(totalBytes ? source.bytesRead() / totalBytes : undefined, records);
-          if (stop.aborted) break;
-        }
-      } catch (error) {
-        // Destroying the input to stop ends its iteration with an error of its own.
-        if (!stop.aborted) {
-          if (error instanceof CliFailure && error.code === 'ERR_INPUT' && !error.message.startsWith(name)) {
-            throw new CliFailure('ERR_INPUT', `${name}: ${error.message}`);
-          }
-          throw error;
-        }
-      } finally {
-        await window.drain();
-      }
-    });
-  } finally {
-    progress.done();
-    input.destroy();
-    await store.db.close();
-  }
+  const startedMs = performance.now();
+  const done: Loaded = { records: 0, entries: 0, skipped: 0 };
+  const stopped = await stoppable(async (stop) => {
+    stop.addEventListener('abort', () => input.destroy());
+    const store = await openOrCreate(options, { keyEncoding: isTuple ? 'tuple' : 'utf8', valueEncoding: 'json' });
+    const progress = startProgress('load', 'records', options.quiet === true);
+    try {
+      await loadRecords(store, source, options, name, stop, done, () => {
+        progress.update(totalBytes ? source.bytesRead() / totalBytes : undefined, done.records);
+      });
+    } finally {
+      progress.done();
+      input.destroy();
+      await store.db.close();
+    }
+  });
 
   const ms = performance.now() - startedMs;
-  const bytes = source.bytesRead();
-  if (skipped > BAD_SHOWN_MAX)
+  const { records, entries, skipped } = done;
+  if (skipped > BAD_SHOWN_MAX) {
     process.stderr.write(`concordkv: … and ${formatCount(skipped - BAD_SHOWN_MAX)} more bad lines\n`);
+  }
   if (options.json) {
-    const result = {
-      records,
-      entries: window.written,
-      skipped,
-      bytes,
-      ms: Math.round(ms),
-      interrupted: stopped !== undefined,
-    };
+    const result = { ...done, bytes: source.bytesRead(), ms: Math.round(ms), interrupted: stopped !== undefined };
     await print(JSON.stringify(result) + '\n');
   } else {
     const rate = formatCount((records / Math.max(1, ms)) * 1000);
     const ended = stopped === undefined ? '' : `interrupted by ${stopped}, the store was closed in order: `;
     await print(
-      `${ended}${formatCount(records)} records (${formatBytes(bytes)}) as ${formatCount(window.written)} entries in ` +
+      `${ended}${formatCount(records)} records (${formatBytes(source.bytesRead())}) as ${formatCount(entries)} entries in ` +
         `${formatSeconds(ms)}, ${rate} records/s${skipped > 0 ? `; ${formatCount(skipped)} bad lines skipped` : ''}\n`,
     );
   }
   return stopped === undefined ? EXIT.ok : SIGNAL_EXIT[stopped];
+}
+
+interface Loaded {
+  records: number;
+  entries: number;
+  skipped: number;
+}
+
+/** Stores records until the source ends or `stop` is aborted; every write it began is acknowledged when it returns. */
+async function loadRecords(
+  store: OpenStore,
+  source: RecordSource,
+  options: LoadOptions,
+  name: string,
+  stop: AbortSignal,
+  done: Loaded,
+  onProgress: () => void,
+): Promise<void> {
+  const toEntries = entriesOf(store, options);
+  const window = new Window(store);
+  let bytesBefore = 0;
+  try {
+    for await (const group of source.groups) {
+      const bytes = source.bytesRead();
+      const bytesEach = Math.ceil((bytes - bytesBefore) / group.length);
+      bytesBefore = bytes;
+      for (const record of group) {
+        if (stop.aborted) return;
+        let problem = record.problem;
+        let entries: Entry[] = [];
+        if (problem === undefined) {
+          try {
+            entries = toEntries(record.value);
+          } catch (error) {
+            problem = (error as Error).message;
+          }
+        }
+        if (problem !== undefined) {
+          const line = `${name}:${record.line}: ${problem}`;
+          if (!options.skipBad) {
+            throw new CliFailure('ERR_INPUT', `${line} (${formatCount(done.records)} records before it are stored)`);
+          }
+          if (++done.skipped <= BAD_SHOWN_MAX) process.stderr.write(`concordkv: skipped ${line}\n`);
+          continue;
+        }
+        for (const entry of entries) {
+          const wait = window.add(entry, bytesEach);
+          if (wait) await wait;
+        }
+        done.records++;
+      }
+      onProgress();
+    }
+  } catch (error) {
+    // Destroying the input to stop ends its iteration with an error of its own.
+    if (stop.aborted) return;
+    if (error instanceof CliFailure && error.code === 'ERR_INPUT' && !error.message.startsWith(name)) {
+      throw new CliFailure('ERR_INPUT', `${name}: ${error.message}`);
+    }
+    throw error;
+  } finally {
+    await window.drain();
+    done.entries = window.written;
+  }
 }

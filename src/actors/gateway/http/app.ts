@@ -115,6 +115,8 @@ export function buildApp(context: AppContext): App {
 
   // PUT bodies are read by the handler: no content type is interpreted, refused or buffered by the framework.
   app.addHttpMethod('PUT', { hasBody: false, overrideExisting: true });
+  // A client that has sent its FIN may still be waiting for the answer: durable writes are answered later than they arrive.
+  (app.server as Server & { httpAllowHalfOpen: boolean }).httpAllowHalfOpen = true;
   app.server.on('connection', (socket: Socket) => {
     counters.connection(1);
     socket.once('close', () => counters.connection(-1));
