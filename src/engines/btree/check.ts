@@ -257,6 +257,7 @@ class TreeCheck {
   #keyLength = -1;
   #lastKey = new Uint8Array(KEY_BYTES_MAX);
   #lastKeyLength = -1;
+  readonly #separator = new Uint8Array(KEY_BYTES_MAX);
 
   constructor(arena: ArenaReader, marks: Uint8Array) {
     this.#arena = arena;
@@ -302,8 +303,8 @@ class TreeCheck {
         seq = readSeq(u8, at);
         at += SEQ_BYTES;
       }
-      this.#setKey(u8, base, prefixLength, at, lengthAndFlag >>> 1);
-      this.#checkBounds(unit, seq, low, high);
+      const length = copySplitKey(u8, base, prefixLength, at, lengthAndFlag >>> 1, this.#separator);
+      this.#checkBounds(unit, this.#separator, length, seq, low, high);
     }
     for (let index = 0; index < count; index++) {
       const childLow = index === 0 ? low : { unit, index };
@@ -346,8 +347,8 @@ class TreeCheck {
     this.#lastKey = this.#key;
     this.#lastKeyLength = this.#keyLength;
     this.#key = last;
-    this.#setKey(u8, base, prefixLength, suffixAt, suffixLength);
-    this.#checkBounds(unit, readSeq(u8, cell + 1), low, high);
+    this.#keyLength = copySplitKey(u8, base, prefixLength, suffixAt, suffixLength, this.#key);
+    this.#checkBounds(unit, this.#key, this.#keyLength, readSeq(u8, cell + 1), low, high);
     const isNewest =
       this.#lastKeyLength !== this.#keyLength ||
       compareTwo(this.#key, this.#keyLength, this.#lastKey, this.#lastKeyLength) !== 0;
@@ -372,36 +373,42 @@ class TreeCheck {
     }
   }
 
-  /** this.#key, seq within [low, high). */
-  #checkBounds(unit: UnitId, seq: number, low: Bound | undefined, high: Bound | undefined): void {
-    if (low !== undefined && this.#compareBound(low, seq) > 0) this.problems.push(`unit ${unit}: an entry is below its separator`);
-    if (high !== undefined && this.#compareBound(high, seq) <= 0) {
+  /** Whether (key, seq) lies in [low, high). */
+  #checkBounds(
+    unit: UnitId,
+    key: Uint8Array,
+    keyLength: number,
+    seq: number,
+    low: Bound | undefined,
+    high: Bound | undefined,
+  ): void {
+    if (low !== undefined && this.#compareBound(low, key, keyLength, seq) > 0) {
+      this.problems.push(`unit ${unit}: an entry is below its separator`);
+    }
+    if (high !== undefined && this.#compareBound(high, key, keyLength, seq) <= 0) {
       this.problems.push(`unit ${unit}: an entry is not below the next separator`);
     }
   }
 
-  #compareBound(bound: Bound, seq: number): number {
+  #compareBound(bound: Bound, key: Uint8Array, keyLength: number, seq: number): number {
     const segment = bound.unit >>> SEGMENT_UNIT_SHIFT;
     const base = (bound.unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     const { u8, u16, u32 } = this.#arena;
-    return compareSeparator(
-      u8[segment]!,
-      u16[segment]!,
-      u32[segment]!,
-      base,
-      bound.index,
-      this.#key,
-      0,
-      this.#keyLength,
-      seq,
-    );
+    return compareSeparator(u8[segment]!, u16[segment]!, u32[segment]!, base, bound.index, key, 0, keyLength, seq);
   }
+}
 
-  #setKey(u8: Uint8Array, base: number, prefixLength: number, suffixAt: number, suffixLength: number): void {
-    this.#key.set(u8.subarray(base + PAGE_HEADER_BYTES, base + PAGE_HEADER_BYTES + prefixLength));
-    this.#key.set(u8.subarray(suffixAt, suffixAt + suffixLength), prefixLength);
-    this.#keyLength = prefixLength + suffixLength;
-  }
+function copySplitKey(
+  u8: Uint8Array,
+  base: number,
+  prefixLength: number,
+  suffixAt: number,
+  suffixLength: number,
+  into: Uint8Array,
+): number {
+  into.set(u8.subarray(base + PAGE_HEADER_BYTES, base + PAGE_HEADER_BYTES + prefixLength));
+  into.set(u8.subarray(suffixAt, suffixAt + suffixLength), prefixLength);
+  return prefixLength + suffixLength;
 }
 
 function readUnit(u8: Uint8Array, at: number): UnitId {
