@@ -81,7 +81,7 @@ export interface BlobReference {
   blob: number;
   /** Chunk: where these bytes begin; 0 starts the blob anew. PutBlob, ApplyBatch: total bytes. */
   offset: number;
-  /** ApplyBatch: number of inner operations. Chunk with offset 0: total bytes. Otherwise 0. */
+  /** ApplyBatch: number of inner operations. Chunk with offset 0: total bytes, 0 if the blob is given up. Otherwise 0. */
   count: number;
 }
 
@@ -120,6 +120,8 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
   if (kind === OperationKind.Chunk) {
     flagsMax = CHUNK_OF_BATCH;
     if (keyLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'chunk without a blob reference');
+    const { offset, count } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
+    if (offset === 0 && (count > MAX_VALUE_BYTES || valueLength > count)) throw corrupt(at, `a blob of ${count} bytes`);
   } else if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
     if (valueLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'blob operation without a blob reference');
   } else if (kind === OperationKind.ClearRange) {

@@ -9,6 +9,8 @@ export interface GroupLog {
   readonly bytes: Buffer;
   /** Where the next payload byte goes, an index into `bytes`; kept a multiple of 4 by the caller. */
   position: number;
+  /** Where the payload of the frame under construction, or committed last, begins in `bytes`; commit() may move it. */
+  readonly payloadStart: number;
   readonly payloadBytesMax: number;
   /** Ends the frame and returns its LSN. `buffered`: it is written together with a later one, in order. */
   commit(firstSeq: number, operationCount: number, buffered?: boolean): number;
@@ -34,6 +36,7 @@ const MEMORY_LOG_BYTES_MAX = 1 << 26;
 export class MemoryLog implements GroupLog {
   bytes = Buffer.allocUnsafeSlow(MEMORY_LOG_BYTES_MIN);
   position = 0;
+  readonly payloadStart = 0;
   lastLsn = 0;
   readonly payloadBytesMax = MEMORY_LOG_BYTES_MAX;
   readonly sizeBytes = 0;

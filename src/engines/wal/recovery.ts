@@ -54,6 +54,8 @@ export interface WalRecoveryOptions {
   readonly shard: number;
   /** The first LSN wanted: one more than the checkpoint's, 1 without a checkpoint. */
   readonly fromLsn: number;
+  /** Known from elsewhere to have been durable up to here (a checkpoint is written behind a sync). Default 0. */
+  readonly syncedLsn?: number | undefined;
   /** Default 'tolerate-torn-tail'. */
   readonly mode?: WalRecoveryMode | undefined;
   /** No segment at all is an error (the store was in use before). Default false. */
@@ -324,6 +326,10 @@ class Recovery {
     switch (this.#mode) {
       case 'tolerate-torn-tail':
         if (!isLast) throw this.#corrupt(segment.path, at, lsn, `${reason}; it had been synced`);
+        if (lsn <= (this.#options.syncedLsn ?? 0)) {
+          const known = `${what}, but the checkpoint says all up to ${this.#options.syncedLsn} was synced`;
+          throw this.#corrupt(segment.path, at, lsn, known);
+        }
         if (ahead.syncedLsnMax >= lsnNeeded) {
           throw this.#corrupt(
             segment.path,
@@ -335,7 +341,7 @@ class Recovery {
         if (!isClean) this.#cut = { file: segment.path, offset: at, lsn: lsnNeeded, reason };
         return undefined;
       case 'strict':
-        if (!isClean) throw this.#corrupt(segment.path, at, lsn, reason);
+        if (!isClean || lsn <= (this.#options.syncedLsn ?? 0)) throw this.#corrupt(segment.path, at, lsn, reason);
         return undefined;
       case 'point-in-time':
         if (!isClean) this.#cut = { file: segment.path, offset: at, lsn: lsnNeeded, reason };

@@ -85,6 +85,8 @@ export class WalWriter {
   /** Payload goes to bytes[position…]. ensure() may replace it by a larger one. */
   bytes: Buffer;
   position = 0;
+  /** Where the payload of the frame under construction, or committed last, begins; commit() may move it. */
+  payloadStart = 0;
   readonly payloadBytesMax: number;
 
   readonly #env: Env;
@@ -215,6 +217,7 @@ export class WalWriter {
     this.#checkUsable();
     this.#frameStart = this.#bufferedBytes;
     this.position = this.#frameStart + FRAME_HEADER_BYTES;
+    this.payloadStart = this.position;
     this.#reserve(this.position);
   }
 
@@ -398,6 +401,7 @@ export class WalWriter {
     const payloadStart = start + FRAME_HEADER_BYTES;
     this.bytes.copyWithin(FRAME_HEADER_BYTES, payloadStart, payloadStart + payloadBytes);
     this.#frameStart = 0;
+    this.payloadStart = FRAME_HEADER_BYTES;
     this.position = FRAME_HEADER_BYTES + payloadBytes;
   }
 
