@@ -28,8 +28,27 @@ const FOREIGN_CORES_MAX = 0.25;
 const JUDGED_SECONDS_MIN = 0.2;
 
 export const SIZES = {
-  full: { n: 1_000_000, rounds: 3, quick: false, ops: (full) => full, durationMs: 1500, idleMs: 40, warmups: 1 },
-  quick: { n: 50_000, rounds: 3, quick: true, ops: (_, quick) => quick, durationMs: 150, idleMs: 20, warmups: 1 },
+  // budgetMs: what is left when it is used up runs one round per row instead of all.
+  full: {
+    n: 1_000_000,
+    rounds: 3,
+    quick: false,
+    ops: (full) => full,
+    durationMs: 1500,
+    idleMs: 40,
+    budgetMs: Infinity,
+    warmups: 1,
+  },
+  quick: {
+    n: 50_000,
+    rounds: 3,
+    quick: true,
+    ops: (_, quick) => quick,
+    durationMs: 150,
+    idleMs: 20,
+    budgetMs: 30_000,
+    warmups: 1,
+  },
   /** Runs everything, measures nothing. */
   smoke: {
     n: 500,
@@ -38,6 +57,7 @@ export const SIZES = {
     ops: (_, quick) => Math.min(quick, 400),
     durationMs: 30,
     idleMs: 10,
+    budgetMs: Infinity,
     warmups: 0,
   },
 };
@@ -78,6 +98,7 @@ class Run {
   #wrong = 0;
   #complaints = [];
   #verifiedEntries = 0;
+  #startedAt = performance.now();
   memory = {};
   /** Seconds each workload took in all, preparation included. */
   durations = {};
@@ -140,7 +161,7 @@ class Run {
 
   async #row(workload, row) {
     const contenders = row.contenders.filter(({ engine }) => this.#stations.has(engine));
-    const rounds = Math.min(row.rounds ?? this.#scale.rounds, this.#scale.rounds);
+    const rounds = this.#overBudget() ? 1 : Math.min(row.rounds ?? this.#scale.rounds, this.#scale.rounds);
     const tallies = contenders.map(({ label, engine }) => ({
       label,
       engine,
@@ -176,6 +197,10 @@ class Run {
       }
     }
     return { row: row.row, unit: 'ops/s', contenders: tallies.map(summarize) };
+  }
+
+  #overBudget() {
+    return performance.now() - this.#startedAt > this.#scale.budgetMs;
   }
 
   async #turn(station, workload, variant, params) {
@@ -269,7 +294,8 @@ class Run {
       (this.memory['after closing'] ??= {})[station.engineName] = closed;
       tallies.push({ label: station.engineName, engine: station.engineName, rates: [], histograms: {}, extras: [] });
     }
-    for (let round = 0; round < this.#scale.rounds; round++) {
+    const rounds = this.#overBudget() ? 1 : this.#scale.rounds;
+    for (let round = 0; round < rounds; round++) {
       for (const [index, engineName] of this.#engines.entries()) {
         await this.#stations.get(engineName).child.end();
         const station = await this.#startStation(engineName);
@@ -281,7 +307,7 @@ class Run {
         tallies[index].rates.push(opening.ms);
         station.durability = 'os';
         station.loaded = true;
-        station.dirty = round === this.#scale.rounds - 1;
+        station.dirty = round === rounds - 1;
         if (!station.dirty) await station.child.call('close');
       }
     }
