@@ -111,7 +111,7 @@ export class Workload {
   /** Does something. */
   step(): void {
     const dice = this.#random.below(100);
-    if (dice < 50) this.#group(this.#someOperations(this.#random.between(1, 6)));
+    if (dice < 50) this.#group(this.#someOperations(this.#random.pick([1, 2, 3, 5, 8, 20])));
     else if (dice < 66) this.#blobStep();
     else if (dice < 70) this.#group([this.#someClear()]);
     else if (dice < 74) this.sync();

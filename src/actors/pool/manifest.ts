@@ -9,7 +9,7 @@
  *
  * Format versions: 1 - the first. Threads: the host, once, at open.
  */
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { crc32 } from '../../shared/checksum.js';
 import { ConcordError } from '../../shared/errors.js';
@@ -112,9 +112,24 @@ export function finishCreation(env: Env, directory: string, manifest: Manifest):
     file.close();
   }
   env.syncDirectory(directory);
+  syncNameOf(env, directory);
   env.rename(temporary, join(directory, MANIFEST_NAME));
   env.syncDirectory(directory);
   removeCreationMarker(env, directory);
+}
+
+/**
+ * Makes the directory's own name durable, and the names of those above it: any of them may have been made a moment ago, by this process or
+ * by one that was killed. What this process may not open it did not make.
+ */
+function syncNameOf(env: Env, directory: string): void {
+  for (let child = directory, parent = dirname(child); parent !== child; child = parent, parent = dirname(child)) {
+    try {
+      env.syncDirectory(parent);
+    } catch (error) {
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_PERMISSION') throw error;
+    }
+  }
 }
 
 /** A creation that ended between its last two steps leaves the marker beside the manifest. */
