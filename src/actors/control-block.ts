@@ -12,10 +12,12 @@
  *
  * Why a snapshot is consistent. A shard, for each group: (1) pending := lower bound, (2) takes numbers, (3) writes the log,
  * (4) applying := a stamp no other group has, (5) reads the snapshot table, (6) applies, (7) publishes, (8) published := last, applying := pending := 0.
- * An opener: (a) claims a slot that is not ready yet, (b) waits for groups that were applying already, (c) takes S = the highest published
- * number, (d) waits until no shard has 0 < pending ≤ S, (e) marks the slot ready. A group whose (5) missed the claim was applying at (b) and is
- * published, so within S. A group whose (5) saw the claim keeps what S may need. A group not seen at (d) took its numbers after S was
- * published: they are above S. All words are read and written with Atomics, whose total order the argument uses.
+ * An opener: (a) claims a slot without a number, (b) waits for groups that were applying already, (c) takes S = the highest published
+ * number and stores it in the slot, (d) waits until no shard has 0 < pending ≤ S. A group whose (5) missed the claim was applying at (b) and is
+ * published, so within S. A group whose (5) saw the claim without a number ran it before (c): S is at least what the shard had published
+ * then, so the newest version below the group's first number is what S may need of each key, and it is kept. A group whose (5) saw
+ * the number keeps what it needs. A group not seen at (d) took its numbers after S was published: they are above S. All words are read and
+ * written with Atomics, whose total order the argument uses.
  *
  * Threads: any; each word names its writer. Sequence numbers are 48 bits, held in JS numbers; BigInt appears once per group only.
  */
@@ -236,24 +238,25 @@ export class ControlBlock {
   }
 
   /**
-   * Shard thread, after beginApplying: fills `into` with the sequence numbers of ready snapshots, ascending.
-   * Returns their count, or -1 - count when a claim is not ready yet (its number is unknown: keep what it may need).
+   * Shard thread, after beginApplying: fills `into` with the sequence numbers of open snapshots, ascending, and returns their count.
+   * One that has no number yet counts as `floor`, the last number before the group.
    */
-  readSnapshots(into: Float64Array): number {
+  readSnapshots(into: Float64Array, floor: number): number {
     if (Atomics.load(this.#words, HEADER_OPEN_SNAPSHOTS) === 0) return 0;
     let count = 0;
-    let unready = false;
+    let hasFloor = false;
     for (let slot = 0; slot < MAX_SNAPSHOTS; slot++) {
       const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
       if (Atomics.load(this.#words, word + SNAPSHOT_OWNER) === 0) continue;
       if (Atomics.load(this.#words, word + SNAPSHOT_READY) === 1) {
         into[count++] = Number(Atomics.load(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64));
-      } else {
-        unready = true;
+      } else if (!hasFloor) {
+        into[count++] = floor;
+        hasFloor = true;
       }
     }
     if (count > 1) into.subarray(0, count).sort();
-    return unready ? -1 - count : count;
+    return count;
   }
 
   /** Oldest open snapshot in ms since the epoch, or undefined. */
@@ -300,17 +303,17 @@ export class ControlBlock {
     return true;
   }
 
-  /** Steps (b) to (e) as a generator that yields while it must wait. */
+  /** Steps (b) to (d) as a generator that yields while it must wait. */
   *#settleSnapshot(slot: number): Generator<void, number, void> {
     for (let shard = 0; shard < this.shards; shard++) {
       const applying = this.#applying(shard);
       while (applying !== 0 && this.#applying(shard) === applying) yield;
     }
     const sequence = this.#highestPublished();
-    while (!this.#isPublishedUpTo(sequence)) yield;
     const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
     Atomics.store(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64, BigInt(sequence));
     Atomics.store(this.#words, word + SNAPSHOT_READY, 1);
+    while (!this.#isPublishedUpTo(sequence)) yield;
     return sequence;
   }
 

@@ -209,10 +209,9 @@ function post(event: ShardEvent): void {
   parentPort!.postMessage(event);
 }
 
-function openSnapshots(control: ControlBlock): OpenSnapshots {
+function openSnapshots(control: ControlBlock, shard: number): OpenSnapshots {
   const sequences = new Float64Array(MAX_SNAPSHOTS);
-  const count = control.readSnapshots(sequences);
-  return { sequences, count: count < 0 ? -1 - count : count, keepNewest: count < 0 };
+  return { sequences, count: control.readSnapshots(sequences, control.published(shard)) };
 }
 
 function main(data: ShardWorkerData): void {
@@ -227,7 +226,7 @@ function main(data: ShardWorkerData): void {
     // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces.
     control.beginApplying(data.shard);
     store = ShardStore.open({
-      snapshots: data.adopt ? openSnapshots(control) : undefined,
+      snapshots: data.adopt ? openSnapshots(control, data.shard) : undefined,
       env: new NodeEnv(),
       directory: data.directory,
       storeId: data.storeId,

@@ -451,8 +451,7 @@ export class Shard {
     try {
       store.commit(level, firstSeq, () => {
         this.#control.beginApplying(this.index);
-        const count = this.#control.readSnapshots(this.#snapshots);
-        store.setSnapshots(this.#snapshots, count < 0 ? -1 - count : count, count < 0);
+        store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, firstSeq - 1));
       });
       published = firstSeq + span - 1;
     } finally {
@@ -590,8 +589,7 @@ export class Shard {
     const { store } = this;
     this.#control.beginApplying(this.index);
     try {
-      const count = this.#control.readSnapshots(this.#snapshots);
-      store.setSnapshots(this.#snapshots, count < 0 ? -1 - count : count, count < 0);
+      store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, store.publishedSeq));
       store.sweep(sweep.state, SWEEP_PAGES);
     } finally {
       this.#control.endGroup(this.index, undefined);

@@ -76,11 +76,10 @@ export interface ShardStoreOptions {
   readonly snapshots?: OpenSnapshots | undefined;
 }
 
-/** Arguments of setSnapshots(). */
+/** Numbers of open snapshots, ascending. */
 export interface OpenSnapshots {
   readonly sequences: Float64Array<ArrayBuffer>;
   readonly count: number;
-  readonly keepNewest: boolean;
 }
 
 export interface RecoveryReport {
@@ -118,7 +117,7 @@ interface DroppedBlob {
 }
 
 const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
-const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0, keepNewest: false };
+const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0 };
 /** Operations applied between two publications during recovery. */
 const RECOVERY_PUBLISH_OPERATIONS = 512;
 
@@ -446,8 +445,8 @@ export class ShardStore {
   }
 
   /** Sets the numbers of open snapshots for the group about to be applied. */
-  setSnapshots(sorted: Float64Array, count: number, keepNewest: boolean): void {
-    this.tree.setSnapshots(sorted, count, keepNewest);
+  setSnapshots(sorted: Float64Array, count: number): void {
+    this.tree.setSnapshots(sorted, count, false);
   }
 
   /** One slice of a sweep; publishes under the same sequence number. */
@@ -692,8 +691,8 @@ class Replay implements BlobTable {
     this.#skipsMissingBlobs = options.recoveryMode === 'salvage';
     this.publishedSeq = publishedSeq;
     this.#lastSeq = publishedSeq;
-    const { sequences, count, keepNewest } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
-    tree.setSnapshots(sequences, count, keepNewest);
+    const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
+    tree.setSnapshots(sequences, count, false);
     // What fitted once must fit again, even if pages fill differently this time.
     arena.reserveMode = true;
   }
