@@ -3,7 +3,8 @@
  *
  * Source pages are copied into the run's own memory first, so that a target may be one of the sources. Entries are references into
  * that memory; keys stay split in (prefix of the source page, suffix), because expanding keys that share long prefixes would
- * multiply their size. Threads: the tree's writer only; reused, so that a split allocates nothing.
+ * multiply their size. Each entry's cell is whole in that memory too: lead (flags, seq, valueLength), suffixLength, suffix, body.
+ * Threads: the tree's writer only; reused, so that a split allocates nothing.
  */
 import {
   CELL_LENGTHS_OFFSET,
@@ -105,23 +106,24 @@ export class LeafRun {
     bodyLength: number,
   ): void {
     const leadLength = CELL_LENGTHS_OFFSET + varintBytes(valueLength);
-    const lead = this.#reserve(leadLength + keyLength + bodyLength);
+    const keyLengthBytes = keyLength < 0x80 ? 1 : 2;
+    const lead = this.#reserve(leadLength + keyLengthBytes + keyLength + bodyLength);
     const memory = this.memory;
     memory[lead] = flags;
     writeSeq(memory, lead + 1, seq);
-    writeVarint(memory, lead + CELL_LENGTHS_OFFSET, valueLength);
-    copyBytes(key, keyStart, keyLength, memory, lead + leadLength);
-    copyBytes(body, bodyStart, bodyLength, memory, lead + leadLength + keyLength);
+    const keyAt = writeVarint(memory, writeVarint(memory, lead + CELL_LENGTHS_OFFSET, valueLength), keyLength);
+    copyBytes(key, keyStart, keyLength, memory, keyAt);
+    copyBytes(body, bodyStart, bodyLength, memory, keyAt + keyLength);
     this.#reserveRefs(1);
     const refs = this.#refs;
     const ref = this.count++ * REF_WORDS;
     refs[ref + PREFIX_AT] = lead;
     refs[ref + PREFIX_LENGTH] = 0;
-    refs[ref + SUFFIX_AT] = lead + leadLength;
+    refs[ref + SUFFIX_AT] = keyAt;
     refs[ref + SUFFIX_LENGTH] = keyLength;
     refs[ref + LEAD_AT] = lead;
     refs[ref + LEAD_LENGTH] = leadLength;
-    refs[ref + BODY_AT] = lead + leadLength + keyLength;
+    refs[ref + BODY_AT] = keyAt + keyLength;
     refs[ref + BODY_LENGTH] = bodyLength;
   }
 
@@ -131,7 +133,10 @@ export class LeafRun {
     const old = this.memory;
     const kept = this.count - from;
     let used = 0;
-    if (this.#spare.length < old.length) this.#spare = new Uint8Array(old.length);
+    // A whole key takes the prefix in again, and perhaps a second length byte.
+    let bytes = 0;
+    for (let index = from; index < this.count; index++) bytes += this.cellBytes(index, 0);
+    if (this.#spare.length < bytes) this.#spare = new Uint8Array(Math.max(old.length, bytes));
     const spare = this.#spare;
     for (let index = 0; index < kept; index++) {
       const source = (from + index) * REF_WORDS;
@@ -143,7 +148,7 @@ export class LeafRun {
       copyBytes(old, refs[source + LEAD_AT]!, leadLength, spare, used);
       refs[target + LEAD_AT] = used;
       refs[target + LEAD_LENGTH] = leadLength;
-      used += leadLength;
+      used = writeVarint(spare, used + leadLength, prefixLength + suffixLength);
       copyBytes(old, refs[source + PREFIX_AT]!, prefixLength, spare, used);
       copyBytes(old, refs[source + SUFFIX_AT]!, suffixLength, spare, used + prefixLength);
       refs[target + PREFIX_AT] = used;
@@ -256,8 +261,22 @@ export class LeafRun {
     const heads = (base + headsOffset(prefixLength)) >>> 2;
     const offsets = (heads + count) << 1;
     let cell = base + pageBytes;
-    for (let index = 0; index < count; index++) {
+    for (let index = 0; index < count; ) {
       const ref = (from + index) * REF_WORDS;
+      if (refs[ref + PREFIX_LENGTH] === prefixLength) {
+        const length = this.#adjacentCells(from + index, to, prefixLength);
+        const start = refs[(from + index + length - 1) * REF_WORDS + LEAD_AT]!;
+        const bytes = refs[ref + BODY_AT]! + refs[ref + BODY_LENGTH]! - start;
+        cell -= bytes;
+        copyBytes(memory, start, bytes, u8, cell);
+        for (let end = index + length; index < end; index++) {
+          const moved = (from + index) * REF_WORDS;
+          u16[offsets + index] = cell - base + refs[moved + LEAD_AT]! - start;
+          const suffixLength = refs[moved + SUFFIX_LENGTH]!;
+          u32[heads + index] = headOf(memory, refs[moved + SUFFIX_AT]!, suffixLength);
+        }
+        continue;
+      }
       const leadLength = refs[ref + LEAD_LENGTH]!;
       const bodyLength = refs[ref + BODY_LENGTH]!;
       const oldPrefixLength = refs[ref + PREFIX_LENGTH]!;
@@ -276,13 +295,28 @@ export class LeafRun {
         copyBytes(memory, refs[ref + PREFIX_AT]! + prefixLength, fromPrefix, u8, at);
         at += fromPrefix;
       }
+      // Suffix and body lie side by side.
       const rest = suffixLength - fromPrefix;
-      copyBytes(memory, refs[ref + SUFFIX_AT]! + oldSuffixLength - rest, rest, u8, at);
-      at += rest;
-      copyBytes(memory, refs[ref + BODY_AT]!, bodyLength, u8, at);
+      copyBytes(memory, refs[ref + SUFFIX_AT]! + oldSuffixLength - rest, rest + bodyLength, u8, at);
       u32[heads + index] = headOf(u8, suffixAt, suffixLength);
+      index++;
     }
     u16[half + CELL_START_HALFWORD] = cell - base;
+  }
+
+  /**
+   * How many entries from `from` on keep their cells as they are and have them side by side, each below the one before: such cells
+   * move together. A page that was written from a run has all its cells so.
+   */
+  #adjacentCells(from: number, to: number, prefixLength: number): number {
+    const refs = this.#refs;
+    let index = from + 1;
+    for (; index < to; index++) {
+      const ref = index * REF_WORDS;
+      const end = refs[ref + BODY_AT]! + refs[ref + BODY_LENGTH]!;
+      if (refs[ref + PREFIX_LENGTH] !== prefixLength || end !== refs[ref - REF_WORDS + LEAD_AT]) break;
+    }
+    return index - from;
   }
 
   #reserve(bytes: number): number {
