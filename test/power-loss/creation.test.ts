@@ -56,7 +56,12 @@ function openOrCreate(env: Env): { isCreated: boolean; shards: ShardStore[] } {
     removeTree(env, path);
   });
   const shards = openShards(env, true);
-  const fields = { storeId: STORE_ID.toString('hex'), shards: SHARDS, keyEncoding: 'utf8', valueEncoding: 'utf8' } as const;
+  const fields = {
+    storeId: STORE_ID.toString('hex'),
+    shards: SHARDS,
+    keyEncoding: 'utf8',
+    valueEncoding: 'utf8',
+  } as const;
   finishCreation(env, DIRECTORY, newManifest({ ...fields, createdAt: new Date(env.now()).toISOString() }));
   return { isCreated: true, shards };
 }

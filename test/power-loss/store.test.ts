@@ -11,7 +11,7 @@ import { describe, expect, test } from 'vitest';
 import { MemEnv } from '../../dist/shared/env/mem-env.js';
 import type { CrashPolicy } from '../../dist/shared/env/mem-env.js';
 import { Random } from '../../dist/shared/random.js';
-import { createStore, openStore } from '../support/store-scene.js';
+import { createStore } from '../support/store-scene.js';
 import { Workload, judge } from '../support/store-workload.js';
 import type { Knowledge } from '../support/store-workload.js';
 
@@ -43,7 +43,7 @@ interface Outcome {
 
 function run(seed: number, options: { ignoreSync: boolean; steps: number; policies: number }): Outcome {
   const outcome: Outcome = { crashes: 0, continued: 0, recoveries: 0, violations: [] };
-  let workload: Workload | undefined;
+  let workload: Workload | undefined = undefined;
   const env = new MemEnv({
     seed,
     ignoreSync: options.ignoreSync,
@@ -70,7 +70,13 @@ function run(seed: number, options: { ignoreSync: boolean; steps: number; polici
 }
 
 /** What is wrong after a crash now; undefined: nothing. */
-function crash(env: MemEnv, known: Knowledge, random: Random, policy: CrashPolicy, outcome: Outcome): string | undefined {
+function crash(
+  env: MemEnv,
+  known: Knowledge,
+  random: Random,
+  policy: CrashPolicy,
+  outcome: Outcome,
+): string | undefined {
   outcome.crashes++;
   const inRecovery: { index: number; problem: string | undefined }[] = [];
   const breaksRecovery = outcome.crashes % 7 === 0;

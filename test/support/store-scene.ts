@@ -78,7 +78,10 @@ export function applied(state: State, operations: readonly Operation[]): State {
         break;
       case 'clear':
         for (const key of [...changing().keys()]) {
-          if ((operation.low === undefined || key >= operation.low) && (operation.high === undefined || key < operation.high)) {
+          if (
+            (operation.low === undefined || key >= operation.low) &&
+            (operation.high === undefined || key < operation.high)
+          ) {
             changing().delete(key);
           }
         }
@@ -197,7 +200,7 @@ export function commit(
 ): number {
   const span = buildGroup(store, operations);
   store.commit(level, firstSeq, () => {
-    store.setSnapshots(snapshots.sorted, snapshots.count, false);
+    store.setSnapshots(snapshots.sorted, snapshots.count);
   });
   return firstSeq + span - 1;
 }

@@ -40,8 +40,7 @@ export interface Knowledge {
 export const EMPTY_HISTORY: readonly HistoryEntry[] = [{ lastSeq: 0, state: new Map() }];
 
 export type Verdict =
-  | { readonly problem: string }
-  | { readonly problem: undefined; readonly store: ShardStore; readonly index: number };
+  { readonly problem: string } | { readonly problem: undefined; readonly store: ShardStore; readonly index: number };
 
 /** Recovers the disk and compares it with what is known. */
 export function judge(disk: MemEnv, known: Knowledge, open: (disk: MemEnv) => ShardStore = openStore): Verdict {
@@ -94,7 +93,12 @@ export class Workload {
   #checkpoint: CheckpointPlan | undefined;
   #snapshots: number[] = [];
 
-  constructor(env: MemEnv, store: ShardStore, random: Random, known: Knowledge = { history: EMPTY_HISTORY, synced: 0 }) {
+  constructor(
+    env: MemEnv,
+    store: ShardStore,
+    random: Random,
+    known: Knowledge = { history: EMPTY_HISTORY, synced: 0 },
+  ) {
     this.#env = env;
     this.#random = random;
     this.store = store;
@@ -164,7 +168,7 @@ export class Workload {
     this.#nextSeq += span;
     this.history.push({ lastSeq: firstSeq + span - 1, state: applied(this.#state, operations) });
     this.store.commit(level, firstSeq, () => {
-      this.store.setSnapshots(Float64Array.from(this.#snapshots), this.#snapshots.length, false);
+      this.store.setSnapshots(Float64Array.from(this.#snapshots), this.#snapshots.length);
     });
     if (level === Durability.Sync) this.synced = this.history.length - 1;
   }
@@ -176,7 +180,8 @@ export class Workload {
     const blob = this.#blobs.get(client);
     if (blob === undefined) {
       const operations = random.below(2) === 0 ? this.#someOperations(random.between(1, 30)) : undefined;
-      const bytes = operations === undefined ? Buffer.from(random.bytes(random.between(1, 30_000))) : batchBytes(operations);
+      const bytes =
+        operations === undefined ? Buffer.from(random.bytes(random.between(1, 30_000))) : batchBytes(operations);
       this.#blobs.set(client, { client, blob: ++this.#blobNumber, bytes, operations, offset: 0 });
       return;
     }

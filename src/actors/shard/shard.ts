@@ -200,7 +200,7 @@ export class Shard {
     this.#groupHasBatch = false;
     this.#level = Durability.Memory;
     this.#syncAsked = false;
-    this.store.beginGroup();
+    this.#beginGroup();
     let taken = 0;
     const count = links.length;
     this.#next = (this.#next + 1) % count;
@@ -225,6 +225,21 @@ export class Shard {
     }
     if (links.some((link) => link.leaving !== undefined)) this.#removeLeaving();
     return taken;
+  }
+
+  /** A shard that is read-only takes requests too, to refuse them. */
+  #beginGroup(): void {
+    if (this.#readOnlyCause !== undefined) {
+      this.store.discardGroup();
+      return;
+    }
+    try {
+      this.store.beginGroup();
+    } catch (error) {
+      // The log has failed outside a group, at the begin of a checkpoint.
+      this.#failed(error);
+      this.store.discardGroup();
+    }
   }
 
   #isFull(): boolean {
@@ -285,7 +300,10 @@ export class Shard {
     const end = at + length;
     if (type === RequestType.Flush) {
       this.#syncAsked = true;
-      return Taken.Done;
+      // Not to be called done when the group, or its sync, fails.
+      this.#groupLinks.push(link);
+      this.#groupRequests.push(request);
+      return Taken.InGroup;
     }
     if (type === RequestType.DropBlob) {
       store.dropBlob(link.client);
@@ -317,7 +335,7 @@ export class Shard {
         if (kind === OperationKind.ApplyBatch) this.#groupHasBatch = true;
       }
       const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
-      if (!this.#admit(1, needed, kind === OperationKind.Delete)) return Taken.Hold;
+      if (!this.#admit(1, needed, size, kind === OperationKind.Delete)) return Taken.Hold;
       store.append(bytes, words, start, size);
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
     } else if (type === RequestType.Batch) {
@@ -333,7 +351,7 @@ export class Shard {
         }
         if (kind === OperationKind.Put) deletesOnly = false;
       }
-      if (!this.#admit(count, end - start, deletesOnly)) return Taken.Hold;
+      if (!this.#admit(count, end - start, end - start, deletesOnly)) return Taken.Hold;
       for (let record = start; record < end;) {
         const size = checkOperation(bytes, record, end);
         store.append(bytes, words, record, size);
@@ -392,27 +410,42 @@ export class Shard {
       if (kind === OperationKind.Put) deletesOnly = false;
     }
     if (count !== reference.count) throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
-    this.#admit(count, batch.length, deletesOnly);
+    this.#admit(count, batch.length, 0, deletesOnly);
     return Taken.Done;
   }
 
   /**
-   * True when the memory for it is sure. False when it may be once this group is published.
-   * @throws ERR_MEMORY_FULL
+   * True when the memory for `bytes` and the place in the log for `recordBytes` are sure. False when they may be once this group is published.
+   * @throws ERR_MEMORY_FULL, ERR_BATCH_TOO_LARGE
    */
-  #admit(operations: number, bytes: number, deletesOnly: boolean): boolean {
+  #admit(operations: number, bytes: number, recordBytes: number, deletesOnly: boolean): boolean {
     const { store } = this;
-    if (!store.fits(bytes) && store.groupRecords > 0) return false;
+    if (!store.fits(recordBytes)) {
+      if (store.groupRecords > 0) return false;
+      const limit = store.log.payloadBytesMax;
+      throw new ConcordError('ERR_BATCH_TOO_LARGE', `${recordBytes} bytes of records, a log segment holds ${limit}`, {
+        limit,
+      });
+    }
     if (store.admits(operations, bytes, deletesOnly)) return true;
     if (store.groupRecords > 0) return false;
     store.arena.reclaim();
     if (store.admits(operations, bytes, deletesOnly)) return true;
-    const capacityBytes = store.arena.stats().totalUnits * UNIT_BYTES;
-    throw new ConcordError('ERR_MEMORY_FULL', `shard ${this.index}: its ${capacityBytes} bytes of memory are used up`, {
-      shard: this.index,
-      capacityBytes,
-      freeBytes: store.arena.freeUnits() * UNIT_BYTES,
-    });
+    throw this.#memoryFull();
+  }
+
+  #memoryFull(): ConcordError {
+    const { arena } = this.store;
+    const capacityBytes = arena.stats().totalUnits * UNIT_BYTES;
+    return new ConcordError(
+      'ERR_MEMORY_FULL',
+      `shard ${this.index}: its ${capacityBytes} bytes of memory are used up`,
+      {
+        shard: this.index,
+        capacityBytes,
+        freeBytes: arena.freeUnits() * UNIT_BYTES,
+      },
+    );
   }
 
   #commitGroup(): void {
@@ -459,8 +492,17 @@ export class Shard {
     }
     this.#counters[ShardCounter.Groups]!++;
     if (level === Durability.Sync) this.#counters[ShardCounter.Syncs]!++;
-    if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) store.writeOut();
+    if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) this.#writeOut();
     this.#countLog();
+  }
+
+  /** Frames of the memory level go to the operating system. Their groups are acknowledged: a failure is nobody's answer. */
+  #writeOut(): void {
+    try {
+      this.store.writeOut();
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
   /** An I/O error: what it means for the shard. */
@@ -490,10 +532,18 @@ export class Shard {
   #clearSlice(link: ClientLink): void {
     const { store } = this;
     const clear = link.clear!;
+    let entries = CLEAR_SLICE_ENTRIES;
+    while (entries > 1 && !store.admits(entries, 0, true)) entries >>= 2;
+    let refusal: ConcordError | undefined;
+    if (this.#readOnlyCause !== undefined) refusal = this.#readOnlyError();
+    else if (!store.admits(entries, 0, true)) refusal = this.#memoryFull();
+    if (refusal !== undefined) {
+      this.#respondError(link, link.taken, refusal.toRecord());
+      link.clear = undefined;
+      this.#complete(link);
+      return;
+    }
     try {
-      if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
-      let entries = CLEAR_SLICE_ENTRIES;
-      while (entries > 1 && !store.admits(entries, 0, true)) entries >>= 2;
       let boundary = store.keyBehind(clear.low, entries);
       if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
         boundary = clear.high;
@@ -564,13 +614,7 @@ export class Shard {
   /** Work for a shard without requests: buffered frames are written, retired pages come back. True when there is more to do. */
   idle(): boolean {
     const { store } = this;
-    if (store.unwrittenBytes > 0) {
-      try {
-        store.writeOut();
-      } catch (error) {
-        this.#failed(error);
-      }
-    }
+    if (store.unwrittenBytes > 0 && this.#readOnlyCause === undefined) this.#writeOut();
     if (this.#sweep !== undefined) this.#sweepSlice(this.#sweep);
     else store.arena.reclaim();
     return this.#sweep !== undefined;

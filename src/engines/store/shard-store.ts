@@ -357,6 +357,8 @@ export class ShardStore {
   /** Gives the group up; nothing happened. */
   discardGroup(): void {
     this.#records = 0;
+    this.#span = 0;
+    this.#groupBytes = 0;
     this.#log.discard();
   }
 
