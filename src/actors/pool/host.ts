@@ -325,8 +325,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     }
     let isReady = false;
     handle.ended = new Promise((resolve) => {
+      // The port closes by itself, behind the thread's last answer; closing it here could drop that.
       worker.once('exit', () => {
-        port1.close();
         resolve();
       });
     });
