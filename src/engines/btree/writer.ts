@@ -362,10 +362,12 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const pages = this.leafPages + this.branchPages;
     const levels = Math.max(this.height, 1);
     const unitsPerPage = this.treeUnits === pages ? 1 << this.baseClass : 8;
-    // Each operation copies at most its leaf and one sibling and adds one leaf; likewise on every level of branches, where at least
-    // two children share a page.
+    // Each operation copies at most its leaf and one sibling and adds one leaf. On each level of branches likewise; new branches
+    // come from full ones, of which each splits once, and then only after it took in half a page of children.
     const leaves = Math.min(2 * operations, this.leafPages) + operations;
-    const branches = Math.min(2 * operations * (levels - 1), this.branchPages) + (this.orderLimited ? operations : operations >>> 2);
+    const copied = Math.min(2 * operations * (levels - 1), this.branchPages);
+    const added = this.orderLimited ? operations * levels : Math.min(operations * (levels - 1), this.branchPages) + (operations >>> 2);
+    const branches = copied + added;
     const small = (leaves + branches + 3 * (levels + 2)) * unitsPerPage;
     // Cells above a quarter of a page bring pages of up to 8 units, three for each; longer values also bring chains.
     const largeCells = Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));

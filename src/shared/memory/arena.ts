@@ -276,8 +276,12 @@ export class ArenaWriter extends ArenaReader {
     }
     allocator.highWaterUnit = highWater;
     let claimedUnits = 0;
+    const covered = new Uint8Array(highWater);
     const claim = (unit: UnitId, units: number): void => {
-      if (!allocator.claim(unit, orderOfUnits(units))) {
+      let isFree = allocator.claim(unit, orderOfUnits(units));
+      for (let at = unit; isFree && at < unit + units; at++) isFree = covered[at] === 0;
+      covered.fill(1, unit, unit + units);
+      if (!isFree) {
         throw new ConcordError(
           'ERR_CORRUPT',
           `arena: page at unit ${unit} (${units} units) overlaps another or the end`,
