@@ -6,7 +6,7 @@
  * Nothing is simulated: the kill is SIGKILL of a process in mid-write, and what it had been told is durable stands in a witness file outside
  * the store. Every step checks its own result; the first that does not hold ends the job with exit code 1.
  *
- *   node demo/main.mjs [--dir <directory>] [--seconds 4] [--country DE]     --dir keeps the store; it must not exist
+ *   node demo/main.mjs [--dir <directory>] [--seconds 3] [--country DE]     --dir keeps the store; it must not exist
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -32,7 +32,7 @@ const OPTIONS = { keyEncoding: 'tuple', valueEncoding: 'json', durability: 'sync
 const { values: args } = parseArgs({
   options: {
     dir: { type: 'string' },
-    seconds: { type: 'string', default: '4' },
+    seconds: { type: 'string', default: '3' },
     country: { type: 'string', default: 'DE' },
   },
 });

@@ -12,14 +12,20 @@ const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 
 export interface Ended {
   code: number | null;
-  signal: NodeJS.Signals | null;
   stdout: string;
   stderr: string;
   bytes: Buffer;
 }
 
+/** Longer than any command of a test may take; a test that fails for it shows which. */
+const KILL_AFTER_MS = 30_000;
+
 export function start(args: readonly string[]): ChildProcess {
-  return spawn(process.execPath, [CLI, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  return spawn(process.execPath, [CLI, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    timeout: KILL_AFTER_MS,
+    killSignal: 'SIGKILL',
+  });
 }
 
 export async function finish(child: ChildProcess): Promise<Ended> {
@@ -29,7 +35,8 @@ export async function finish(child: ChildProcess): Promise<Ended> {
   child.stderr!.on('data', (chunk: Buffer) => err.push(chunk));
   const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
   const bytes = Buffer.concat(out);
-  return { code, signal, stdout: bytes.toString(), stderr: Buffer.concat(err).toString(), bytes };
+  if (signal !== null) throw new Error(`killed by ${signal}: ${child.spawnargs.slice(2).join(' ')}`);
+  return { code, stdout: bytes.toString(), stderr: Buffer.concat(err).toString(), bytes };
 }
 
 /** Runs a command line to its end, with `input` on stdin. */

@@ -6,6 +6,8 @@ import { connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 
+/** Longer than any server of a test lives. */
+const KILL_AFTER_MS = 100_000;
 const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 
 export interface Server {
@@ -23,6 +25,8 @@ export interface Server {
 export async function serve(db: string, args: readonly string[] = []): Promise<Server> {
   const child = spawn(process.execPath, [CLI, 'serve', '--db', db, '--port', '0', ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: KILL_AFTER_MS,
+    killSignal: 'SIGKILL',
   });
   const log: Record<string, unknown>[] = [];
   let errors = '';

@@ -101,6 +101,8 @@ export class HttpServer {
   }
 
   async #startThread(thread: number): Promise<void> {
+    // close() waits for the threads there are when it begins.
+    if (this.#closing) return;
     const listenerFd = descriptorOf(this.#serving.server);
     if (listenerFd === undefined) {
       if (thread === 1)
