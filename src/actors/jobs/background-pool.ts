@@ -25,13 +25,7 @@ export class BackgroundPool {
 
   /** @throws the task's coded error; ERR_INTERNAL when the worker died. */
   async run<N extends TaskName>(name: N, task: Parameters<Tasks[N]>[0]): Promise<ResultOf<N>> {
-    this.#piscina ??= new Piscina({
-      filename: new URL('./tasks.js', import.meta.url).href,
-      minThreads: 0,
-      maxThreads: this.#threads,
-      idleTimeout: IDLE_MS,
-      atomics: 'async',
-    });
+    this.#piscina ??= this.#start();
     const running = this.#piscina.run(task, { name }) as Promise<TaskResult<ResultOf<N>>>;
     this.#running.add(running);
     let result: TaskResult<ResultOf<N>>;
@@ -51,6 +45,19 @@ export class BackgroundPool {
     const threads = [...(this.#piscina?.threads ?? [])];
     await Promise.all(threads.map((thread) => thread.terminate()));
     return threads.length;
+  }
+
+  #start(): Piscina {
+    const piscina = new Piscina({
+      filename: new URL('./tasks.js', import.meta.url).href,
+      minThreads: 0,
+      maxThreads: this.#threads,
+      idleTimeout: IDLE_MS,
+      atomics: 'async',
+    });
+    // A worker that dies between tasks is replaced with the next one; a task that was running has rejected by itself.
+    piscina.on('error', () => undefined);
+    return piscina;
   }
 
   async close(): Promise<void> {

@@ -136,7 +136,7 @@ export abstract class Reads<K, V> {
     }
   }
 
-  /** Values in the order of the keys, undefined where absent. With one shard they are of one state. */
+  /** Values in the order of the keys, undefined where absent. Each is read by itself: for one state of all, read a snapshot. */
   getManySync(keys: readonly K[]): (V | undefined)[] {
     if (!Array.isArray(keys)) throw invalidArgument('getMany takes an array of keys');
     return keys.map((key) => this.getSync(key as K));
