@@ -207,8 +207,12 @@ export class TreeTable {
     const arena = this.#arena;
     const bytes = (ROWS_WORD + this.#count * ROW_WORDS) * 4;
     const units = bytes <= 4096 ? 1 : bytes <= 8192 ? 2 : bytes <= 16384 ? 4 : 8;
-    // The page that it replaces is freed later, so a publication can always be made from the reserve.
-    const unit = arena.allocate(units, { reserve: true });
+    const unit = arena.allocateForPublication(units);
+    if (unit === 0) {
+      // Readers hold everything, even what is kept for this. Then no operation can have changed anything since the last one.
+      if (this.#rowsArePublished()) return arena.published();
+      throw arena.memoryFull(units);
+    }
     const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
@@ -224,9 +228,24 @@ export class TreeTable {
     arena.publish(unit);
     return unit;
   }
+
+  #rowsArePublished(): boolean {
+    const arena = this.#arena;
+    const metaUnit = arena.published();
+    if (metaUnit === 0 || treeCount(arena, metaUnit) !== this.#count) return false;
+    const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    const word = rowWord(arena, metaUnit, 0);
+    for (let index = 0; index < this.#count * ROW_WORDS; index++) {
+      if (words[word + index] !== this.#rows[index]) return false;
+    }
+    return true;
+  }
 }
 
-/** Fills a meta page from all BTreeWriters of the arena and publishes them together. The shard thread only. */
+/**
+ * Fills a meta page from all BTreeWriters of the arena and publishes them together. publishedSeq: at least every seq in the trees.
+ * Succeeds in full memory too: arenas keep pages back for it. The shard thread only.
+ */
 export function publishTrees(arena: ArenaWriter, publishedSeq: number): UnitId {
   return TreeTable.of(arena).publish(publishedSeq);
 }

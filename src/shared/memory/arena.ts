@@ -84,6 +84,8 @@ const ARENA_MAGIC = 0x41764b43; // "CKvA"
 const LAYOUT_VERSION = 1;
 const TWO_32 = 4294967296;
 const READER_WAIT_MS_MAX = 50;
+/** Kept back even from deletes: what was changed with the last units must still be published. Two meta pages of the largest class. */
+const PUBLICATION_UNITS = 16;
 
 /** Structured-cloneable: pass it to other threads. */
 export interface ArenaLayout {
@@ -233,6 +235,7 @@ export class ArenaWriter extends ArenaReader {
   unpublishedEpochLow: number;
   unpublishedEpochHigh: number;
   readonly #allocator: UnitAllocator;
+  readonly #publicationUnits = Math.min(PUBLICATION_UNITS, this.totalUnits >>> 4);
   readonly #retired = new RetireQueue();
   #retiredUnits = 0;
   /** Pages that only long pins still block. */
@@ -321,6 +324,23 @@ export class ArenaWriter extends ArenaReader {
     let unit = this.freeUnits(reserve) < units ? 0 : this.#allocator.allocate(order);
     if (unit === 0 && this.#makeRoom(units, reserve)) unit = this.#allocator.allocate(order);
     if (unit === 0) throw this.memoryFull(units);
+    this.#startPage(unit, order);
+    return unit;
+  }
+
+  /** A page for a meta page: from what is kept for publications, if nothing else is left. 0 if that is used up too. */
+  allocateForPublication(units: 1 | 2 | 4 | 8): UnitId {
+    const order = orderOfUnits(units);
+    let unit = this.#allocator.allocate(order);
+    if (unit === 0) {
+      this.#makeRoom(units + this.#publicationUnits, true);
+      unit = this.#allocator.allocate(order);
+    }
+    if (unit !== 0) this.#startPage(unit, order);
+    return unit;
+  }
+
+  #startPage(unit: UnitId, order: number): void {
     const u32 = this.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     u32[word] = order << (8 * PAGE_CLASS_BYTE);
@@ -329,7 +349,6 @@ export class ArenaWriter extends ArenaReader {
     if (this.control[HIGH_WATER_WORD] !== this.#allocator.highWaterUnit) {
       this.control[HIGH_WATER_WORD] = this.#allocator.highWaterUnit;
     }
-    return unit;
   }
 
   memoryFull(units: number): ConcordError {
@@ -411,8 +430,8 @@ export class ArenaWriter extends ArenaReader {
 
   /** Units that allocations can still have; fragmentation can make a page of several units fail earlier. */
   freeUnits(includingReserve = false): number {
-    const free = this.#allocator.freeUnits;
-    return includingReserve ? free : Math.max(0, free - this.reserveUnits);
+    const free = this.#allocator.freeUnits - this.#publicationUnits;
+    return Math.max(0, includingReserve ? free : free - this.reserveUnits);
   }
 
   /** Whether pages of 2^order units, counts[order] of each, can all be had now. Tries to make room first. */
