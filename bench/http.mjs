@@ -10,7 +10,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -89,12 +89,23 @@ async function startServer(argv) {
       child.stdout.resume();
       return {
         url,
+        pid: child.pid,
         stop: async () => {
           child.kill('SIGTERM');
           return (await exited)[0];
         },
       };
     }
+  }
+}
+
+/** Processor time of a process so far, all threads, in µs; undefined where /proc does not tell. Less noisy than rates on a busy machine. */
+function cpuMicros(pid) {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10_000;
+  } catch {
+    return undefined;
   }
 }
 
@@ -149,7 +160,8 @@ async function main() {
   const runs = { get: { bare: [], concordkv: [] }, put: { bare: [], concordkv: [] } };
   let failures = 0;
 
-  async function run(operation, name, url, generation, secondsNow = seconds) {
+  async function run(operation, name, generation, secondsNow = seconds) {
+    const { url, pid } = name === 'bare' ? bare : store;
     const requests = picks.map((number) => ({
       method: operation === 'get' ? 'GET' : 'PUT',
       path: `/v1/kv/${keyOf(number)}`,
@@ -158,7 +170,9 @@ async function main() {
         headers: { 'content-type': 'application/octet-stream' },
       }),
     }));
+    const cpuBefore = cpuMicros(pid);
     const result = await autocannon({ url, connections, duration: secondsNow, requests });
+    const cpuAfter = cpuMicros(pid);
     const bad = result.errors + result.timeouts + result.non2xx;
     if (bad > 0) {
       console.error(
@@ -168,7 +182,7 @@ async function main() {
     }
     return {
       perSecond: result.requests.average,
-      total: result.requests.total,
+      cpuUs: cpuBefore === undefined ? undefined : (cpuAfter - cpuBefore) / result.requests.total,
       p50Ms: result.latency.p50,
       p99Ms: result.latency.p99,
       maxMs: result.latency.max,
@@ -191,15 +205,15 @@ async function main() {
       const response = await fetch(`${store.url}/v1/kv/${keyOf(number)}`, { method: 'PUT', body: valueOf(number, 0) });
       if (response.status !== 204) throw new Error(`loading ${keyOf(number)}: status ${response.status}`);
     });
-    for (const [name, url] of Object.entries({ bare: bare.url, concordkv: store.url })) {
-      await run('get', name, url, 0, 1);
-      await run('put', name, url, 0, 1);
+    for (const name of ['bare', 'concordkv']) {
+      await run('get', name, 0, 1);
+      await run('put', name, 0, 1);
     }
     for (let round = 1; round <= rounds; round++) {
       for (const operation of ['get', 'put']) {
         const order = round % 2 === 1 ? ['bare', 'concordkv'] : ['concordkv', 'bare'];
         for (const name of order) {
-          runs[operation][name].push(await run(operation, name, name === 'bare' ? bare.url : store.url, round));
+          runs[operation][name].push(await run(operation, name, round));
         }
       }
     }
@@ -230,7 +244,13 @@ async function main() {
     const one = {};
     for (const name of ['bare', 'concordkv']) {
       const of = (field) => median(runs[operation][name].map((entry) => entry[field]));
-      one[name] = { perSecond: of('perSecond'), p50Ms: of('p50Ms'), p99Ms: of('p99Ms'), maxMs: of('maxMs') };
+      one[name] = {
+        perSecond: of('perSecond'),
+        p50Ms: of('p50Ms'),
+        p99Ms: of('p99Ms'),
+        maxMs: of('maxMs'),
+        cpuUs: of('cpuUs'),
+      };
       rows.push([operation === 'get' ? 'GET' : 'PUT (sync)', name, one[name]]);
     }
     one.ratio = one.concordkv.perSecond / one.bare.perSecond;
@@ -247,8 +267,8 @@ async function main() {
       `${threads} server thread(s), ${connections} connections, ${VALUE_BYTES}-byte values, ${keys} keys, ` +
         `${rounds} round(s) of ${seconds} s, Node ${process.version}, ${availableParallelism()} cores\n`,
     );
-    console.log('operation    server        requests/s   p50 ms   p99 ms   max ms   of bare');
-    for (const [operation, name, { perSecond, p50Ms, p99Ms, maxMs }, ratio] of rows) {
+    console.log('operation    server        requests/s   p50 ms   p99 ms   max ms   cpu µs   of bare');
+    for (const [operation, name, { perSecond, p50Ms, p99Ms, maxMs, cpuUs }, ratio] of rows) {
       console.log(
         operation.padEnd(12),
         name.padEnd(10),
@@ -256,6 +276,7 @@ async function main() {
         String(p50Ms).padStart(8),
         String(p99Ms).padStart(8),
         String(maxMs).padStart(8),
+        (cpuUs === undefined ? '' : cpuUs.toFixed(1)).padStart(8),
         ratio === undefined ? '' : `${ratio.toFixed(2)}x`.padStart(9),
       );
     }
