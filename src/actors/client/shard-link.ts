@@ -4,8 +4,8 @@
  *   submit… → ring (or the wait queue while the ring is full) → publish → … → settle()
  *
  * A full ring makes a call wait in the queue, in order; nothing is refused, dropped or spun on. Requests in the queue have bytes of their own.
- * Blobs (long values, long batches) are cut into chunks, a few in flight at a time, so that other calls pass between them; only a call
- * for the key of a blob on its way waits for it.
+ * Blobs (long values, long batches) are cut into chunks, a few in flight at a time, so that other calls pass between them. A call that must
+ * not overtake a blob (same key, a batch that may hold the key, a clear) waits for it, and then others wait for that call.
  *
  * Threads: the client's thread only.
  */
@@ -43,7 +43,32 @@ interface QueuedRequest {
   readonly bytes: Buffer;
   readonly resolve: Resolve;
   readonly reject: Reject;
+  readonly signal: AbortSignal | undefined;
   cancelled: boolean;
+}
+
+/** A batch or a clear that is not in the ring yet: calls for keys it may touch wait for it. */
+interface Barrier {
+  /** Which keys, by their hashes; undefined: all. */
+  readonly keys: KeyFilter | undefined;
+  readonly done: Promise<unknown>;
+}
+
+const FILTER_BITS = 1 << 17;
+
+/** Tells of a hash that it is surely not among those added, or may be. */
+export class KeyFilter {
+  readonly #bits = new Uint8Array(FILTER_BITS >> 3);
+
+  add(hash: number): void {
+    const bit = hash & (FILTER_BITS - 1);
+    this.#bits[bit >> 3]! |= 1 << (bit & 7);
+  }
+
+  mayHave(hash: number): boolean {
+    const bit = hash & (FILTER_BITS - 1);
+    return (this.#bits[bit >> 3]! & (1 << (bit & 7))) !== 0;
+  }
 }
 
 export interface BlobSource {
@@ -81,13 +106,14 @@ export class ShardLink {
 
   #queue: QueuedRequest[] = [];
   #queueHead = 0;
+  /** Queued requests of each signal: one listener serves them all. */
+  readonly #abortable = new Map<AbortSignal, { readonly entries: Set<QueuedRequest>; readonly listener: () => void }>();
 
   #blobNumber = 0;
   #blobTail: Promise<unknown> = Promise.resolve();
-  /** Keys (latin1) of values on their way; later calls for them wait. */
-  readonly #blobKeys = new Map<string, Promise<unknown>>();
-  /** The last long batch on its way: it may hold any key, so later calls wait for it. */
-  #blobBatch: Promise<unknown> | undefined;
+  /** The last call of each key (latin1) that is on its way or waits. */
+  readonly #waits = new Map<string, Promise<unknown>>();
+  readonly #barriers: Barrier[] = [];
   /** Why nothing will be answered any more. */
   #lost: Error | undefined;
 
@@ -116,20 +142,47 @@ export class ShardLink {
     return this.#queue.length - this.#queueHead;
   }
 
-  get blobsOnTheirWay(): number {
-    return this.#blobKeys.size + (this.#blobBatch === undefined ? 0 : 1);
+  /** Some calls have not reached the ring: a new one may have to wait for them, see {@link inOrder}. */
+  get isWaiting(): boolean {
+    return this.#waits.size > 0 || this.#barriers.length > 0;
   }
 
-  /** What a call for this key must wait for first, if anything. */
-  blobFor(key: Uint8Array, length: number): Promise<unknown> | undefined {
-    const value = this.#blobKeys.get(Buffer.from(key.buffer, key.byteOffset, length).toString('latin1'));
-    const batch = this.#blobBatch;
-    return value !== undefined && batch !== undefined ? Promise.all([value, batch]) : (value ?? batch);
+  /** Whether a call for this key must wait, so that it does not overtake an earlier one. */
+  mustWait(key: Uint8Array, length: number, hash: number): boolean {
+    if (!this.isWaiting) return false;
+    return this.#waits.has(nameOf(key, length)) || this.#barriers.some(({ keys }) => keys?.mayHave(hash) ?? true);
   }
 
-  /** All blobs on their way. */
-  get blobs(): Promise<unknown> {
-    return Promise.allSettled([...this.#blobKeys.values(), this.#blobBatch]);
+  /** Sends a call for one key when the calls before it that touch the key are through. Later calls for the key wait for it. */
+  inOrder(key: Uint8Array, hash: number, send: () => Promise<boolean>): Promise<boolean> {
+    const name = nameOf(key, key.length);
+    const before = this.#barriers.filter(({ keys }) => keys?.mayHave(hash) ?? true).map(({ done }) => done);
+    const last = this.#waits.get(name);
+    if (last !== undefined) before.push(last);
+    const sent = before.length === 0 ? send() : Promise.all(before).then(send);
+    const done = settled(sent);
+    this.#waits.set(name, done);
+    void done.then(() => {
+      if (this.#waits.get(name) === done) this.#waits.delete(name);
+    });
+    return sent;
+  }
+
+  /** Sends a call for many keys when everything before it is through. Later calls for these keys (undefined: for any) wait for it. */
+  inOrderOfAll(keys: KeyFilter | undefined, send: () => Promise<boolean>): Promise<boolean> {
+    const before = [...this.#waits.values(), ...this.#barriers.map(({ done }) => done)];
+    const sent = before.length === 0 ? send() : Promise.all(before).then(send);
+    const barrier = { keys, done: settled(sent) };
+    this.#barriers.push(barrier);
+    void barrier.done.then(() => {
+      this.#barriers.splice(this.#barriers.indexOf(barrier), 1);
+    });
+    return sent;
+  }
+
+  /** Resolves when every call made so far has reached the ring or the queue before it. */
+  async whenSent(): Promise<void> {
+    while (this.isWaiting) await Promise.all([...this.#waits.values(), ...this.#barriers.map(({ done }) => done)]);
   }
 
   /**
@@ -178,20 +231,39 @@ export class ShardLink {
   enqueue(bytes: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
     return new Promise((resolve, reject) => {
-      const entry: QueuedRequest = { bytes, resolve, reject, cancelled: false };
+      const entry: QueuedRequest = { bytes, resolve, reject, signal, cancelled: false };
       this.#queue.push(entry);
-      signal?.addEventListener(
-        'abort',
-        () => {
-          // In the ring it is too late: the shard may have read it.
-          if (!this.#queue.includes(entry, this.#queueHead)) return;
-          entry.cancelled = true;
-          reject(signal.reason as Error);
-        },
-        { once: true },
-      );
+      if (signal !== undefined) this.#watch(signal, entry);
       this.#onSubmit();
     });
+  }
+
+  /** While the request is queued its signal takes it back; in the ring it is too late: the shard may have read it. */
+  #watch(signal: AbortSignal, entry: QueuedRequest): void {
+    const known = this.#abortable.get(signal);
+    if (known !== undefined) {
+      known.entries.add(entry);
+      return;
+    }
+    const entries = new Set([entry]);
+    const listener = (): void => {
+      this.#abortable.delete(signal);
+      for (const each of entries) {
+        each.cancelled = true;
+        each.reject(signal.reason as Error);
+      }
+    };
+    this.#abortable.set(signal, { entries, listener });
+    signal.addEventListener('abort', listener, { once: true });
+  }
+
+  #unwatch(entry: QueuedRequest): void {
+    const { signal } = entry;
+    if (signal === undefined) return;
+    const known = this.#abortable.get(signal);
+    if (known === undefined || !known.entries.delete(entry) || known.entries.size > 0) return;
+    this.#abortable.delete(signal);
+    signal.removeEventListener('abort', known.listener);
   }
 
   /** Moves waiting requests into the ring as far as there is room. */
@@ -202,6 +274,7 @@ export class ShardLink {
         const at = this.requests.reserve(entry.bytes.length);
         if (at < 0) break;
         this.requests.bytes.set(entry.bytes, at);
+        this.#unwatch(entry);
         this.#push(entry.resolve, entry.reject);
       }
       this.#queueHead++;
@@ -285,7 +358,10 @@ export class ShardLink {
       this.#settled = (this.#settled + 1) | 0;
       this.#rejects[this.#settled & this.#mask]?.(error);
     }
-    for (const entry of this.#queue.splice(0)) if (!entry.cancelled) entry.reject(error);
+    for (const entry of this.#queue.splice(0).slice(this.#queueHead)) {
+      this.#unwatch(entry);
+      if (!entry.cancelled) entry.reject(error);
+    }
     this.#queueHead = 0;
   }
 
@@ -301,20 +377,7 @@ export class ShardLink {
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     const sent = this.#blobTail.then(() => this.#sendBlob(source, durability, condition, version, hash, signal));
-    const done = sent.catch(() => undefined);
-    this.#blobTail = done;
-    if (source.kind === 'batch') {
-      this.#blobBatch = done;
-      void done.then(() => {
-        if (this.#blobBatch === done) this.#blobBatch = undefined;
-      });
-    } else {
-      const key = Buffer.from(source.key).toString('latin1');
-      this.#blobKeys.set(key, done);
-      void done.then(() => {
-        if (this.#blobKeys.get(key) === done) this.#blobKeys.delete(key);
-      });
-    }
+    this.#blobTail = settled(sent);
     return sent;
   }
 
@@ -327,7 +390,7 @@ export class ShardLink {
     signal: AbortSignal | undefined,
   ): Promise<boolean> {
     signal?.throwIfAborted();
-    const { bytes, key, count, kind } = source;
+    const { bytes, kind } = source;
     const client = this.#client;
     const blob = (this.#blobNumber = (this.#blobNumber + 1) >>> 0);
     const total = bytes.length;
@@ -347,22 +410,34 @@ export class ShardLink {
         signal?.throwIfAborted();
       }
       await Promise.all(window.splice(0));
+      return await this.#send(this.#lastOfBlob(source, blob, durability, condition, version, hash));
     } catch (error) {
       await Promise.allSettled(window);
       await this.#send(newRequest(0, 0, 0, 0, 0, RequestType.DropBlob)).catch(() => undefined);
       throw error;
     }
+  }
+
+  /** The record that uses a blob whose chunks have been taken. */
+  #lastOfBlob(
+    { kind, key, bytes, count }: BlobSource,
+    blob: number,
+    durability: number,
+    condition: number,
+    version: number,
+    hash: number,
+  ): Buffer {
     const last = newRequest(operationBytes(key.length, BLOB_REFERENCE_BYTES), durability, condition, hash, version);
     const opKind = kind === 'batch' ? OperationKind.ApplyBatch : OperationKind.PutBlob;
     writeOperationHeader(last, REQUEST_HEADER_BYTES, opKind, 0, key.length, BLOB_REFERENCE_BYTES);
     last.set(key, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
     writeBlobReference(last, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + key.length, {
-      client,
+      client: this.#client,
       blob,
-      offset: total,
+      offset: bytes.length,
       count,
     });
-    return this.#send(last);
+    return last;
   }
 
   #send(request: Buffer): Promise<boolean> {
@@ -372,6 +447,18 @@ export class ShardLink {
     this.requests.bytes.set(request, at);
     return this.submit();
   }
+}
+
+function nameOf(key: Uint8Array, length: number): string {
+  return Buffer.from(key.buffer, key.byteOffset, length).toString('latin1');
+}
+
+/** Resolves when the promise has been settled, either way. */
+function settled(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => undefined,
+    () => undefined,
+  );
 }
 
 /** A request in memory of its own, header written, records zeroed. */

@@ -29,11 +29,13 @@ import {
   OPERATION_HEADER_BYTES,
   OperationKind,
   operationBytes,
+  readKeyLength,
+  readValueLength,
   writeOperationHeader,
 } from '../../engines/operation.js';
 import type { RecoveryReport } from '../../engines/store/shard-store.js';
 import { ThreadClient, type ShardView } from '../client/thread-client.js';
-import { newRequest } from '../client/shard-link.js';
+import { KeyFilter, newRequest } from '../client/shard-link.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { Condition, REQUEST_HEADER_BYTES, RequestType, writeRequestHeader } from '../shard/request.js';
 import { PoolHost, type ClientGate, type ClientSettings, type HostEvents } from './host.js';
@@ -240,35 +242,22 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     const key = this.scratch.bytes;
     const hash = hashBytes(key, 0, length);
     let valueBytes = encodedBytesMax(encoded);
-    if (link.blobsOnTheirWay > 0 || valueBytes > BLOB_MIN_BYTES) {
-      if (valueBytes > BLOB_MIN_BYTES) {
-        const bytes = typeof encoded === 'string' ? encodedToBytes(encoded) : encoded;
-        if (bytes.length > MAX_VALUE_BYTES) throw valueTooLarge(bytes.length);
-        const source = { kind: 'value' as const, bytes, count: 0, key: Buffer.from(key.subarray(0, length)) };
-        return link.submitBlob(source, level, condition, version, hash, signal);
-      }
-      const before = link.blobFor(key, length);
-      if (before !== undefined) {
-        const own = Buffer.from(key.subarray(0, length));
-        const bytes = encodedToBytes(encoded);
-        return before.then(() => {
-          this.scratch.ensure(own.length);
-          this.scratch.bytes.set(own);
-          this.#writable(own.length);
-          return this.#putEncoded(view, own.length, bytes, level, condition, version, signal);
-        });
-      }
+    if (valueBytes > BLOB_MIN_BYTES) {
+      const bytes = typeof encoded === 'string' ? encodedToBytes(encoded) : encoded;
+      if (bytes.length > MAX_VALUE_BYTES) throw valueTooLarge(bytes.length);
+      const source = { kind: 'value' as const, bytes, count: 0, key: Buffer.from(key.subarray(0, length)) };
+      return link.inOrder(source.key, hash, () => link.submitBlob(source, level, condition, version, hash, signal));
+    }
+    if (link.mustWait(key, length, hash)) {
+      const own = Buffer.from(key.subarray(0, length));
+      const request = putRequest(own, encodedToBytes(encoded), level, condition, hash, version);
+      return link.inOrder(own, hash, () => sendRequest(view, request, signal));
     }
     const recordBytesMax = operationBytes(length, valueBytes);
     const at = link.reserve(recordBytesMax);
     if (at < 0) {
-      const bytes = encodedToBytes(encoded);
-      const recordBytes = operationBytes(length, bytes.length);
-      const request = newRequest(recordBytes, level, condition, hash, version);
-      writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Put, 0, length, bytes.length);
-      request.set(key.subarray(0, length), REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
-      request.set(bytes, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + length);
-      return link.enqueue(request, signal);
+      const own = key.subarray(0, length);
+      return link.enqueue(putRequest(own, encodedToBytes(encoded), level, condition, hash, version), signal);
     }
     const { bytes, words } = link.requests;
     writeRequestHeader(bytes, words, at, RequestType.Operation, level, condition, hash, version);
@@ -299,21 +288,12 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       const view = this.#writable(length);
       const { link } = view;
       const own = Buffer.from(this.scratch.bytes.subarray(0, length));
-      const submit = (): Promise<boolean> => {
-        this.client.assertWritable(link.shard);
-        const request = newRequest(
-          operationBytes(own.length, 0),
-          level,
-          condition,
-          hashBytes(own, 0, own.length),
-          version,
-        );
-        writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Delete, 0, own.length, 0);
-        request.set(own, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
-        return sendRequest(view, request, signal);
-      };
-      const before = link.blobsOnTheirWay > 0 ? link.blobFor(own, own.length) : undefined;
-      return before === undefined ? submit() : before.then(submit);
+      const hash = hashBytes(own, 0, own.length);
+      const request = newRequest(operationBytes(own.length, 0), level, condition, hash, version);
+      writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Delete, 0, own.length, 0);
+      request.set(own, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
+      const send = (): Promise<boolean> => sendRequest(view, request, signal);
+      return link.mustWait(own, own.length, hash) ? link.inOrder(own, hash, send) : send();
     } catch (error) {
       return Promise.reject(error);
     }
@@ -357,18 +337,17 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     const level = options?.durability === undefined ? this.#level : durabilityLevel(options.durability);
     const { records, view } = this.#encodeBatch(operations as readonly BatchOperation<K, V>[]);
     const { link } = view;
-    if (link.blobsOnTheirWay > 0) {
-      await link.blobs;
-      this.client.assertWritable(link.shard);
-    }
     if (records.length > BATCH_INLINE_MAX_BYTES) {
       const source = { kind: 'batch' as const, bytes: records, count: operations.length, key: Buffer.alloc(0) };
-      await link.submitBlob(source, level, Condition.None, 0, 0, signal);
+      await link.inOrderOfAll(keysOfRecords(records), () =>
+        link.submitBlob(source, level, Condition.None, 0, 0, signal),
+      );
       return;
     }
     const request = newRequest(records.length, level, Condition.None, operations.length, 0, RequestType.Batch);
     request.set(records, REQUEST_HEADER_BYTES);
-    await sendRequest(view, request, signal);
+    const send = (): Promise<boolean> => sendRequest(view, request, signal);
+    await (link.isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
   }
 
   #encodeBatch(operations: readonly BatchOperation<K, V>[]): { records: Buffer; view: ShardView } {
@@ -430,12 +409,12 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       this.client.shards.map(async (view) => {
         this.client.assertWritable(view.link.shard);
         if (this.#settings.readOnly) throw new ConcordError('ERR_READ_ONLY', 'the store was opened read-only');
-        if (view.link.blobsOnTheirWay > 0) await view.link.blobs;
         const request = newRequest(operationBytes(low.length, high.length), level, 0, 0, 0, RequestType.Clear);
         writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.ClearRange, flags, low.length, high.length);
         request.set(low, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
         request.set(high, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + low.length);
-        await sendRequest(view, request, signal);
+        const send = (): Promise<boolean> => sendRequest(view, request, signal);
+        await (view.link.isWaiting ? view.link.inOrderOfAll(undefined, send) : send());
       }),
     );
   }
@@ -446,7 +425,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       this.client.shards.map(async (view) => {
         this.client.assertWritable(view.link.shard);
         if (this.#settings.readOnly) return;
-        await view.link.blobs;
+        await view.link.whenSent();
         await sendRequest(view, newRequest(0, 0, 0, 0, 0, RequestType.Flush), undefined);
       }),
     );
@@ -508,7 +487,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
 
   async #close(): Promise<void> {
     this.client.close();
-    for (const { link } of this.client.shards) await link.blobs;
+    for (const { link } of this.client.shards) await link.whenSent();
     await this.client.whenIdle();
     try {
       if (this.#host !== undefined) await this.#host.close();
@@ -542,7 +521,35 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
   }
 }
 
+function putRequest(
+  key: Uint8Array,
+  value: Uint8Array,
+  level: number,
+  condition: number,
+  hash: number,
+  version: number,
+): Buffer {
+  const request = newRequest(operationBytes(key.length, value.length), level, condition, hash, version);
+  writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Put, 0, key.length, value.length);
+  request.set(key, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
+  request.set(value, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + key.length);
+  return request;
+}
+
+/** Hashes of the keys of a batch. */
+function keysOfRecords(records: Buffer): KeyFilter {
+  const keys = new KeyFilter();
+  for (let at = 0; at < records.length;) {
+    const keyLength = readKeyLength(records, at);
+    keys.add(hashBytes(records, at + OPERATION_HEADER_BYTES, keyLength));
+    at += operationBytes(keyLength, readValueLength(records, at));
+  }
+  return keys;
+}
+
 function sendRequest({ link }: ShardView, request: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
+  // A call that waited for others may have been given up meanwhile.
+  if (signal?.aborted === true) return Promise.reject(signal.reason as Error);
   const at = link.reserve(request.length - REQUEST_HEADER_BYTES);
   if (at < 0) return link.enqueue(request, signal);
   link.requests.bytes.set(request, at);

@@ -1,0 +1,169 @@
+/** Operation records: their bytes are on people's disks (golden), and no bytes whatever get past the check (properties). */
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import {
+  BATCH_INLINE_MAX_BYTES,
+  BLOB_REFERENCE_BYTES,
+  CHUNK_BYTES,
+  CHUNK_OF_BATCH,
+  CLEAR_HAS_HIGH,
+  CLEAR_HAS_LOW,
+  MAX_BATCH_BYTES,
+  MAX_VALUE_BYTES,
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  checkOperation,
+  operationBytes,
+  operationSpan,
+  readBlobReference,
+  readKeyLength,
+  readValueLength,
+  writeBlobReference,
+  writeOperationHeader,
+} from '../../dist/engines/operation.js';
+import { ConcordError } from '../../dist/shared/errors.js';
+import { expectGolden, hex } from '../shared/codec/golden-file.js';
+import { runCount } from '../support/pool-scene.js';
+
+interface Fields {
+  kind: number;
+  flags?: number;
+  key?: Uint8Array;
+  value?: Uint8Array;
+}
+
+function record({ kind, flags = 0, key = Buffer.alloc(0), value = Buffer.alloc(0) }: Fields): Buffer {
+  const bytes = Buffer.alloc(operationBytes(key.length, value.length));
+  writeOperationHeader(bytes, 0, kind, flags, key.length, value.length);
+  bytes.set(key, OPERATION_HEADER_BYTES);
+  bytes.set(value, OPERATION_HEADER_BYTES + key.length);
+  return bytes;
+}
+
+function reference(client: number, blob: number, offset: number, count: number): Buffer {
+  const bytes = Buffer.alloc(BLOB_REFERENCE_BYTES);
+  writeBlobReference(bytes, 0, { client, blob, offset, count });
+  return bytes;
+}
+
+const text = (string: string): Buffer => Buffer.from(string);
+
+test('the bytes of every kind of record stay what they were', () => {
+  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch } = OperationKind;
+  expectGolden('operation.txt', [
+    [hex(record({ kind: Put, key: text('a'), value: text('1') })), 'put a = 1: kind, flags, key length u16, value length u32, key, value, padding'],
+    [hex(record({ kind: Put })), 'put of the empty key, empty value'],
+    [hex(record({ kind: Put, key: text('key'), value: text('value') })), 'put key = value: ends on a multiple of 4, no padding'],
+    [hex(record({ kind: Put, key: Buffer.alloc(258, 0x6b), value: text('v') })), 'put of a key of 258 bytes: length is little-endian'],
+    [hex(record({ kind: Delete, key: text('gone') })), 'delete gone'],
+    [hex(record({ kind: ClearRange })), 'clear everything'],
+    [hex(record({ kind: ClearRange, flags: CLEAR_HAS_LOW, key: text('from') })), 'clear from "from" on'],
+    [hex(record({ kind: ClearRange, flags: CLEAR_HAS_HIGH, value: text('to') })), 'clear up to "to", exclusive'],
+    [hex(record({ kind: ClearRange, flags: CLEAR_HAS_LOW | CLEAR_HAS_HIGH, key: text('a'), value: text('b') })), 'clear [a, b)'],
+    [hex(record({ kind: Chunk, key: reference(3, 7, 0, 70000), value: text('first') })), 'chunk at 0 of blob 7 of client 3, 70,000 bytes in all: client u32, blob u32, offset f64, count u32, zero u32'],
+    [hex(record({ kind: Chunk, key: reference(3, 7, 65536, 0), value: text('next') })), 'chunk at 65,536 of it'],
+    [hex(record({ kind: Chunk, flags: CHUNK_OF_BATCH, key: reference(255, 4294967295, 0, 300000), value: text('records') })), 'chunk of a batch'],
+    [hex(record({ kind: PutBlob, key: text('big'), value: reference(3, 7, 70000, 0) })), 'put big = blob 7 of client 3, 70,000 bytes'],
+    [hex(record({ kind: ApplyBatch, value: reference(3, 8, 300000, 5000) })), 'apply batch: blob 8 of client 3, 300,000 bytes, 5,000 operations'],
+  ]);
+});
+
+test('kinds, flags and limits stay what they were', () => {
+  expect(OperationKind).toEqual({ Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 });
+  expect([CLEAR_HAS_LOW, CLEAR_HAS_HIGH, CHUNK_OF_BATCH]).toEqual([1, 2, 1]);
+  expect([OPERATION_HEADER_BYTES, BLOB_REFERENCE_BYTES]).toEqual([8, 24]);
+  expect([MAX_VALUE_BYTES, MAX_BATCH_BYTES]).toEqual([268435456, 268435456]);
+  expect(CHUNK_BYTES).toBeLessThanOrEqual(BATCH_INLINE_MAX_BYTES);
+});
+
+describe('checkOperation', () => {
+  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch } = OperationKind;
+  const good: [string, Buffer][] = [
+    ['put', record({ kind: Put, key: text('k'), value: text('v') })],
+    ['delete', record({ kind: Delete, key: text('k') })],
+    ['clear', record({ kind: ClearRange, flags: 3, key: text('a'), value: text('b') })],
+    ['chunk', record({ kind: Chunk, flags: 1, key: reference(1, 2, 0, 9), value: text('ninebytes') })],
+    ['put of a blob', record({ kind: PutBlob, key: text('k'), value: reference(1, 2, 9, 0) })],
+    ['batch', record({ kind: ApplyBatch, value: reference(1, 2, 9, 3) })],
+  ];
+
+  test.each(good)('accepts a %s and gives its padded size', (_what, bytes) => {
+    expect(checkOperation(bytes, 0, bytes.length)).toBe(bytes.length);
+  });
+
+  test.each(good)('refuses a %s that is cut off anywhere', (_what, bytes) => {
+    for (let end = 0; end < bytes.length; end++) {
+      expect(() => checkOperation(bytes, 0, end), `end ${end}`).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
+    }
+  });
+
+  test.each([
+    ['kind 0', record({ kind: 0 })],
+    ['a kind of the future', record({ kind: 7 })],
+    ['a flag of the future on a put', record({ kind: Put, flags: 1 })],
+    ['a flag of the future on a clear', record({ kind: ClearRange, flags: 4 })],
+    ['a chunk without a reference', record({ kind: Chunk, key: text('short'), value: text('v') })],
+    ['a blob without a reference', record({ kind: PutBlob, key: text('k'), value: text('short') })],
+    ['a batch without a reference', record({ kind: ApplyBatch, value: text('short') })],
+  ])('refuses %s', (_what, bytes) => {
+    expect(() => checkOperation(bytes, 0, bytes.length)).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
+  });
+
+  test('only a batch takes more than one sequence number, and never none', () => {
+    expect(good.map(([, bytes]) => operationSpan(bytes, 0))).toEqual([1, 1, 1, 1, 1, 3]);
+    expect(operationSpan(record({ kind: ApplyBatch, value: reference(1, 2, 0, 0) }), 0)).toBe(1);
+  });
+
+  test('a blob reference out of range is refused', () => {
+    for (const offset of [-1, 0.5, Infinity, NaN, MAX_VALUE_BYTES + 1]) {
+      expect(() => readBlobReference(reference(1, 2, offset, 0), 0), String(offset)).toThrow(
+        expect.objectContaining({ code: 'ERR_CORRUPT' }),
+      );
+    }
+  });
+
+  test('what a header says is what was written', () => {
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...Object.values(OperationKind)),
+        fc.nat(1),
+        fc.nat(0xffff),
+        fc.nat(0xffffffff),
+        (kind, flags, keyLength, valueLength) => {
+          const bytes = Buffer.alloc(OPERATION_HEADER_BYTES + 3, 0xff);
+          writeOperationHeader(bytes, 3, kind, flags, keyLength, valueLength);
+          expect([bytes[3], bytes[4], readKeyLength(bytes, 3), readValueLength(bytes, 3)]).toEqual([kind, flags, keyLength, valueLength]);
+        },
+      ),
+      { numRuns: runCount(200) },
+    );
+  });
+
+  test('any bytes are refused with a code, or are a record that lies inside them', () => {
+    // Headers that are nearly right get further than noise does.
+    const nearly = fc
+      .tuple(fc.nat(8), fc.nat(4), fc.nat(40), fc.nat(40), fc.uint8Array({ maxLength: 64 }))
+      .map(([kind, flags, keyLength, valueLength, rest]) => {
+        const bytes = Buffer.alloc(OPERATION_HEADER_BYTES + rest.length);
+        writeOperationHeader(bytes, 0, kind, flags, keyLength, valueLength);
+        bytes.set(rest, OPERATION_HEADER_BYTES);
+        return bytes;
+      });
+    fc.assert(
+      fc.property(fc.oneof(fc.uint8Array({ maxLength: 80 }), nearly), fc.nat(8), (bytes, at) => {
+        let size: number;
+        try {
+          size = checkOperation(bytes, at, bytes.length);
+        } catch (error) {
+          expect(error).toBeInstanceOf(ConcordError);
+          expect((error as ConcordError).code).toBe('ERR_CORRUPT');
+          return;
+        }
+        expect(size % 4).toBe(0);
+        expect(at + size).toBeLessThanOrEqual(bytes.length);
+        expect(OPERATION_HEADER_BYTES + readKeyLength(bytes, at) + readValueLength(bytes, at)).toBeLessThanOrEqual(size);
+      }),
+      { numRuns: runCount(2000) },
+    );
+  });
+});
