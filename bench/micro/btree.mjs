@@ -75,29 +75,39 @@ function measure(count) {
     value[2] = index >>> 16;
     value[99] = index;
   };
-  timed('put, new, random', count, () => {
-    for (let index = 0; index < count; index++) {
-      const at = order[index];
-      stamp(at);
-      tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
-      if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
-    }
-    publishTrees(arena, seq);
-  }, rows);
+  timed(
+    'put, new, random',
+    count,
+    () => {
+      for (let index = 0; index < count; index++) {
+        const at = order[index];
+        stamp(at);
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
+      }
+      publishTrees(arena, seq);
+    },
+    rows,
+  );
   arena.reclaim();
   const memoryRatio = ((arena.usedUnits - 8) * 4096) / raw;
   const highWaterRatio = (arena.stats().highWaterUnits * 4096) / raw;
 
   const again = shuffled(count, next);
-  timed('put, update, random', count, () => {
-    for (let index = 0; index < count; index++) {
-      const at = again[index];
-      stamp(at);
-      tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
-      if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
-    }
-    publishTrees(arena, seq);
-  }, rows);
+  timed(
+    'put, update, random',
+    count,
+    () => {
+      for (let index = 0; index < count; index++) {
+        const at = again[index];
+        stamp(at);
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
+      }
+      publishTrees(arena, seq);
+    },
+    rows,
+  );
 
   const find = new BTreeReader(reader);
   const key = new Uint8Array(KEY_BYTES);
@@ -134,53 +144,79 @@ function measure(count) {
   };
   scan();
   timed('scan, keys and values', count, scan, rows);
-  timed('scan backwards', count, () => {
-    const metaUnit = reader.pin(0);
-    let entries = 0;
-    for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, true); more; more = cursor.prev()) {
-      cursor.copyKey(key, 0);
-      if (cursor.copyValue().length !== VALUE_BYTES) bad++;
-      entries++;
-    }
-    reader.unpin(0);
-    if (entries !== count) bad++;
-  }, rows);
-  timed('count', count, () => {
-    const metaUnit = reader.pin(0);
-    cursor.seek(metaUnit, undefined, 0, Infinity, false);
-    if (cursor.count() !== count) bad++;
-    reader.unpin(0);
-  }, rows);
-  timed('del, random', count, () => {
-    for (let index = 0; index < count; index++) {
-      if (!tree.del(keys, again[index] * KEY_BYTES, KEY_BYTES, ++seq)) bad++;
-      if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
-    }
-    publishTrees(arena, seq);
-  }, rows);
+  timed(
+    'scan backwards',
+    count,
+    () => {
+      const metaUnit = reader.pin(0);
+      let entries = 0;
+      for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, true); more; more = cursor.prev()) {
+        cursor.copyKey(key, 0);
+        if (cursor.copyValue().length !== VALUE_BYTES) bad++;
+        entries++;
+      }
+      reader.unpin(0);
+      if (entries !== count) bad++;
+    },
+    rows,
+  );
+  timed(
+    'count',
+    count,
+    () => {
+      const metaUnit = reader.pin(0);
+      cursor.seek(metaUnit, undefined, 0, Infinity, false);
+      if (cursor.count() !== count) bad++;
+      reader.unpin(0);
+    },
+    rows,
+  );
+  timed(
+    'del, random',
+    count,
+    () => {
+      for (let index = 0; index < count; index++) {
+        if (!tree.del(keys, again[index] * KEY_BYTES, KEY_BYTES, ++seq)) bad++;
+        if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
+      }
+      publishTrees(arena, seq);
+    },
+    rows,
+  );
   if (tree.stats().leafPages !== 0) bad++;
-  timed('put, new, ascending', count, () => {
-    for (let at = 0; at < count; at++) {
-      tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
-      if (at % GROUP === GROUP - 1) publishTrees(arena, seq);
-    }
-    publishTrees(arena, seq);
-  }, rows);
+  timed(
+    'put, new, ascending',
+    count,
+    () => {
+      for (let at = 0; at < count; at++) {
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        if (at % GROUP === GROUP - 1) publishTrees(arena, seq);
+      }
+      publishTrees(arena, seq);
+    },
+    rows,
+  );
   arena.reclaim();
   const ascendingRatio = ((arena.usedUnits - 8) * 4096) / raw;
 
   const bulkArena = new ArenaWriter(createArena({ memoryBytes: Math.max(64 << 20, count * 300) }));
   const bulkTree = new BTreeWriter(bulkArena, 0);
-  timed('bulk load', count, () => {
-    const loader = bulkTree.bulkLoader();
-    for (let at = 0; at < count; at++) loader.add(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, at + 1);
-    loader.finish();
-    publishTrees(bulkArena, count);
-  }, rows);
+  timed(
+    'bulk load',
+    count,
+    () => {
+      const loader = bulkTree.bulkLoader();
+      for (let at = 0; at < count; at++) loader.add(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, at + 1);
+      loader.finish();
+      publishTrees(bulkArena, count);
+    },
+    rows,
+  );
   const bulkRatio = ((bulkArena.usedUnits - 8) * 4096) / raw;
 
   console.log(`\n${count} entries of ${KEY_BYTES} + ${VALUE_BYTES} bytes, groups of ${GROUP}, Node ${process.version}`);
-  for (const [name, perOperation, rate] of rows) console.log(`  ${name.padEnd(24)}${perOperation.padStart(16)}${rate.padStart(14)}`);
+  for (const [name, perOperation, rate] of rows)
+    console.log(`  ${name.padEnd(24)}${perOperation.padStart(16)}${rate.padStart(14)}`);
   console.log(
     `  memory / raw bytes: random ${memoryRatio.toFixed(3)} (high water ${highWaterRatio.toFixed(3)}), ` +
       `ascending ${ascendingRatio.toFixed(3)}, bulk ${bulkRatio.toFixed(3)}`,

@@ -254,7 +254,14 @@ export class BranchRun {
     return this.memory[this.#refs[ref + SUFFIX_AT]! + at - prefixLength]!;
   }
 
-  #add(prefixAt: number, prefixLength: number, suffixAt: number, suffixLength: number, seq: number, child: number): void {
+  #add(
+    prefixAt: number,
+    prefixLength: number,
+    suffixAt: number,
+    suffixLength: number,
+    seq: number,
+    child: number,
+  ): void {
     if ((this.count + 1) * REF_WORDS > this.#refs.length) {
       const refs = new Int32Array(this.#refs.length * 2);
       refs.set(this.#refs);

@@ -94,14 +94,12 @@ export class BulkLoader {
     if (!this.#open) throw invalidArgument('the bulk load has ended');
     if (keyLength > KEY_BYTES_MAX) throw invalidArgument(`key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
     const run = this.#leaf;
-    let bodyLength = valueLength;
     if (valueLength > this.#inlineValueBytesMax) {
       const unit = this.#writeChain(value, valueStart, valueLength);
       this.#unitBytes.set([unit, unit >>> 8, unit >>> 16, unit >>> 24]);
-      bodyLength = 4;
       run.addCell(CellFlag.Overflow, seq, key, keyStart, keyLength, valueLength, this.#unitBytes, 0, 4);
     } else {
-      run.addCell(0, seq, key, keyStart, keyLength, valueLength, value, valueStart, bodyLength);
+      run.addCell(0, seq, key, keyStart, keyLength, valueLength, value, valueStart, valueLength);
     }
     const last = run.count - 1;
     if (last > 0) this.#checkOrder(last);

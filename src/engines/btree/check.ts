@@ -59,27 +59,32 @@ export function validatePage(arena: ArenaReader, unit: UnitId, level: number): v
   const u32 = arena.u32[segment]!;
   const kind = u8[base]!;
   const pageClass = u8[base + 2]!;
-  if (pageClass > PAGE_CLASS_MAX || (unit & ((1 << pageClass) - 1)) !== 0) throw corruptPage(unit, `class ${pageClass}`);
+  if (pageClass > PAGE_CLASS_MAX || (unit & ((1 << pageClass) - 1)) !== 0)
+    throw corruptPage(unit, `class ${pageClass}`);
   if (u8[base + 1] !== level) throw corruptPage(unit, `level ${u8[base + 1]!}, wanted ${level}`);
   if (u8[base + 3] !== 0) throw corruptPage(unit, `flags ${u8[base + 3]!}`);
   const pageBytes = 4096 << pageClass;
   if (kind === PageKind.Overflow) {
     const payload = u32[(base >>> 2) + PAYLOAD_BYTES_WORD]!;
-    if (level !== 0 || payload === 0 || payload > payloadBytesOf(pageClass)) throw corruptPage(unit, `payload ${payload}`);
+    if (level !== 0 || payload === 0 || payload > payloadBytesOf(pageClass))
+      throw corruptPage(unit, `payload ${payload}`);
     return;
   }
-  if (kind !== (level === 0 ? PageKind.Leaf : PageKind.Branch)) throw corruptPage(unit, `kind ${kind} at level ${level}`);
+  if (kind !== (level === 0 ? PageKind.Leaf : PageKind.Branch))
+    throw corruptPage(unit, `kind ${kind} at level ${level}`);
   const half = base >>> 1;
   const count = u16[half + COUNT_HALFWORD]!;
   const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
   const cellStart = u16[half + CELL_START_HALFWORD]!;
   const garbage = u16[half + GARBAGE_HALFWORD]!;
   const slotBytes = level === 0 ? LEAF_SLOT_BYTES : BRANCH_SLOT_BYTES;
-  if (count === 0 || prefixLength > KEY_BYTES_MAX) throw corruptPage(unit, `${count} entries, prefix of ${prefixLength}`);
+  if (count === 0 || prefixLength > KEY_BYTES_MAX)
+    throw corruptPage(unit, `${count} entries, prefix of ${prefixLength}`);
   if (headsOffset(prefixLength) + count * slotBytes > cellStart || cellStart > pageBytes) {
     throw corruptPage(unit, `${count} entries, cells from ${cellStart} of ${pageBytes}`);
   }
-  if (u16[half + RESERVED_HALFWORD] !== 0 || u32[(base >>> 2) + NEXT_WORD] !== 0) throw corruptPage(unit, 'reserved bytes');
+  if (u16[half + RESERVED_HALFWORD] !== 0 || u32[(base >>> 2) + NEXT_WORD] !== 0)
+    throw corruptPage(unit, 'reserved bytes');
   const used =
     level === 0
       ? validateLeafCells(u8, u16, u32, base, unit, pageBytes)
@@ -111,10 +116,12 @@ function validateLeafCells(
   let beforeSeq = 0;
   for (let index = 0; index < count; index++) {
     const offset = u16[offsets + index]!;
-    if (offset < cellStart || offset > pageBytes - CELL_LENGTHS_OFFSET - 2) throw corruptPage(unit, `cell ${index} at ${offset}`);
+    if (offset < cellStart || offset > pageBytes - CELL_LENGTHS_OFFSET - 2)
+      throw corruptPage(unit, `cell ${index} at ${offset}`);
     const cell = base + offset;
     const flags = u8[cell]!;
-    if ((flags & ~CELL_FLAGS_KNOWN) !== 0 || flags === CELL_FLAGS_KNOWN) throw corruptPage(unit, `cell ${index}: flags ${flags}`);
+    if ((flags & ~CELL_FLAGS_KNOWN) !== 0 || flags === CELL_FLAGS_KNOWN)
+      throw corruptPage(unit, `cell ${index}: flags ${flags}`);
     const seq = readSeq(u8, cell + 1);
     const valueLength = readVarint(u8, cell + CELL_LENGTHS_OFFSET);
     const lengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
@@ -130,10 +137,14 @@ function validateLeafCells(
       ((flags & CellFlag.Overflow) !== 0 && valueLength === 0) ||
       end > pageEnd
     ) {
-      throw corruptPage(unit, `cell ${index}: suffix of ${suffixLength}, value of ${valueLength} bytes, flags ${flags}`);
+      throw corruptPage(
+        unit,
+        `cell ${index}: suffix of ${suffixLength}, value of ${valueLength} bytes, flags ${flags}`,
+      );
     }
     const head = u32[heads + index]!;
-    if (head !== headOf(u8, suffixAt, suffixLength)) throw corruptPage(unit, `cell ${index}: head ${head.toString(16)}`);
+    if (head !== headOf(u8, suffixAt, suffixLength))
+      throw corruptPage(unit, `cell ${index}: head ${head.toString(16)}`);
     if (index > 0) {
       const order =
         beforeHead !== head
@@ -195,9 +206,9 @@ function validateBranchCells(
     if (head !== headOf(u8, at, suffixLength)) throw corruptPage(unit, `separator ${index}: head ${head.toString(16)}`);
     if (u32[children + index] === 0) throw corruptPage(unit, `child ${index} is missing`);
     if (index > 1) {
-      const keys =
-        beforeHead !== head ? beforeHead - head : compareSpans(u8, beforeAt, beforeLength, at, suffixLength);
-      if (keys > 0 || (keys === 0 && !(seq < beforeSeq))) throw corruptPage(unit, `separator ${index} is not above the one before`);
+      const keys = beforeHead !== head ? beforeHead - head : compareSpans(u8, beforeAt, beforeLength, at, suffixLength);
+      if (keys > 0 || (keys === 0 && !(seq < beforeSeq)))
+        throw corruptPage(unit, `separator ${index} is not above the one before`);
     }
     cellSpans[index] = offset * 65536 + (end - cell);
     used += end - cell;
@@ -287,7 +298,8 @@ class TreeCheck {
     if (level === 0) {
       this.leafPages++;
       const offsets = (heads + count) << 1;
-      for (let index = 0; index < count; index++) this.#cell(u8, base, prefixLength, base + u16[offsets + index]!, low, high, unit);
+      for (let index = 0; index < count; index++)
+        this.#cell(u8, base, prefixLength, base + u16[offsets + index]!, low, high, unit);
       return;
     }
     this.branchPages++;

@@ -202,7 +202,8 @@ export abstract class EntryView {
       const payload = words[(base >>> 2) + PAYLOAD_BYTES_WORD]!;
       const pageBytes = 4096 << (arena.u8[segment]![base + CLASS_BYTE]! & 3);
       // A page without payload could make a circle of pages last for ever.
-      if (payload === 0 || payload > pageBytes - PAGE_HEADER_BYTES) throw corruptPage(unit, `payload of ${payload} bytes`);
+      if (payload === 0 || payload > pageBytes - PAGE_HEADER_BYTES)
+        throw corruptPage(unit, `payload of ${payload} bytes`);
       const skip = from + done - this.#chainOffset;
       if (skip < payload) {
         const piece = Math.min(payload - skip, wanted - done);

@@ -143,7 +143,9 @@ class ImageWriter {
     const slotsEnd = headsAt + count * (level === 0 ? LEAF_SLOT_BYTES : BRANCH_SLOT_BYTES);
     const cellStart = u16[half + CELL_START_HALFWORD]!;
     if (slotsEnd > cellStart || cellStart > pageBytes) {
-      throw new ConcordError('ERR_CORRUPT', `page at unit ${unit}: ${count} entries, cells from ${cellStart}`, { unit });
+      throw new ConcordError('ERR_CORRUPT', `page at unit ${unit}: ${count} entries, cells from ${cellStart}`, {
+        unit,
+      });
     }
     const at = this.#room(slotsEnd + pageBytes - cellStart);
     const chunk = this.#chunk;
@@ -212,7 +214,7 @@ class ImageWriter {
   }
 
   #put(bytes: Uint8Array): void {
-    for (let done = 0; done < bytes.length; ) {
+    for (let done = 0; done < bytes.length;) {
       if (this.#used === CHUNK_BYTES) this.#flush();
       const piece = Math.min(bytes.length - done, CHUNK_BYTES - this.#used);
       this.#chunk.set(bytes.subarray(done, done + piece), this.#used);
@@ -248,7 +250,8 @@ class ImageLoader {
   load(): void {
     const arena = this.#arena;
     const table = TreeTable.of(arena);
-    if (arena.published() !== 0 || table.count > 0) throw invalidArgument('an image is loaded into an empty arena only');
+    if (arena.published() !== 0 || table.count > 0)
+      throw invalidArgument('an image is loaded into an empty arena only');
     const allocated: UnitId[] = [];
     try {
       const publishedSeq = this.#load(allocated);
@@ -267,7 +270,10 @@ class ImageLoader {
     }
     const version = words.getUint32(8, true);
     if (version !== IMAGE_VERSION) {
-      throw new ConcordError('ERR_FORMAT_VERSION', `tree image: version ${version}, this release reads ${IMAGE_VERSION}`);
+      throw new ConcordError(
+        'ERR_FORMAT_VERSION',
+        `tree image: version ${version}, this release reads ${IMAGE_VERSION}`,
+      );
     }
     const trees = words.getUint32(12, true);
     const publishedSeq = words.getUint32(16, true) + words.getUint32(20, true) * TWO_32;
@@ -291,7 +297,8 @@ class ImageLoader {
     const kind = bytes[at]!;
     const level = bytes[at + 1]!;
     const pageClass = bytes[at + CLASS_BYTE]!;
-    if (pageClass > PAGE_CLASS_MAX || level >= HEIGHT_MAX) throw this.#corruptPage(`class ${pageClass}, level ${level}`);
+    if (pageClass > PAGE_CLASS_MAX || level >= HEIGHT_MAX)
+      throw this.#corruptPage(`class ${pageClass}, level ${level}`);
     const pageBytes = 4096 << pageClass;
     let headBytes: number;
     let cellStart = pageBytes;
@@ -304,7 +311,8 @@ class ImageLoader {
       const prefixLength = bytes[at + 12]! | (bytes[at + 13]! << 8);
       cellStart = bytes[at + 14]! | (bytes[at + 15]! << 8);
       headBytes = headsOffset(prefixLength) + count * (level === 0 ? LEAF_SLOT_BYTES : BRANCH_SLOT_BYTES);
-      if (headBytes > cellStart || cellStart > pageBytes) throw this.#corruptPage(`${count} entries, cells from ${cellStart}`);
+      if (headBytes > cellStart || cellStart > pageBytes)
+        throw this.#corruptPage(`${count} entries, cells from ${cellStart}`);
     }
     const arena = this.#arena;
     const unit = arena.allocate(UNITS_OF_CLASS[pageClass as 0 | 1 | 2 | 3]);
@@ -318,7 +326,10 @@ class ImageLoader {
     const u8 = arena.u8[segment]!;
     u8.set(record.bytes.subarray(record.at, record.at + headBytes), base);
     if (cellStart < pageBytes) {
-      u8.set(record.bytes.subarray(record.at + headBytes, record.at + headBytes + pageBytes - cellStart), base + cellStart);
+      u8.set(
+        record.bytes.subarray(record.at + headBytes, record.at + headBytes + pageBytes - cellStart),
+        base + cellStart,
+      );
     }
     words[(base >>> 2) + 1] = birthLow;
     arena.u16[segment]![(base >>> 1) + 4] = birthHigh;
@@ -347,7 +358,8 @@ class ImageLoader {
     const heads = (base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2;
     if (level > 0) {
       const children = heads + count;
-      for (let index = 0; index < count; index++) u32[children + index] = this.#claim(u32[children + index]!, level - 1);
+      for (let index = 0; index < count; index++)
+        u32[children + index] = this.#claim(u32[children + index]!, level - 1);
       return;
     }
     if (this.#chainBytes.size === 0) return;
@@ -361,7 +373,8 @@ class ImageLoader {
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (body + 4 > pageEnd) throw this.#corruptPage('a cell reaches beyond its page');
       const number = readU32(u8, body);
-      if (this.#chainBytes.get(number) !== total) throw this.#corruptPage(`chain ${number} does not have ${total} bytes`);
+      if (this.#chainBytes.get(number) !== total)
+        throw this.#corruptPage(`chain ${number} does not have ${total} bytes`);
       this.#chainBytes.delete(number);
       writeU32(u8, body, this.#claim(number, OVERFLOW_LEVEL));
     }
@@ -370,7 +383,8 @@ class ImageLoader {
   /** The unit of an earlier page of that level that nothing has referred to yet. */
   #claim(number: number, level: number): UnitId {
     const unit = number > 0 && number <= this.#pageCount ? this.#units[number]! : 0;
-    if (unit === 0 || this.#levels[number] !== level) throw this.#corruptPage(`page ${number} is not free to be a child`);
+    if (unit === 0 || this.#levels[number] !== level)
+      throw this.#corruptPage(`page ${number} is not free to be a child`);
     this.#units[number] = 0;
     return unit;
   }
@@ -407,7 +421,11 @@ class ImageLoader {
       for (let word = 0; word < ROW_WORDS; word++) words[word] = readU32(record.bytes, record.at + 4 * word);
       const row = readRow(words, 0);
       const isEmpty = row.height === 0;
-      if (row.height > HEIGHT_MAX || isEmpty !== (row.rootUnit === 0) || (row.order !== 0 && (row.order < 3 || row.order > 1000))) {
+      if (
+        row.height > HEIGHT_MAX ||
+        isEmpty !== (row.rootUnit === 0) ||
+        (row.order !== 0 && (row.order < 3 || row.order > 1000))
+      ) {
         throw corruptImage(`tree ${index}: height ${row.height}, root ${row.rootUnit}, order ${row.order}`);
       }
       rows.push(isEmpty ? row : { ...row, rootUnit: this.#claim(row.rootUnit, row.height - 1) });
@@ -418,7 +436,8 @@ class ImageLoader {
       sum.overflowUnits += row.overflowUnits;
     }
     for (const name of Object.keys(sum) as (keyof typeof sum)[]) {
-      if (sum[name] !== this.#pages[name]) throw corruptImage(`${name}: ${sum[name]} in the rows, ${this.#pages[name]} read`);
+      if (sum[name] !== this.#pages[name])
+        throw corruptImage(`${name}: ${sum[name]} in the rows, ${this.#pages[name]} read`);
     }
     for (let number = 1; number <= this.#pageCount; number++) {
       if (this.#units[number] !== 0) throw corruptImage(`page ${number} belongs to nothing`);

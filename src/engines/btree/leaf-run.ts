@@ -211,7 +211,9 @@ export class LeafRun {
   cellBytes(index: number, prefixLength: number): number {
     const ref = index * REF_WORDS;
     const suffixLength = this.#refs[ref + PREFIX_LENGTH]! + this.#refs[ref + SUFFIX_LENGTH]! - prefixLength;
-    return this.#refs[ref + LEAD_LENGTH]! + (suffixLength < 0x80 ? 1 : 2) + suffixLength + this.#refs[ref + BODY_LENGTH]!;
+    return (
+      this.#refs[ref + LEAD_LENGTH]! + (suffixLength < 0x80 ? 1 : 2) + suffixLength + this.#refs[ref + BODY_LENGTH]!
+    );
   }
 
   /**
@@ -261,7 +263,7 @@ export class LeafRun {
     const heads = (base + headsOffset(prefixLength)) >>> 2;
     const offsets = (heads + count) << 1;
     let cell = base + pageBytes;
-    for (let index = 0; index < count; ) {
+    for (let index = 0; index < count;) {
       const ref = (from + index) * REF_WORDS;
       if (refs[ref + PREFIX_LENGTH] === prefixLength) {
         const length = this.#adjacentCells(from + index, to, prefixLength);

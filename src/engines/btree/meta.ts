@@ -252,5 +252,6 @@ export function publishTrees(arena: ArenaWriter, publishedSeq: number): UnitId {
 
 /** A row that hostile bytes could have written: ERR_CORRUPT if its height is impossible. */
 export function checkHeight(height: number): void {
-  if (height > HEIGHT_MAX) throw new ConcordError('ERR_CORRUPT', `tree of height ${height}, at most ${HEIGHT_MAX} are possible`);
+  if (height > HEIGHT_MAX)
+    throw new ConcordError('ERR_CORRUPT', `tree of height ${height}, at most ${HEIGHT_MAX} are possible`);
 }

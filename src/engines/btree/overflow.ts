@@ -184,7 +184,8 @@ export function walkChain(
   let unit = firstUnit;
   let rest = totalBytes;
   while (rest > 0) {
-    if (!(unit > 0 && unit < arena.totalUnits)) throw corruptPage(unit, `a chain misses ${rest} of ${totalBytes} bytes`);
+    if (!(unit > 0 && unit < arena.totalUnits))
+      throw corruptPage(unit, `a chain misses ${rest} of ${totalBytes} bytes`);
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     const words = arena.u32[segment]!;

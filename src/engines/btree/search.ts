@@ -39,7 +39,6 @@ function compareWithPrefix(
   return keyLength < prefixLength ? -1 : 0;
 }
 
-
 /** Suffix against the rest of the key; their heads are known to be equal. */
 function compareSuffix(
   u8: Uint8Array,
@@ -114,7 +113,8 @@ export function searchLeaf(
   const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
   const pageBytes = 4096 << (u8[base + CLASS_BYTE]! & 3);
   const headsAt = PAGE_HEADER_BYTES + ((prefixLength + 3) & ~3);
-  if (headsAt + count * LEAF_SLOT_BYTES > pageBytes) throw corruptPage(0, `a leaf of ${count} entries does not fit its page`);
+  if (headsAt + count * LEAF_SLOT_BYTES > pageBytes)
+    throw corruptPage(0, `a leaf of ${count} entries does not fit its page`);
   if (prefixLength !== 0) {
     const order = compareWithPrefix(u8, base + PAGE_HEADER_BYTES, prefixLength, key, keyStart, keyLength);
     if (order !== 0) return order < 0 ? -1 : ~count;
@@ -246,8 +246,15 @@ export function compareSeparator(
 /** Checks that a unit can be a page of the wanted kind and level before its bytes are used. */
 export function checkPage(u32: Uint32Array, base: number, unit: UnitId, kindAndLevel: number): void {
   const word = u32[base >>> 2]!;
-  if ((word & 0xffff) !== kindAndLevel || ((word >>> 16) & 0xff) > 3 || (unit & ((1 << ((word >>> 16) & 3)) - 1)) !== 0) {
-    throw corruptPage(unit, `header ${word.toString(16)}, wanted kind ${kindAndLevel & 0xff} at level ${kindAndLevel >>> 8}`);
+  if (
+    (word & 0xffff) !== kindAndLevel ||
+    ((word >>> 16) & 0xff) > 3 ||
+    (unit & ((1 << ((word >>> 16) & 3)) - 1)) !== 0
+  ) {
+    throw corruptPage(
+      unit,
+      `header ${word.toString(16)}, wanted kind ${kindAndLevel & 0xff} at level ${kindAndLevel >>> 8}`,
+    );
   }
 }
 

@@ -195,7 +195,17 @@ export abstract class TreeShape {
     const arena = this.arena;
     const next = this.index[level]! + 1;
     return (
-      compareSeparator(arena.u8[segment]!, arena.u16[segment]!, arena.u32[segment]!, base, next, key, keyStart, keyLength, seq) > 0
+      compareSeparator(
+        arena.u8[segment]!,
+        arena.u16[segment]!,
+        arena.u32[segment]!,
+        base,
+        next,
+        key,
+        keyStart,
+        keyLength,
+        seq,
+      ) > 0
     );
   }
 
@@ -262,7 +272,9 @@ export abstract class TreeShape {
   }
 
   #countOf(unit: UnitId): number {
-    return this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![(((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1) + COUNT_HALFWORD]!;
+    return this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![
+      (((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1) + COUNT_HALFWORD
+    ]!;
   }
 
   #childOf(unit: UnitId, index: number): UnitId {
@@ -285,13 +297,15 @@ export abstract class TreeShape {
     this.frugal = false;
     let pageClass = this.baseClass;
     while (pageClass < PAGE_CLASS_MAX && 4 * cellBytes > 4096 << pageClass) pageClass++;
+    // BTreeWriter.#slackPages() follows this.
     const pages = 3 * (this.height + 1) + 2;
     const uniform = pageClass === 0 && this.treeUnits === this.leafPages + this.branchPages;
     // One-unit pages cannot fail by fragmentation, and there is plenty: the usual case.
     if (uniform && arena.freeUnits(reserve) >= pages) return;
     const wanted = this.#wanted.fill(0);
     if (this.height > 0 && this.fingerValid) {
-      for (let level = 0; level < this.height; level++) pageClass = Math.max(pageClass, this.#classOf(this.unit[level]!));
+      for (let level = 0; level < this.height; level++)
+        pageClass = Math.max(pageClass, this.#classOf(this.unit[level]!));
     } else if (!uniform) pageClass = PAGE_CLASS_MAX;
     wanted[pageClass] = pages;
     if (arena.canAllocate(wanted, reserve)) return;
@@ -353,7 +367,8 @@ export abstract class TreeShape {
       const halfwords = arena.u16[from >>> SEGMENT_UNIT_SHIFT]!;
       const cellStart = halfwords[(sourceBase >>> 1) + CELL_START_HALFWORD]!;
       const slotsEnd =
-        headsOffset(halfwords[(sourceBase >>> 1) + PREFIX_LENGTH_HALFWORD]!) + halfwords[(sourceBase >>> 1) + COUNT_HALFWORD]! * BRANCH_SLOT_BYTES;
+        headsOffset(halfwords[(sourceBase >>> 1) + PREFIX_LENGTH_HALFWORD]!) +
+        halfwords[(sourceBase >>> 1) + COUNT_HALFWORD]! * BRANCH_SLOT_BYTES;
       if (cellStart - slotsEnd > GAP_BYTES_SKIPPED) {
         target.copyWithin(targetBase, sourceBase, sourceBase + slotsEnd);
         target.copyWithin(targetBase + cellStart, sourceBase + cellStart, sourceBase + bytes);
@@ -778,7 +793,15 @@ export abstract class TreeShape {
   #writeLeaf(run: LeafRun, from: number, to: number, prefixLength: number, unit: UnitId): void {
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const { u8, u16, u32 } = this.arena;
-    run.write(from, to, prefixLength, u8[segment]!, u16[segment]!, u32[segment]!, (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT);
+    run.write(
+      from,
+      to,
+      prefixLength,
+      u8[segment]!,
+      u16[segment]!,
+      u32[segment]!,
+      (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT,
+    );
   }
 
   /** After removals from the path's leaf: an empty leaf goes away, an underfull one merges with a sibling. The path may be lost. */
@@ -902,7 +925,8 @@ export abstract class TreeShape {
         const length = children.separatorLength[index]!;
         if (length < prefixLength) return false;
         for (let byte = 0; byte < prefixLength; byte++) {
-          if (u8[base + PAGE_HEADER_BYTES + byte] !== children.memory[children.separatorAt[index]! + byte]) return false;
+          if (u8[base + PAGE_HEADER_BYTES + byte] !== children.memory[children.separatorAt[index]! + byte])
+            return false;
         }
         const bytes = branchCellBytes(length - prefixLength, children.separatorSeq[index]!);
         if (4 * bytes > 4096 << pageClass && pageClass < PAGE_CLASS_MAX) return false;
@@ -936,8 +960,7 @@ export abstract class TreeShape {
     const total = run.count;
     const old = this.unit[level]!;
     const prefixLength = run.prefixFor(0, total);
-    const pageClass =
-      total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, total <= 3) : -1;
+    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, total <= 3) : -1;
     if (pageClass >= 0) {
       if (this.#classOf(old) === pageClass) {
         this.#writeBranchPage(0, total, level, old);
@@ -1026,8 +1049,7 @@ export abstract class TreeShape {
       run.addChildren(children, 0, children.count);
       const total = run.count;
       const fits =
-        total <= this.entriesMax &&
-        run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0;
+        total <= this.entriesMax && run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0;
       let parts = 1;
       if (fits) this.#cut(total, 1, 1, false);
       else parts = this.#partitionBranches(total, false);

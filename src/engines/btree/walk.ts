@@ -56,12 +56,14 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
   if (level > 0) {
     const count = checkBranchRoom(u8, u16, base, unit);
     const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + count;
-    for (let index = 0; index < count; index++) walkPage(arena, u32[children + index]!, level - 1, hasOverflow, visitor);
+    for (let index = 0; index < count; index++)
+      walkPage(arena, u32[children + index]!, level - 1, hasOverflow, visitor);
   } else if (hasOverflow) {
     const count = u16[half + COUNT_HALFWORD]!;
     const headsAt = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!);
     const pageBytes = 4096 << u8[base + CLASS_BYTE]!;
-    if (headsAt + count * LEAF_SLOT_BYTES > pageBytes) throw corruptPage(unit, `a leaf of ${count} entries does not fit its page`);
+    if (headsAt + count * LEAF_SLOT_BYTES > pageBytes)
+      throw corruptPage(unit, `a leaf of ${count} entries does not fit its page`);
     const offsets = ((base + headsAt) >>> 1) + 2 * count;
     for (let index = 0; index < count; index++) {
       const cell = base + u16[offsets + index]!;
@@ -77,11 +79,7 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
 }
 
 /** The walk for ArenaWriter.adopt: every page reachable from a meta page, and that page. */
-export function markTrees(
-  arena: ArenaReader,
-  metaUnit: UnitId,
-  mark: (unit: UnitId, units: number) => void,
-): void {
+export function markTrees(arena: ArenaReader, metaUnit: UnitId, mark: (unit: UnitId, units: number) => void): void {
   const markPage = (unit: UnitId): void => {
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     mark(unit, 1 << (arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![base + CLASS_BYTE]! & 3));

@@ -312,27 +312,21 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
   /** The same in steps: publications of other trees may come between. The tree must be empty, and stay so until finish(). */
   bulkLoader(): BulkLoader {
     if (this.height !== 0) throw invalidArgument('bulk load needs an empty tree');
-    return new BulkLoader(
-      this.arena,
-      this.baseClass,
-      this.entriesMax,
-      this.inlineValueBytesMax,
-      (result) => {
-        if (this.height !== 0) throw new ConcordError('ERR_INTERNAL', 'the tree was changed during its bulk load');
-        this.rootUnit = result.rootUnit;
-        this.height = result.height;
-        this.cellCount = result.entries;
-        this.leafPages = result.leafPages;
-        this.branchPages = result.branchPages;
-        this.treeUnits = result.treeUnits;
-        this.#liveEntries = result.entries;
-        this.#liveKeyBytes = result.keyBytes;
-        this.#liveValueBytes = result.valueBytes;
-        this.#overflowPages = result.overflowPages;
-        this.#overflowUnits = result.overflowUnits;
-        this.fingerValid = false;
-      },
-    );
+    return new BulkLoader(this.arena, this.baseClass, this.entriesMax, this.inlineValueBytesMax, (result) => {
+      if (this.height !== 0) throw new ConcordError('ERR_INTERNAL', 'the tree was changed during its bulk load');
+      this.rootUnit = result.rootUnit;
+      this.height = result.height;
+      this.cellCount = result.entries;
+      this.leafPages = result.leafPages;
+      this.branchPages = result.branchPages;
+      this.treeUnits = result.treeUnits;
+      this.#liveEntries = result.entries;
+      this.#liveKeyBytes = result.keyBytes;
+      this.#liveValueBytes = result.valueBytes;
+      this.#overflowPages = result.overflowPages;
+      this.#overflowUnits = result.overflowUnits;
+      this.fingerValid = false;
+    });
   }
 
   /** Drops everything at once: no versions are kept for snapshots. */
@@ -355,23 +349,55 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
   }
 
   /**
-   * A safe bound of the units that a group of operations may allocate; bytes: keys and values of its puts. A caller that checks it
-   * against arena.freeUnits() before it logs the group can always apply it. Values already in a chain count with their key only.
+   * A safe bound of the units that a group of operations may allocate; bytes: keys and values of its puts. Values already in a chain
+   * count with their key only. Memory in pieces can fail a group of large cells all the same: admits() knows about that too.
    */
   unitsNeeded(operations: number, bytes: number): number {
-    const pages = this.leafPages + this.branchPages;
+    const largeCells = largeCellsOf(operations, bytes);
+    return (
+      this.#pagesNeeded(operations) * this.#unitsPerPage() +
+      (largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0) * 8 +
+      overflowUnits(bytes) +
+      1
+    );
+  }
+
+  /**
+   * Whether a group can be applied for certain, now and whatever its keys are: a caller that asks before it logs the group can always
+   * apply it. May wait up to 50 ms for readers when memory is short.
+   */
+  admits(operations: number, bytes: number, deletesOnly = false): boolean {
+    const arena = this.arena;
+    const needed = this.unitsNeeded(operations, bytes);
+    if (needed > arena.freeUnits(deletesOnly)) arena.reclaim();
+    if (needed > arena.freeUnits(deletesOnly)) return false;
+    const largeCells = largeCellsOf(operations, bytes);
+    const unitsPerPage = this.#unitsPerPage();
+    if (unitsPerPage === 1 && largeCells === 0) return true;
+    const counts = [overflowUnits(bytes) + 1, 0, 0, largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0];
+    counts[31 - Math.clz32(unitsPerPage)]! += this.#pagesNeeded(operations);
+    return arena.canAllocate(counts, deletesOnly);
+  }
+
+  #unitsPerPage(): number {
+    return this.treeUnits === this.leafPages + this.branchPages ? 1 << this.baseClass : 8;
+  }
+
+  #pagesNeeded(operations: number): number {
     const levels = Math.max(this.height, 1);
-    const unitsPerPage = this.treeUnits === pages ? 1 << this.baseClass : 8;
     // Each operation copies at most its leaf and one sibling and adds one leaf. On each level of branches likewise; new branches
     // come from full ones, of which each splits once, and then only after it took in half a page of children.
     const leaves = Math.min(2 * operations, this.leafPages) + operations;
     const copied = Math.min(2 * operations * (levels - 1), this.branchPages);
-    const added = this.orderLimited ? operations * levels : Math.min(operations * (levels - 1), this.branchPages) + (operations >>> 2);
-    const branches = copied + added;
-    const small = (leaves + branches + 3 * (levels + 2)) * unitsPerPage;
-    // Cells above a quarter of a page bring pages of up to 8 units, three for each; longer values also bring chains.
-    const largeCells = Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
-    return small + largeCells * 24 + overflowUnits(bytes) + 1;
+    const added = this.orderLimited
+      ? operations * levels
+      : Math.min(operations * (levels - 1), this.branchPages) + (operations >>> 2);
+    return leaves + copied + added + this.#slackPages();
+  }
+
+  /** What ensureRoom() asks to be free before the last operation too. */
+  #slackPages(): number {
+    return 3 * (Math.max(this.height, 1) + 2);
   }
 
   /** Problems found, empty when sound. Walks everything. */
@@ -392,7 +418,8 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     bodyLength: number,
     seq: number,
   ): boolean {
-    if (keyLength > KEY_BYTES_MAX) throw new ConcordError('ERR_KEY_TOO_LARGE', `key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
+    if (keyLength > KEY_BYTES_MAX)
+      throw new ConcordError('ERR_KEY_TOO_LARGE', `key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
     if (valueLength > VALUE_BYTES_MAX) {
       throw new ConcordError('ERR_VALUE_TOO_LARGE', `value of ${valueLength} bytes, limit ${VALUE_BYTES_MAX}`);
     }
@@ -595,7 +622,16 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const { u8, u16, u32 } = this.arena;
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
-    const found = searchLeaf(u8[segment]!, u16[segment]!, u32[segment]!, base, this.#scratchKey, 0, keyLength, Infinity);
+    const found = searchLeaf(
+      u8[segment]!,
+      u16[segment]!,
+      u32[segment]!,
+      base,
+      this.#scratchKey,
+      0,
+      keyLength,
+      Infinity,
+    );
     if (found < 0) return -1;
     const last = u16[segment]![(base >>> 1) + COUNT_HALFWORD]! - 1;
     return readSeq(u8[segment]!, base + u16[segment]![leafOffsetsHalfword(u16[segment]!, base) + last]! + 1);
@@ -687,6 +723,11 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     }
     this.arena.release(unit);
   }
+}
+
+/** Cells above a quarter of a unit bring pages of up to 8 units, three for each. */
+function largeCellsOf(operations: number, bytes: number): number {
+  return Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
 }
 
 function compareBytes(a: Uint8Array, aLength: number, b: Uint8Array): number {

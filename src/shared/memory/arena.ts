@@ -250,7 +250,8 @@ export class ArenaWriter extends ArenaReader {
 
   constructor(layout: ArenaLayout, adopting = false) {
     super(layout);
-    if (!adopting && this.published() !== 0) throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
+    if (!adopting && this.published() !== 0)
+      throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
     this.#epoch = this.loadEpoch();
     this.unpublishedEpoch = 0;
@@ -404,7 +405,7 @@ export class ArenaWriter extends ArenaReader {
     this.#setEpoch(this.unpublishedEpoch);
     this.#storeStats();
     // A scan of the slots costs microseconds: worth it once per few dozen pages, and before memory runs short.
-    if (this.#retired.count >= 128) this.reclaim();
+    if (this.#retired.count >= 128 || this.#allocator.freeUnits < 4 * this.reserveUnits) this.reclaim();
   }
 
   /** Frees what no reader can see any more. */

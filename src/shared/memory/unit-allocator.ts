@@ -108,7 +108,7 @@ export class UnitAllocator {
   /** After claims: frees everything below `end` from `start` on that no block covers. Returns the number of units freed. */
   freeUnclaimed(start: number, end: number): number {
     // Marked first and freed second: a freed unit merges with its neighbours, whose state then no longer tells them apart.
-    for (let unit = start; unit < end; ) {
+    for (let unit = start; unit < end;) {
       const state = this.#state[unit]!;
       if (state === 0) this.#state[unit++] = LIMBO;
       else unit += 1 << (state & ORDER_MASK);

@@ -21,7 +21,9 @@ function dump(title: string, bytes: Uint8Array, bytesShown = bytes.length): stri
   for (let at = 0; at < bytesShown; at += 16) {
     const row = bytes.subarray(at, Math.min(at + 16, bytesShown));
     if (row.every((byte) => byte === 0)) continue;
-    const hex = Buffer.from(row).toString('hex').replace(/(.{8})(?=.)/g, '$1 ');
+    const hex = Buffer.from(row)
+      .toString('hex')
+      .replace(/(.{8})(?=.)/g, '$1 ');
     lines.push(`${at.toString(16).padStart(4, '0')}  ${hex}`);
   }
   return lines;
@@ -45,7 +47,9 @@ it('pages and images have their golden bytes', () => {
   const words = arena.u32[0]!;
   const root = counts.rootUnit;
   expect(counts.height).toBe(2);
-  lines.push(...dump('branch (root): two children, the separator cuts through the versions of one key or not', page(root)));
+  lines.push(
+    ...dump('branch (root): two children, the separator cuts through the versions of one key or not', page(root)),
+  );
   const childrenAt = root * 1024 + (24 >> 2) + ((arena.u16[0]![root * 2048 + 6]! + 3) >> 2);
   const childCount = arena.u16[0]![root * 2048 + 5]!;
   let overflow = 0;

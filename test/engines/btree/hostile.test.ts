@@ -20,7 +20,8 @@ function orCorrupt(run: () => void): void {
 }
 
 const scene = new Scene({ order: 12 }, 4 << 20);
-for (let index = 0; index < 600; index++) scene.put(keyOf(index), Buffer.alloc(index % 100 === 50 ? 12_000 : index % 60, index));
+for (let index = 0; index < 600; index++)
+  scene.put(keyOf(index), Buffer.alloc(index % 100 === 50 ? 12_000 : index % 60, index));
 scene.snapshot();
 for (let index = 0; index < 600; index += 4) scene.put(keyOf(index), Buffer.from('second'));
 scene.publish();
@@ -41,7 +42,11 @@ function readEverything(reader: ArenaReader): void {
       orCorrupt(() => {
         const key = Buffer.alloc(4096 + 64);
         let entries = 0;
-        for (let more = scene.cursor.seek(metaUnit, undefined, 0, atSeq, reverse); more; more = reverse ? scene.cursor.prev() : scene.cursor.next()) {
+        for (
+          let more = scene.cursor.seek(metaUnit, undefined, 0, atSeq, reverse);
+          more;
+          more = reverse ? scene.cursor.prev() : scene.cursor.next()
+        ) {
           if (scene.cursor.keyLength <= key.length) scene.cursor.copyKey(key, 0);
           scene.cursor.copyValue();
           // A tree of 600 entries over these pages cannot hold more, whatever its bytes say.
@@ -67,7 +72,10 @@ describe('hostile page bytes', () => {
   it('a few changed bytes in any page', () => {
     fc.assert(
       fc.property(
-        fc.array(fc.tuple(fc.nat(pages.length - 1), fc.nat(32767), fc.nat(255), fc.boolean()), { minLength: 1, maxLength: 8 }),
+        fc.array(fc.tuple(fc.nat(pages.length - 1), fc.nat(32767), fc.nat(255), fc.boolean()), {
+          minLength: 1,
+          maxLength: 8,
+        }),
         (changes) => {
           const bytes = reset();
           for (const [page, at, byte, header] of changes) {
@@ -84,12 +92,17 @@ describe('hostile page bytes', () => {
 
   it('a page of random bytes in place of any page', () => {
     fc.assert(
-      fc.property(fc.nat(pages.length - 1), fc.uint8Array({ minLength: 4096, maxLength: 4096, size: 'max' }), fc.boolean(), (page, noise, keepHead) => {
-        const bytes = reset();
-        const at = pages[page]!.unit * 4096;
-        bytes.set(keepHead ? noise.subarray(4) : noise, at + (keepHead ? 4 : 0));
-        readEverything(scene.reader);
-      }),
+      fc.property(
+        fc.nat(pages.length - 1),
+        fc.uint8Array({ minLength: 4096, maxLength: 4096, size: 'max' }),
+        fc.boolean(),
+        (page, noise, keepHead) => {
+          const bytes = reset();
+          const at = pages[page]!.unit * 4096;
+          bytes.set(keepHead ? noise.subarray(4) : noise, at + (keepHead ? 4 : 0));
+          readEverything(scene.reader);
+        },
+      ),
       { numRuns: 60, endOnFailure: true },
     );
     reset();
@@ -97,11 +110,18 @@ describe('hostile page bytes', () => {
 
   it('pages that point at their own ancestors or at each other', () => {
     fc.assert(
-      fc.property(fc.array(fc.tuple(fc.nat(pages.length - 1), fc.nat(40), fc.nat(pages.length - 1)), { minLength: 1, maxLength: 20 }), (links) => {
-        const bytes = reset();
-        for (const [page, word, target] of links) bytes.writeUInt32LE(pages[target]!.unit, pages[page]!.unit * 4096 + 20 + 4 * word);
-        readEverything(scene.reader);
-      }),
+      fc.property(
+        fc.array(fc.tuple(fc.nat(pages.length - 1), fc.nat(40), fc.nat(pages.length - 1)), {
+          minLength: 1,
+          maxLength: 20,
+        }),
+        (links) => {
+          const bytes = reset();
+          for (const [page, word, target] of links)
+            bytes.writeUInt32LE(pages[target]!.unit, pages[page]!.unit * 4096 + 20 + 4 * word);
+          readEverything(scene.reader);
+        },
+      ),
       { numRuns: 60, endOnFailure: true },
     );
     reset();

@@ -34,7 +34,8 @@ function load(bytes: Buffer, pieceBytes: number, memoryBytes = 32 * MIB): ArenaW
 
 function richScene(): Scene {
   const scene = new Scene({ order: 20 }, 32 * MIB);
-  for (let index = 0; index < 900; index++) scene.put(keyOf(index), Buffer.alloc(index % 40 === 0 ? 20_000 + index : index % 97, index));
+  for (let index = 0; index < 900; index++)
+    scene.put(keyOf(index), Buffer.alloc(index % 40 === 0 ? 20_000 + index : index % 97, index));
   scene.snapshot();
   for (let index = 0; index < 900; index += 2) scene.put(keyOf(index), Buffer.from('newer'));
   for (let index = 0; index < 900; index += 5) scene.del(keyOf(index));
@@ -122,14 +123,19 @@ describe('image', () => {
     scene.publish();
     const bytes = imageOf(scene.reader, scene.meta);
     for (let length = 0; length < bytes.length; length += length < 200 ? 1 : 97) {
-      expect(() => load(bytes.subarray(0, length), 4096, MIB)).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
+      expect(() => load(bytes.subarray(0, length), 4096, MIB)).toThrow(
+        expect.objectContaining({ code: 'ERR_CORRUPT' }),
+      );
     }
-    expect(() => load(Buffer.concat([bytes, Buffer.from([0])]), 4096, MIB)).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
+    expect(() => load(Buffer.concat([bytes, Buffer.from([0])]), 4096, MIB)).toThrow(
+      expect.objectContaining({ code: 'ERR_CORRUPT' }),
+    );
   });
 
   it('with any bytes changed loads sound pages or is refused', () => {
     const scene = new Scene({ order: 6 });
-    for (let index = 0; index < 120; index++) scene.put(keyOf(index), Buffer.alloc(index % 30 === 9 ? 9000 : index % 50));
+    for (let index = 0; index < 120; index++)
+      scene.put(keyOf(index), Buffer.alloc(index % 30 === 9 ? 9000 : index % 50));
     scene.publish();
     const bytes = imageOf(scene.reader, scene.meta);
     let refused = 0;

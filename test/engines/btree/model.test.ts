@@ -16,13 +16,19 @@ type Step =
 
 const step = (keys: number, values: number): fc.Arbitrary<Step> =>
   fc.oneof(
-    { weight: 30, arbitrary: fc.record({ type: fc.constant('put' as const), key: fc.nat(keys - 1), value: fc.nat(values) }) },
+    {
+      weight: 30,
+      arbitrary: fc.record({ type: fc.constant('put' as const), key: fc.nat(keys - 1), value: fc.nat(values) }),
+    },
     { weight: 14, arbitrary: fc.record({ type: fc.constant('del' as const), key: fc.nat(keys - 1) }) },
     { weight: 4, arbitrary: fc.record({ type: fc.constant('publish' as const) }) },
     { weight: 2, arbitrary: fc.record({ type: fc.constant('snapshot' as const) }) },
     { weight: 2, arbitrary: fc.record({ type: fc.constant('release' as const), which: fc.nat(5) }) },
     { weight: 1, arbitrary: fc.record({ type: fc.constant('keepNewest' as const), on: fc.boolean() }) },
-    { weight: 1, arbitrary: fc.record({ type: fc.constant('sweep' as const), pages: fc.integer({ min: 1, max: 20 }) }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ type: fc.constant('sweep' as const), pages: fc.integer({ min: 1, max: 20 }) }),
+    },
     {
       weight: 1,
       arbitrary: fc.record({
@@ -87,14 +93,36 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
   expect(scene.arena.usedUnits).toBe(8 + 1);
 }
 
-const shapes: { name: string; order?: number; pageBytes?: number; keys: number; keyOf: (key: number) => Buffer; valueOf: (value: number) => Buffer; steps: number }[] = [];
+const shapes: {
+  name: string;
+  order?: number;
+  pageBytes?: number;
+  keys: number;
+  keyOf: (key: number) => Buffer;
+  valueOf: (value: number) => Buffer;
+  steps: number;
+}[] = [];
 const shortKey = (key: number): Buffer => Buffer.from(key === 0 ? '' : `k${key.toString(36)}`);
 const mixedValue = (value: number): Buffer => Buffer.alloc(value, value & 0xff);
 for (const order of [3, 4, 7, 1000, undefined]) {
-  shapes.push({ name: `order ${order ?? 'by page'}, short keys`, order, keys: 120, keyOf: shortKey, valueOf: mixedValue, steps: 600 });
+  shapes.push({
+    name: `order ${order ?? 'by page'}, short keys`,
+    order,
+    keys: 120,
+    keyOf: shortKey,
+    valueOf: mixedValue,
+    steps: 600,
+  });
 }
 for (const pageBytes of [8192, 16384, 32768]) {
-  shapes.push({ name: `pages of ${pageBytes}`, pageBytes, keys: 200, keyOf: shortKey, valueOf: (value) => Buffer.alloc(value * 3, value), steps: 500 });
+  shapes.push({
+    name: `pages of ${pageBytes}`,
+    pageBytes,
+    keys: 200,
+    keyOf: shortKey,
+    valueOf: (value) => Buffer.alloc(value * 3, value),
+    steps: 500,
+  });
 }
 shapes.push({
   name: 'keys that share 4,000 bytes',
@@ -142,9 +170,12 @@ describe('random histories give the answers of the model', () => {
         ...(shape.pageBytes === undefined ? {} : { pageBytes: shape.pageBytes }),
       };
       fc.assert(
-        fc.property(fc.array(step(shape.keys, 300), { minLength: shape.steps >> 1, maxLength: shape.steps, size: 'max' }), (steps) => {
-          run(new Scene(options), steps, shape.keyOf, shape.valueOf);
-        }),
+        fc.property(
+          fc.array(step(shape.keys, 300), { minLength: shape.steps >> 1, maxLength: shape.steps, size: 'max' }),
+          (steps) => {
+            run(new Scene(options), steps, shape.keyOf, shape.valueOf);
+          },
+        ),
         { numRuns: 12 },
       );
     });

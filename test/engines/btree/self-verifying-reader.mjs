@@ -27,7 +27,8 @@ const random = () => {
 /** value = 'index generation sum padding'; sum = (index * 31 + generation) % 65521. */
 function verify(index, value) {
   const [ownIndex, generation, sum] = value.toString('latin1').split(' ', 3).map(Number);
-  if (ownIndex !== index || sum !== (index * 31 + generation) % 65521) bad.push(`key ${index}: ${value.toString('latin1', 0, 40)}`);
+  if (ownIndex !== index || sum !== (index * 31 + generation) % 65521)
+    bad.push(`key ${index}: ${value.toString('latin1', 0, 40)}`);
   return generation;
 }
 
@@ -58,7 +59,8 @@ while (Atomics.load(stop, 0) === 0 && bad.length === 0) {
       for (; more; more = reverse ? cursor.prev() : cursor.next()) {
         const length = cursor.copyKey(key, 0);
         const index = Number(key.toString('latin1', 1, length));
-        if (before >= 0 && (reverse ? index >= before : index <= before)) bad.push(`scan went from ${before} to ${index}`);
+        if (before >= 0 && (reverse ? index >= before : index <= before))
+          bad.push(`scan went from ${before} to ${index}`);
         before = index;
         verify(index, cursor.copyValue());
         if (++entries > 2000) break;

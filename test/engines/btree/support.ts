@@ -50,7 +50,13 @@ export class Scene {
     if (existed) this.#record(hex(key), { seq, value: undefined });
   }
 
-  removeRange(low: Uint8Array | undefined, lowInclusive: boolean, high: Uint8Array | undefined, highInclusive: boolean, limit: number): void {
+  removeRange(
+    low: Uint8Array | undefined,
+    lowInclusive: boolean,
+    high: Uint8Array | undefined,
+    highInclusive: boolean,
+    limit: number,
+  ): void {
     const seq = ++this.seq;
     const keys = this.keysAt(Infinity).filter(
       (key) =>

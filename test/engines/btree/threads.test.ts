@@ -103,7 +103,13 @@ it('a reader thread that is terminated while pinned holds memory only until its 
        parentPort.postMessage('pinned');
        setInterval(() => {}, 1000);
      });`,
-    { eval: true, workerData: { layout: arena.layout, module: new URL('../../../dist/shared/memory/arena.js', import.meta.url).href } },
+    {
+      eval: true,
+      workerData: {
+        layout: arena.layout,
+        module: new URL('../../../dist/shared/memory/arena.js', import.meta.url).href,
+      },
+    },
   );
   await new Promise((resolve) => worker.once('message', resolve));
   for (let index = 0; index < 1000; index++) put(index, 1001 + index);
