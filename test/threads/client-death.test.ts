@@ -27,8 +27,18 @@ afterAll(async () => {
 const ATTACHED_AT_REST = 2;
 
 async function everythingIsBack(): Promise<void> {
-  await until('client slots come back', () => db.stats().clients === ATTACHED_AT_REST, 15_000, () => db.stats().clients);
-  await until('snapshots come back', () => db.stats().openSnapshots === 0, 15_000, () => db.stats().openSnapshots);
+  await until(
+    'client slots come back',
+    () => db.stats().clients === ATTACHED_AT_REST,
+    15_000,
+    () => db.stats().clients,
+  );
+  await until(
+    'snapshots come back',
+    () => db.stats().openSnapshots === 0,
+    15_000,
+    () => db.stats().openSnapshots,
+  );
   // Another thread writes and reads, and so does this one.
   const stamp = `value ${performance.now()}`;
   expect(await witness.call({ put: ['theirs', stamp] })).toBe(true);

@@ -10,7 +10,10 @@ const ENTRIES = 1000;
 /** A process that hangs is killed, and seen by its signal. */
 const LIFE_MS_MAX = 20_000;
 
-function run(directory: string, scene: string): Promise<{ code: number | null; signal: string | null; errors: string }> {
+function run(
+  directory: string,
+  scene: string,
+): Promise<{ code: number | null; signal: string | null; errors: string }> {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, [SCRIPT, directory, scene], { stdio: ['ignore', 'inherit', 'pipe'] });
     let errors = '';

@@ -57,11 +57,18 @@ export function startClient(db: ConcordPool, scene: string, end: End, attachment
 }
 
 /** Polls until the fact holds; fails with what is seen instead. */
-export async function until(what: string, holds: () => boolean, timeoutMs = 15_000, seen?: () => unknown): Promise<void> {
+export async function until(
+  what: string,
+  holds: () => boolean,
+  timeoutMs = 15_000,
+  seen?: () => unknown,
+): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!holds()) {
     if (performance.now() > deadline) {
-      throw new Error(`not within ${timeoutMs} ms: ${what}${seen === undefined ? '' : `; seen: ${JSON.stringify(seen())}`}`);
+      throw new Error(
+        `not within ${timeoutMs} ms: ${what}${seen === undefined ? '' : `; seen: ${JSON.stringify(seen())}`}`,
+      );
     }
     await sleep(5);
   }

@@ -57,6 +57,12 @@ export class BackgroundPool {
     });
     // A worker that dies between tasks is replaced with the next one; a task that was running has rejected by itself.
     piscina.on('error', () => undefined);
+    // For tasks that wait in the queue Piscina starts no other worker until a task is added.
+    piscina.on('workerDestroy', () => {
+      setImmediate(() => {
+        if (this.#running.size > 0) void piscina.run(undefined, { name: 'nothing' }).catch(() => undefined);
+      });
+    });
     return piscina;
   }
 

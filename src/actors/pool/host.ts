@@ -368,7 +368,6 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** A shard thread died: another one takes over. One after another, however fast they die. */
   #restart(handle: ShardHandle): void {
     this.control.setShardState(handle.index, ShardState.Restarting);
-    this.control.countRestart(handle.index);
     handle.restarting = handle.restarting.then(() => this.#takeOver(handle));
   }
 
@@ -385,6 +384,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const now = Date.now();
     handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
     while (handle.restarts.length < DEATHS_MAX && !handle.isStopping) {
+      this.control.setShardState(index, ShardState.Restarting);
+      this.control.countRestart(index);
       try {
         await this.#launch(index, true, false).ready;
       } catch (cause) {
