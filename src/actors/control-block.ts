@@ -13,11 +13,12 @@
  * Why a snapshot is consistent. A shard, for each group: (1) pending := lower bound, (2) takes numbers, (3) writes the log,
  * (4) applying := a stamp no other group has, (5) reads the snapshot table, (6) applies, (7) publishes, (8) published := last, applying := pending := 0.
  * An opener: (a) claims a slot without a number, (b) waits for groups that were applying already, (c) takes S = the highest published
- * number and stores it in the slot, (d) waits until no shard has 0 < pending ≤ S. A group whose (5) missed the claim was applying at (b) and is
- * published, so within S. A group whose (5) saw the claim without a number ran it before (c): S is at least what the shard had published
- * then, so the newest version below the group's first number is what S may need of each key, and it is kept. A group whose (5) saw
- * the number keeps what it needs. A group not seen at (d) took its numbers after S was published: they are above S. All words are read and
- * written with Atomics, whose total order the argument uses.
+ * number, stores it in the slot, looks again and goes back to (b) without a number if a higher one is published by now, (d) waits until no
+ * shard has 0 < pending ≤ S. A group whose (5) missed the claim was applying at (b) and is published, so within S. A group whose (5) saw
+ * the claim without a number keeps the newest version below its own first number of each key. That is what S needs: the groups of its shard
+ * before it are within S, since one above S that was published before this (5) would have been found at the second look of (c). A group
+ * whose (5) saw the number keeps what it needs. A group not seen at (d) took its numbers after S was published: they are above S. All words
+ * are read and written with Atomics, whose total order the argument uses.
  *
  * Threads: any; each word names its writer. Sequence numbers are 48 bits, held in JS numbers; BigInt appears once per group only.
  */
@@ -305,16 +306,22 @@ export class ControlBlock {
 
   /** Steps (b) to (d) as a generator that yields while it must wait. */
   *#settleSnapshot(slot: number): Generator<void, number, void> {
-    for (let shard = 0; shard < this.shards; shard++) {
-      const applying = this.#applying(shard);
-      while (applying !== 0 && this.#applying(shard) === applying) yield;
-    }
-    const sequence = this.#highestPublished();
     const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
-    Atomics.store(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64, BigInt(sequence));
-    Atomics.store(this.#words, word + SNAPSHOT_READY, 1);
-    while (!this.#isPublishedUpTo(sequence)) yield;
-    return sequence;
+    for (;;) {
+      for (let shard = 0; shard < this.shards; shard++) {
+        const applying = this.#applying(shard);
+        while (applying !== 0 && this.#applying(shard) === applying) yield;
+      }
+      const sequence = this.#highestPublished();
+      Atomics.store(this.#longs, (word >> 1) + SNAPSHOT_SEQUENCE_I64, BigInt(sequence));
+      Atomics.store(this.#words, word + SNAPSHOT_READY, 1);
+      // Two groups of a shard may have come between the look and the store: the second would keep only the first's versions.
+      if (this.#highestPublished() === sequence) {
+        while (!this.#isPublishedUpTo(sequence)) yield;
+        return sequence;
+      }
+      Atomics.store(this.#words, word + SNAPSHOT_READY, 0);
+    }
   }
 
   /** Opens a snapshot, blocking the thread until the groups that were being applied are published (usually < 1 ms). */
