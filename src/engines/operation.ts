@@ -38,8 +38,8 @@ export const MAX_VALUE_BYTES = 256 * 1024 * 1024;
 export const MAX_BATCH_BYTES = 256 * 1024 * 1024;
 /** Values longer than this go through chunks. */
 export const BLOB_MIN_BYTES = 64 * 1024;
-/** Batches longer than this (bytes of operation records) go through chunks. */
-export const BATCH_INLINE_MAX_BYTES = 256 * 1024;
+/** Batches longer than this (bytes of operation records) go through chunks. Any request fits the smallest log segment. */
+export const BATCH_INLINE_MAX_BYTES = 128 * 1024;
 /** Payload of one Chunk record. */
 export const CHUNK_BYTES = 64 * 1024;
 

@@ -39,7 +39,7 @@ export interface PoolOptions {
   readonly order?: number;
   /** B+Tree: size of a page, 4096 … 32768, a power of two. Default 4096. */
   readonly pageBytes?: number;
-  /** Bytes of one log segment, a multiple of 4096 from 64 KiB to 1 GiB. Default 32 MiB. */
+  /** Bytes of one log segment, a multiple of 4096 from 256 KiB to 1 GiB. Default 32 MiB. */
   readonly segmentBytes?: number;
   /** A checkpoint is written when the log behind the last one is longer than this and than the data. Default 64 MiB. */
   readonly checkpointLogBytes?: number;
@@ -48,6 +48,8 @@ export interface PoolOptions {
 }
 
 const MIN_MEMORY_BYTES = 1 << 20;
+/** A segment holds the largest request whole, see BATCH_INLINE_MAX_BYTES. */
+const MIN_SEGMENT_BYTES = 256 * 1024;
 const MAX_MEMORY_BYTES = 64 * 2 ** 30;
 
 const schema = z.strictObject({
@@ -68,7 +70,7 @@ const schema = z.strictObject({
   pageBytes: z.union([z.literal(4096), z.literal(8192), z.literal(16384), z.literal(32768)]).optional(),
   segmentBytes: z
     .int()
-    .min(64 * 1024)
+    .min(MIN_SEGMENT_BYTES)
     .max(2 ** 30)
     .multipleOf(4096)
     .default(32 * 2 ** 20),
