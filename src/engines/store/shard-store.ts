@@ -277,8 +277,7 @@ export class ShardStore {
    * Whether the group with `operations` more records of `bytes` more bytes can surely be applied. Deletes draw on the arena's reserve.
    */
   admits(operations: number, bytes: number, deletesOnly: boolean): boolean {
-    const needed = this.tree.unitsNeeded(this.#records + operations, this.#groupBytes + bytes);
-    return needed <= this.arena.freeUnits(deletesOnly);
+    return this.tree.admits(this.#records + operations, this.#groupBytes + bytes, deletesOnly);
   }
 
   /** Whether a record of this many bytes fits into the group's frame. */
