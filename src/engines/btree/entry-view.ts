@@ -2,7 +2,7 @@
  * The entry that a reader or cursor stands on: key, seq, value, straight from the pinned page.
  *
  * Small values are copied by words: a native copy out of shared memory costs 200 ns before its first byte. The target comes from
- * Buffer's pool, whose slices start at multiples of 8; the source may start anywhere, so words are put together from two halves.
+ * a pool whose slices start at multiples of 8; the source may start anywhere, so words are put together from two halves.
  * Threads: any, between pin and unpin. Allocates only what it returns.
  */
 import {
@@ -12,6 +12,7 @@ import {
   type ArenaReader,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { CopyPool } from '../../shared/memory/copy-pool.js';
 import { walkChain } from './overflow.js';
 import {
   CELL_LENGTHS_OFFSET,
@@ -29,9 +30,8 @@ import {
 } from './page.js';
 import { checkPage } from './search.js';
 
-/** Above it the native copy wins. */
+/** Above it the native copy wins; at most POOLED_BYTES_MAX. */
 const WORD_COPY_BYTES_MAX = 768;
-const EMPTY_POOL = new ArrayBuffer(0);
 
 export abstract class EntryView {
   protected readonly arena: ArenaReader;
@@ -45,8 +45,7 @@ export abstract class EntryView {
   #suffixLength = 0;
   #bodyAt = 0;
   #valueLength = 0;
-  #pool: ArrayBufferLike = EMPTY_POOL;
-  #poolWords: Int32Array = new Int32Array(0);
+  readonly #pool = new CopyPool();
   /** Where readValue was in a chain: reading it piece by piece does not start over each time. */
   #chainFirst: UnitId = 0;
   #chainUnit: UnitId = 0;
@@ -140,25 +139,15 @@ export abstract class EntryView {
   copyValue(): Buffer {
     const length = this.#valueLength;
     if ((this.viewFlags & CellFlag.Overflow) !== 0) return this.#copyChain();
-    const buffer = Buffer.allocUnsafe(length);
     const start = this.#bodyAt;
     if (length > WORD_COPY_BYTES_MAX) {
+      const buffer = Buffer.allocUnsafe(length);
       buffer.set(this.viewU8.subarray(start, start + length));
       return buffer;
     }
-    const pool = buffer.buffer;
-    if (pool !== this.#pool) {
-      this.#pool = pool;
-      // A program may have set an odd Buffer.poolSize: then bytes are copied one by one.
-      this.#poolWords = (pool.byteLength & 3) === 0 ? new Int32Array(pool) : new Int32Array(0);
-    }
-    const offset = buffer.byteOffset;
-    if ((offset & 3) !== 0 || this.#poolWords.length === 0) {
-      const u8 = this.viewU8;
-      for (let index = 0; index < length; index++) buffer[index] = u8[start + index]!;
-      return buffer;
-    }
-    copyWords(this.arena.i32[this.viewSegment]!, this.viewU8, start, length, this.#poolWords, offset >>> 2, buffer);
+    const pool = this.#pool;
+    const buffer = pool.take(length);
+    copyWords(this.arena.i32[this.viewSegment]!, this.viewU8, start, length, pool.words, buffer.byteOffset >>> 2, buffer);
     return buffer;
   }
 
