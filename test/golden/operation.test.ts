@@ -51,20 +51,51 @@ const text = (string: string): Buffer => Buffer.from(string);
 test('the bytes of every kind of record stay what they were', () => {
   const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch } = OperationKind;
   expectGolden('operation.txt', [
-    [hex(record({ kind: Put, key: text('a'), value: text('1') })), 'put a = 1: kind, flags, key length u16, value length u32, key, value, padding'],
+    [
+      hex(record({ kind: Put, key: text('a'), value: text('1') })),
+      'put a = 1: kind, flags, key length u16, value length u32, key, value, padding',
+    ],
     [hex(record({ kind: Put })), 'put of the empty key, empty value'],
-    [hex(record({ kind: Put, key: text('key'), value: text('value') })), 'put key = value: ends on a multiple of 4, no padding'],
-    [hex(record({ kind: Put, key: Buffer.alloc(258, 0x6b), value: text('v') })), 'put of a key of 258 bytes: length is little-endian'],
+    [
+      hex(record({ kind: Put, key: text('key'), value: text('value') })),
+      'put key = value: ends on a multiple of 4, no padding',
+    ],
+    [
+      hex(record({ kind: Put, key: Buffer.alloc(258, 0x6b), value: text('v') })),
+      'put of a key of 258 bytes: length is little-endian',
+    ],
     [hex(record({ kind: Delete, key: text('gone') })), 'delete gone'],
     [hex(record({ kind: ClearRange })), 'clear everything'],
     [hex(record({ kind: ClearRange, flags: CLEAR_HAS_LOW, key: text('from') })), 'clear from "from" on'],
     [hex(record({ kind: ClearRange, flags: CLEAR_HAS_HIGH, value: text('to') })), 'clear up to "to", exclusive'],
-    [hex(record({ kind: ClearRange, flags: CLEAR_HAS_LOW | CLEAR_HAS_HIGH, key: text('a'), value: text('b') })), 'clear [a, b)'],
-    [hex(record({ kind: Chunk, key: reference(3, 7, 0, 70000), value: text('first') })), 'chunk at 0 of blob 7 of client 3, 70,000 bytes in all: client u32, blob u32, offset f64, count u32, zero u32'],
+    [
+      hex(record({ kind: ClearRange, flags: CLEAR_HAS_LOW | CLEAR_HAS_HIGH, key: text('a'), value: text('b') })),
+      'clear [a, b)',
+    ],
+    [
+      hex(record({ kind: Chunk, key: reference(3, 7, 0, 70000), value: text('first') })),
+      'chunk at 0 of blob 7 of client 3, 70,000 bytes in all: client u32, blob u32, offset f64, count u32, zero u32',
+    ],
     [hex(record({ kind: Chunk, key: reference(3, 7, 65536, 0), value: text('next') })), 'chunk at 65,536 of it'],
-    [hex(record({ kind: Chunk, flags: CHUNK_OF_BATCH, key: reference(255, 4294967295, 0, 300000), value: text('records') })), 'chunk of a batch'],
-    [hex(record({ kind: PutBlob, key: text('big'), value: reference(3, 7, 70000, 0) })), 'put big = blob 7 of client 3, 70,000 bytes'],
-    [hex(record({ kind: ApplyBatch, value: reference(3, 8, 300000, 5000) })), 'apply batch: blob 8 of client 3, 300,000 bytes, 5,000 operations'],
+    [
+      hex(
+        record({
+          kind: Chunk,
+          flags: CHUNK_OF_BATCH,
+          key: reference(255, 4294967295, 0, 300000),
+          value: text('records'),
+        }),
+      ),
+      'chunk of a batch',
+    ],
+    [
+      hex(record({ kind: PutBlob, key: text('big'), value: reference(3, 7, 70000, 0) })),
+      'put big = blob 7 of client 3, 70,000 bytes',
+    ],
+    [
+      hex(record({ kind: ApplyBatch, value: reference(3, 8, 300000, 5000) })),
+      'apply batch: blob 8 of client 3, 300,000 bytes, 5,000 operations',
+    ],
   ]);
 });
 
@@ -93,7 +124,9 @@ describe('checkOperation', () => {
 
   test.each(good)('refuses a %s that is cut off anywhere', (_what, bytes) => {
     for (let end = 0; end < bytes.length; end++) {
-      expect(() => checkOperation(bytes, 0, end), `end ${end}`).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
+      expect(() => checkOperation(bytes, 0, end), `end ${end}`).toThrow(
+        expect.objectContaining({ code: 'ERR_CORRUPT' }),
+      );
     }
   });
 
@@ -132,7 +165,12 @@ describe('checkOperation', () => {
         (kind, flags, keyLength, valueLength) => {
           const bytes = Buffer.alloc(OPERATION_HEADER_BYTES + 3, 0xff);
           writeOperationHeader(bytes, 3, kind, flags, keyLength, valueLength);
-          expect([bytes[3], bytes[4], readKeyLength(bytes, 3), readValueLength(bytes, 3)]).toEqual([kind, flags, keyLength, valueLength]);
+          expect([bytes[3], bytes[4], readKeyLength(bytes, 3), readValueLength(bytes, 3)]).toEqual([
+            kind,
+            flags,
+            keyLength,
+            valueLength,
+          ]);
         },
       ),
       { numRuns: runCount(200) },
@@ -161,7 +199,9 @@ describe('checkOperation', () => {
         }
         expect(size % 4).toBe(0);
         expect(at + size).toBeLessThanOrEqual(bytes.length);
-        expect(OPERATION_HEADER_BYTES + readKeyLength(bytes, at) + readValueLength(bytes, at)).toBeLessThanOrEqual(size);
+        expect(OPERATION_HEADER_BYTES + readKeyLength(bytes, at) + readValueLength(bytes, at)).toBeLessThanOrEqual(
+          size,
+        );
       }),
       { numRuns: runCount(2000) },
     );

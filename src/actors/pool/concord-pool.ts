@@ -6,7 +6,7 @@
  * one thread to one key take effect in the order of the calls. Threads: an instance belongs to the thread that made it.
  */
 import { EventEmitter } from 'node:events';
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, MessagePort } from 'node:worker_threads';
 import { resolveKeyEncoding, type KeyEncoding } from '../../shared/codec/key-encoding.js';
 import {
   encodedBytesMax,
@@ -151,7 +151,7 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     options?: { readonly valueEncoding?: CustomValueEncoding },
   ): Promise<ConcordPool<K, V>> {
     const port = (handle as Partial<PoolHandle> | undefined)?.port;
-    if (port === undefined)
+    if (!(port instanceof MessagePort))
       throw invalidArgument('attach takes what db.handle() returned, passed with its transferList');
     const gate = remoteControl<ClientGate>(port);
     const { setup, settings } = await gate.attach();

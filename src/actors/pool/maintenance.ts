@@ -4,10 +4,10 @@
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { ConcordError, toErrorRecord, type ErrorDetails } from '../../shared/errors.js';
+import { ConcordError, invalidArgument, toErrorRecord, type ErrorDetails } from '../../shared/errors.js';
 import { acquireDirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
-import { createArena } from '../../shared/memory/arena.js';
+import { UNIT_BYTES, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { ShardStore } from '../../engines/store/shard-store.js';
 import { verifyWal } from '../../engines/wal/inspect.js';
 import { WalWriter } from '../../engines/wal/writer.js';
@@ -23,8 +23,12 @@ import {
   type Manifest,
 } from './manifest.js';
 
-/** Reserved, not committed: enough for any store this machine could have written. */
-const VERIFY_MEMORY_BYTES = 64 * 2 ** 30;
+/** Reserved for a shard at first: usually plenty. A larger reservation than the machine has memory keeps a process from forking. */
+const VERIFY_MEMORY_BYTES_MIN = 2 ** 30;
+/** Log and checkpoint bytes become at most about so many times their size in memory, unless the order of the tree is small. */
+const MEMORY_PER_FILE_BYTE = 4;
+/** Reserved when that was not enough: any store that could have been written fits. */
+const VERIFY_MEMORY_BYTES_MAX = 64 * 2 ** 30;
 
 export interface Problem {
   readonly code: string;
@@ -63,6 +67,13 @@ async function locked<T>(directory: string, work: (env: NodeEnv) => T | Promise<
   }
 }
 
+/** @throws ERR_INVALID_ARG */
+function pathOf(directory: unknown): string {
+  if (typeof directory !== 'string' || directory === '')
+    throw invalidArgument('the directory must be a non-empty string');
+  return resolve(directory);
+}
+
 function requireStore(env: NodeEnv, directory: string): void {
   const state = inspectDirectory(env, directory);
   if (state === 'missing' || state === 'empty' || state === 'unfinished') {
@@ -72,7 +83,7 @@ function requireStore(env: NodeEnv, directory: string): void {
 
 /** Checks manifest, logs, checkpoints and the trees they recover to. @throws ERR_NOT_FOUND, ERR_LOCKED */
 export async function verifyStore(path: string): Promise<VerifyReport> {
-  const directory = resolve(path);
+  const directory = pathOf(path);
   requireStore(new NodeEnv(), directory);
   return locked(directory, (env) => verifyLocked(env, directory));
 }
@@ -129,14 +140,27 @@ function openReadOnly(
       shard,
     });
   }
-  const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
-  return ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode });
+  return inEnoughMemory(env, directory, (arena) =>
+    ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode }),
+  );
+}
+
+function inEnoughMemory(env: NodeEnv, directory: string, open: (arena: ArenaLayout) => ShardStore): ShardStore {
+  let fileBytes = 0;
+  for (const name of env.list(directory)) fileBytes += fs.statSync(join(directory, name)).size;
+  const memoryBytes = Math.min(VERIFY_MEMORY_BYTES_MAX, VERIFY_MEMORY_BYTES_MIN + MEMORY_PER_FILE_BYTE * fileBytes);
+  try {
+    return open(createArena({ memoryBytes: Math.ceil(memoryBytes / UNIT_BYTES) * UNIT_BYTES }));
+  } catch (error) {
+    if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
+    return open(createArena({ memoryBytes: VERIFY_MEMORY_BYTES_MAX }));
+  }
 }
 
 /** Copies the files of a store that is not open, then verifies the copy. @throws ERR_NOT_FOUND, ERR_EXISTS, ERR_CORRUPT */
 export async function restoreStore(from: string, to: string): Promise<VerifyReport> {
-  const source = resolve(from);
-  const target = resolve(to);
+  const source = pathOf(from);
+  const target = pathOf(to);
   const env = new NodeEnv();
   requireStore(env, source);
   const state = inspectDirectory(env, target);
@@ -184,7 +208,7 @@ function copyDirectory(env: NodeEnv, from: string, to: string): void {
  * @throws ERR_NOT_FOUND, ERR_LOCKED, ERR_CORRUPT when the manifest itself is lost
  */
 export async function repairStore(path: string): Promise<RepairReport> {
-  const directory = resolve(path);
+  const directory = pathOf(path);
   requireStore(new NodeEnv(), directory);
   const suffix = `${new Date().toISOString().replace(/[:.]/g, '-')}-${randomBytes(3).toString('hex')}`;
   const rebuilt = join(dirname(directory), `${basename(directory)}.repairing-${suffix}`);
@@ -260,15 +284,16 @@ function repairShard(
 
 /** The log without the checkpoint it continues: what it alone still says. */
 function openLogOnly(env: NodeEnv, directory: string, storeId: Uint8Array, shard: number): ShardStore {
-  const arena = createArena({ memoryBytes: VERIFY_MEMORY_BYTES });
-  return ShardStore.open({
-    env,
-    directory,
-    storeId,
-    shard,
-    arena,
-    readOnly: true,
-    recoveryMode: 'salvage',
-    ignoreCheckpoint: true,
-  });
+  return inEnoughMemory(env, directory, (arena) =>
+    ShardStore.open({
+      env,
+      directory,
+      storeId,
+      shard,
+      arena,
+      readOnly: true,
+      recoveryMode: 'salvage',
+      ignoreCheckpoint: true,
+    }),
+  );
 }

@@ -24,6 +24,8 @@ const TEMPORARY_NAME = 'MANIFEST.tmp';
 const CREATING_NAME = 'CREATING';
 const MANIFEST_BYTES_MAX = 64 * 1024;
 
+const versionSchema = z.object({ magic: z.literal(MAGIC), formatVersion: z.int() });
+
 const schema = z.object({
   magic: z.literal(MAGIC),
   formatVersion: z.int(),
@@ -55,6 +57,11 @@ export function inspectDirectory(env: Env, directory: string): DirectoryState {
 /** @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_PERMISSION */
 export function readManifest(env: Env, directory: string): Manifest {
   const path = join(directory, MANIFEST_NAME);
+  if (!env.exists(path)) {
+    throw new ConcordError('ERR_CORRUPT', `${directory} has no MANIFEST: not a store, or a damaged one`, {
+      file: path,
+    });
+  }
   const file = env.open(path, 'read');
   let text: string;
   try {
@@ -72,18 +79,21 @@ export function readManifest(env: Env, directory: string): Manifest {
       offset: 0,
     });
   }
-  const parsed = schema.safeParse(JSON.parse(line));
+  const fields: unknown = JSON.parse(line);
+  // What else a manifest of another version holds is not for this release to judge.
+  const { success: isOurs, data: version } = versionSchema.safeParse(fields);
+  if (isOurs && version.formatVersion !== FORMAT_VERSION) {
+    throw new ConcordError(
+      'ERR_FORMAT_VERSION',
+      `${path}: format version ${version.formatVersion}, this release reads ${FORMAT_VERSION}`,
+      { file: path, found: version.formatVersion, supported: FORMAT_VERSION },
+    );
+  }
+  const parsed = schema.safeParse(fields);
   if (!parsed.success) {
     throw new ConcordError('ERR_CORRUPT', `${path}: ${parsed.error.issues[0]?.message ?? 'not a manifest'}`, {
       file: path,
     });
-  }
-  if (parsed.data.formatVersion !== FORMAT_VERSION) {
-    throw new ConcordError(
-      'ERR_FORMAT_VERSION',
-      `${path}: format version ${parsed.data.formatVersion}, this release reads ${FORMAT_VERSION}`,
-      { file: path, found: parsed.data.formatVersion, supported: FORMAT_VERSION },
-    );
   }
   return parsed.data;
 }

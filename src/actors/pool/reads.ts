@@ -19,6 +19,7 @@ import {
   type RangeOptions,
 } from './range.js';
 import type { RawValue } from './scan.js';
+import type { Snapshot } from './snapshot.js';
 
 /** Values longer than this are read piece by piece by get(), with the event loop running in between. */
 const PIECEWISE_BYTES_MIN = 1 << 20;
@@ -202,6 +203,16 @@ export abstract class Reads<K, V> {
     return await Promise.resolve(this.getEntrySync(key));
   }
 
+  /** The snapshot of the options, which must be one of this pool. @throws ERR_INVALID_ARG */
+  #givenSnapshot(options: { readonly snapshot?: Snapshot<K, V> | undefined } | undefined): Snapshot<K, V> | undefined {
+    const snapshot = options?.snapshot;
+    if (snapshot === undefined) return undefined;
+    if (!(snapshot instanceof Reads) || snapshot.client !== this.client) {
+      throw invalidArgument('snapshot must be what snapshot() of this pool gave');
+    }
+    return snapshot;
+  }
+
   // ---- ranges ---------------------------------------------------------------------------------------------------------------------------
 
   #plan<T>(
@@ -212,7 +223,10 @@ export abstract class Reads<K, V> {
   ): ScanPlan<T> {
     this.assertOpen();
     const range = options === undefined ? EMPTY_RANGE : encodeRange(options, this.keyEncoding);
-    const { snapshot, signal } = options ?? {};
+    const snapshot = this.#givenSnapshot(options);
+    const signal = options?.signal;
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw invalidArgument('signal must be an AbortSignal');
     return {
       client: this.client,
       keyEncoding: this.keyEncoding,
@@ -266,13 +280,13 @@ export abstract class Reads<K, V> {
 
   /** Number of entries; without a range, of the whole store, in constant time. */
   async count(
-    options?: RangeOptions<K> & ReadOptions & { readonly snapshot?: IteratorOptions<K, V>['snapshot'] },
+    options?: RangeOptions<K> & ReadOptions & { readonly snapshot?: Snapshot<K, V> | undefined },
   ): Promise<number> {
     const signal = checkSignal(options);
     this.assertOpen();
     const range = options === undefined ? EMPTY_RANGE : encodeRange(options, this.keyEncoding);
     if (isEmptyRange(range)) return 0;
-    const given = options?.snapshot;
+    const given = this.#givenSnapshot(options);
     given?.assertOpen();
     const readSeq = given?.sequence ?? this.readSeq;
     if (range.low === undefined && range.high === undefined && readSeq === Infinity) {
@@ -334,8 +348,11 @@ export function checkSignal(
 ): AbortSignal | undefined {
   if (options === undefined) return undefined;
   if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
-  options.signal?.throwIfAborted();
-  return options.signal;
+  const { signal } = options;
+  if (signal === undefined) return undefined;
+  if (!(signal instanceof AbortSignal)) throw invalidArgument('signal must be an AbortSignal');
+  signal.throwIfAborted();
+  return signal;
 }
 
 export function closed(what: string): ConcordError {
