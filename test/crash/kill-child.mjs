@@ -1,12 +1,21 @@
-/** One life of the kill loop: verify what the predecessors were told, then write until killed. See kill-loop.mjs. */
+/**
+ * One life of the kill loop: verify what the predecessors were told, then write until killed. See kill-loop.mjs.
+ *
+ * Loads the code at once, then waits for its options, so that the next life is ready when the one before it dies.
+ */
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { ConcordPool } from '../../dist/index.js';
 
-const options = JSON.parse(process.argv[2]);
-const KEYS = 3000;
+const KEYS = 1500;
 const PAIRS = 200;
 const LARGE_EVERY = 400;
+
+const options = await new Promise((resolve) => {
+  // The parent may end before this life began.
+  process.once('disconnect', () => process.exit(0));
+  process.once('message', resolve);
+});
 
 function problem(text) {
   process.send({ problem: `life ${options.life} (seed ${options.seed}): ${text}` }, () => process.exit(1));
@@ -34,19 +43,69 @@ function generationOf(key, value) {
   return storedKey === key ? Number(generation) : undefined;
 }
 
-// What was acknowledged: key → generation, or 'd' + generation for a delete.
-const acknowledged = new Map();
-let lines = 0;
-if (fs.existsSync(options.witness)) {
-  for (const line of fs.readFileSync(options.witness, 'utf8').split('\n')) {
-    const [key, generation, end] = line.split(' ');
-    // The last line of a killed writer may be cut off.
-    if (end !== '.') continue;
-    acknowledged.set(key, generation);
-    lines++;
+/**
+ * The witness, a line per event: "<key> <generation> <p|d> <?|.>". '?' stands before a call is made, '.' after it was acknowledged. Calls for one key
+ * take effect in the order of their generations, so what may be there is the last acknowledged call or one that was begun after it.
+ */
+class Witness {
+  /** key → { acknowledged, isDelete, begun: [generation, isDelete][] }; begun only lists what is later than acknowledged. */
+  keys = new Map();
+  acknowledgedLines = 0;
+  #path;
+  #file;
+
+  constructor(path) {
+    this.#path = path;
+    if (!fs.existsSync(path)) return;
+    for (const line of fs.readFileSync(path, 'utf8').split('\n')) {
+      const [key, number, kind, mark] = line.split(' ');
+      // The last line of a killed writer may be cut off.
+      if (mark !== '?' && mark !== '.') continue;
+      const entry = this.of(key);
+      const generation = Number(number);
+      const isDelete = kind === 'd';
+      if (mark === '?') entry.begun.push([generation, isDelete]);
+      else {
+        this.acknowledgedLines++;
+        if (generation > entry.acknowledged) Object.assign(entry, { acknowledged: generation, isDelete });
+      }
+      entry.begun = entry.begun.filter(([begun]) => begun > entry.acknowledged);
+    }
+  }
+
+  of(key) {
+    let entry = this.keys.get(key);
+    if (entry === undefined) this.keys.set(key, (entry = { acknowledged: 0, isDelete: true, begun: [] }));
+    return entry;
+  }
+
+  /** Starts over with what was found: one line per key. In one step, so that a kill leaves the old file or the new one. */
+  restart() {
+    const lines = [];
+    for (const [key, { acknowledged, isDelete }] of this.keys)
+      lines.push(`${key} ${acknowledged} ${isDelete ? 'd' : 'p'} .\n`);
+    fs.writeFileSync(`${this.#path}.next`, lines.join(''));
+    fs.renameSync(`${this.#path}.next`, this.#path);
+    this.#file = fs.openSync(this.#path, 'a');
+  }
+
+  /** Before calls are made. `calls`: [key, generation, isDelete]. */
+  begin(calls) {
+    this.#write(calls, '?');
+  }
+
+  /** After they were acknowledged. */
+  acknowledge(calls) {
+    this.#write(calls, '.');
+  }
+
+  #write(calls, mark) {
+    const lines = calls.map(([key, generation, isDelete]) => `${key} ${generation} ${isDelete ? 'd' : 'p'} ${mark}\n`);
+    fs.writeSync(this.#file, lines.join(''));
   }
 }
 
+const witness = new Witness(options.witness);
 let db;
 try {
   db = await ConcordPool.open(options.store, {
@@ -60,90 +119,108 @@ try {
   await problem(`open failed: ${error.code} ${error.message}`);
 }
 
-const generations = new Map();
-for (const [key, record] of acknowledged) {
+const next = new Map();
+for (const [key, entry] of witness.keys) {
   const value = db.getSync(key);
-  const isDelete = record.startsWith('d');
-  const atLeast = Number(isDelete ? record.slice(1) : record);
-  let found = -1;
-  if (value !== undefined) {
-    found = generationOf(key, value);
+  const { acknowledged, isDelete, begun } = entry;
+  if (value === undefined) {
+    const mayBeAbsent = isDelete || begun.some(([, deletes]) => deletes);
+    if (!mayBeAbsent) await problem(`${key}: generation ${acknowledged} was acknowledged, nothing is there`);
+    if (!isDelete) {
+      const [generation] = begun.find(([, deletes]) => deletes);
+      Object.assign(entry, { acknowledged: generation, isDelete: true });
+    }
+  } else {
+    const found = generationOf(key, value);
     if (found === undefined) await problem(`${key} holds a damaged value of ${value.length} bytes`);
-    if (found < atLeast) await problem(`${key}: generation ${atLeast} was acknowledged, ${found} is there`);
-  } else if (!isDelete && !key.startsWith('del')) {
-    // Only keys named del… are ever deleted.
-    await problem(`${key}: generation ${atLeast} was acknowledged, nothing is there`);
+    if (found !== acknowledged || isDelete) {
+      const wasBegun = begun.some(([generation, deletes]) => generation === found && !deletes);
+      if (!wasBegun) {
+        await problem(
+          `${key}: ${isDelete ? 'the delete' : 'generation'} ${acknowledged} was acknowledged, ${found} is there`,
+        );
+      }
+      Object.assign(entry, { acknowledged: found, isDelete: false });
+    }
   }
-  generations.set(key, Math.max(found, atLeast));
+  next.set(key, Math.max(entry.acknowledged, ...begun.map(([generation]) => generation)));
+  entry.begun = [];
 }
 for (let pair = 0; pair < PAIRS; pair++) {
-  const left = db.getSync(`pair${pair}`);
-  const right = db.getSync(`pair${pair}b`);
-  const a = left === undefined ? -1 : generationOf(`pair${pair}`, left);
-  const b = right === undefined ? -1 : generationOf(`pair${pair}b`, right);
-  if (a !== b) await problem(`pair ${pair} is half there: generations ${a} and ${b}`);
-  if (a >= 0) generations.set(`pair${pair}`, Math.max(generations.get(`pair${pair}`) ?? 0, a));
+  const [left, right] = [`pair${pair}`, `pair${pair}b`].map((key) => {
+    const value = db.getSync(key);
+    return value === undefined ? -1 : generationOf(key, value);
+  });
+  if (left !== right) await problem(`pair ${pair} is half there: generations ${left} and ${right}`);
 }
 const problems = await db.host.check();
 if (problems.length > 0) await problem(`check: ${problems.slice(0, 3).join('; ')}`);
 let listed = 0;
 for await (const [key, value] of db.iterator()) {
-  const name = key.replace(/b$/, '');
-  if (generationOf(key, value) === undefined) await problem(`${name} holds a damaged value`);
+  if (generationOf(key, value) === undefined) await problem(`a scan shows a damaged value of ${key}`);
+  if (!witness.keys.has(key)) await problem(`${key} is there, and nobody wrote it`);
   listed++;
 }
 if (listed !== (await db.count())) await problem(`a scan lists ${listed} entries, the count is ${await db.count()}`);
 
-process.send({ verified: listed, acknowledged: lines });
+process.send({ verified: listed, acknowledged: witness.acknowledgedLines });
 if (options.last) {
   await db.close();
   process.disconnect();
 } else {
-  const witness = fs.openSync(options.witness, 'a');
-  const sameShard = new Map();
-  const write = async () => {
-    for (let turn = 0; ; turn++) {
-      const kind = random();
-      if (kind < 0.15) {
-        // Two keys in one batch: both or neither. Only pairs that live on one shard are used.
-        const pair = Math.floor(random() * PAIRS);
-        const key = `pair${pair}`;
-        if (sameShard.get(pair) === false) continue;
-        const generation = (generations.get(key) ?? 0) + 1;
-        generations.set(key, generation);
-        try {
-          await db.batch(
-            [
-              { type: 'put', key, value: valueOf(key, generation, 80) },
-              { type: 'put', key: `${key}b`, value: valueOf(`${key}b`, generation, 80) },
-            ],
-            { durability: random() < 0.3 ? 'sync' : 'os' },
-          );
-          fs.writeSync(witness, `${key} ${generation} .\n`);
-        } catch (error) {
-          if (error.code !== 'ERR_BATCH_CROSS_SHARD') throw error;
-          sameShard.set(pair, false);
-        }
-        continue;
-      }
-      const deletes = kind > 0.85;
-      const key = deletes ? `del${Math.floor(random() * KEYS)}` : `key${Math.floor(random() * KEYS)}`;
-      const generation = (generations.get(key) ?? 0) + 1;
-      generations.set(key, generation);
-      const durability = random() < 0.3 ? 'sync' : 'os';
-      if (deletes && random() < 0.5) {
-        await db.del(key, { durability });
-        fs.writeSync(witness, `${key} d${generation} .\n`);
-      } else {
-        const bytes = turn % LARGE_EVERY === LARGE_EVERY - 1 ? 200_000 : 60 + Math.floor(random() * 200);
-        await db.put(key, valueOf(key, generation, bytes), { durability });
-        fs.writeSync(witness, `${key} ${generation} .\n`);
-      }
+  witness.restart();
+  const generationFor = (key) => {
+    const generation = (next.get(key) ?? 0) + 1;
+    next.set(key, generation);
+    return generation;
+  };
+  const durabilityOf = () => options.durability ?? (random() < 0.3 ? 'sync' : 'os');
+  const crossShard = new Set();
+  const writePair = async () => {
+    const pair = Math.floor(random() * PAIRS);
+    if (crossShard.has(pair)) return;
+    const keys = [`pair${pair}`, `pair${pair}b`];
+    const generation = generationFor(keys[0]);
+    next.set(keys[1], generation);
+    const calls = keys.map((key) => [key, generation, false]);
+    witness.begin(calls);
+    try {
+      await db.batch(
+        keys.map((key) => ({ type: 'put', key, value: valueOf(key, generation, 80) })),
+        { durability: durabilityOf() },
+      );
+      witness.acknowledge(calls);
+    } catch (error) {
+      // Only pairs that live on one shard are used.
+      if (error.code !== 'ERR_BATCH_CROSS_SHARD') throw error;
+      crossShard.add(pair);
     }
   };
-  // Many callers at once; each key has one writer at a time only by chance, so generations are what orders them.
+  const writeSome = async (turn) => {
+    const calls = Array.from({ length: options.burst }, () => {
+      const key = `key${Math.floor(random() * KEYS)}`;
+      return [key, generationFor(key), random() < 0.15];
+    });
+    witness.begin(calls);
+    await Promise.all(
+      calls.map(async ([key, generation, isDelete]) => {
+        const durability = durabilityOf();
+        const isLarge = turn % LARGE_EVERY === LARGE_EVERY - 1;
+        const bytes = isLarge ? 200_000 : 60 + Math.floor(random() * 200);
+        if (isDelete) await db.del(key, { durability });
+        else await db.put(key, valueOf(key, generation, bytes), { durability });
+      }),
+    );
+    witness.acknowledge(calls);
+  };
+  const write = async () => {
+    for (let turn = 0; ; turn++) {
+      if (random() < 0.15) await writePair();
+      else await writeSome(turn);
+    }
+  };
   try {
-    await Promise.all(Array.from({ length: 32 }, write));
+    await Promise.all(Array.from({ length: options.callers }, write));
   } catch (error) {
     await problem(`a write failed: ${error.code ?? ''} ${error.stack}`);
   }

@@ -1,12 +1,16 @@
 /**
  * Kill loop: a child process writes to a store and is killed with SIGKILL at a random moment, again and again. Each child first proves
- * that every write acknowledged to its predecessors is there, then goes on.
+ * that every write acknowledged to its predecessors is there and nothing else is, then goes on.
  *
- *   node test/crash/kill-loop.mjs --kills 1000 [--seed 7] [--dir <folder>] [--keep]
+ *   node test/crash/kill-loop.mjs --kills 1000 [--seed 7] [--dir <folder>] [--keep] [--callers 32] [--burst 1] [--durability memory] [--forget 5]
  *
- * The witness is a file outside the store: the child appends a line for each acknowledged write, after the acknowledgement. What the operating
- * system has got survives the death of a process, so a line in the witness is a write that was acknowledged. A write that was acknowledged
- * without its line only makes the check weaker. Exit code 1 when anything is missing, half there, or damaged.
+ * The witness is a file outside the store: the child adds a line before each call, and one after it was acknowledged. What the operating system has
+ * got survives the death of a process, so a line in the witness is a call that was begun, or acknowledged. Calls without their second line may have
+ * happened or not, wholly. Exit code 1 when anything is missing, half there, damaged or too much.
+ *
+ * The loop must be able to fail. With `--durability memory --callers 8 --burst 400` it does sooner or later: that level promises nothing when the
+ * process dies, but what it has acknowledged reaches the operating system within microseconds once the shard is idle. With `--forget 5` it
+ * does for certain: the store is put back to an earlier state before that life.
  */
 import { fork } from 'node:child_process';
 import * as fs from 'node:fs';
@@ -16,6 +20,13 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
+/** A life is killed at a random moment after it began to write. */
+const WRITING_MS_MAX = 250;
+/** One life in ten is killed while it still recovers. */
+const EARLY_PART = 0.1;
+const EARLY_MS_MAX = 200;
+/** A life that has not verified by then hangs. */
+const VERIFY_MS_MAX = 60_000;
 
 function mulberry32(seed) {
   let state = seed >>> 0;
@@ -27,59 +38,92 @@ function mulberry32(seed) {
   };
 }
 
-/** Runs one child until it is killed or says what is wrong. */
-function oneLife(options) {
+/** A process that has loaded the code and waits. */
+function conceive() {
+  return fork(CHILD, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+}
+
+/** Gives the waiting process its options and runs it until it is killed or says what is wrong. */
+function live(child, options) {
   return new Promise((resolve, reject) => {
-    const child = fork(CHILD, [JSON.stringify(options)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     let problem;
     let report;
-    let killTimer;
+    let hangs = false;
+    let timer = setTimeout(() => {
+      hangs = options.killEarlyMs === undefined;
+      child.kill('SIGKILL');
+    }, options.killEarlyMs ?? VERIFY_MS_MAX);
     child.on('message', (message) => {
       if (message.problem !== undefined) problem = message.problem;
-      if (message.verified !== undefined) {
-        report = message;
-        if (options.killAfterMs !== undefined) killTimer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
-      }
+      if (message.verified === undefined) return;
+      report = message;
+      if (options.killAfterMs === undefined) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
     });
-    // Some lives end while the store is still being recovered.
-    if (options.killEarlyMs !== undefined) killTimer = setTimeout(() => child.kill('SIGKILL'), options.killEarlyMs);
     child.on('exit', (code, signal) => {
-      clearTimeout(killTimer);
+      clearTimeout(timer);
       if (problem !== undefined) reject(new Error(problem));
+      else if (hangs) reject(new Error(`life ${options.life} did not verify within ${VERIFY_MS_MAX} ms`));
       else if (signal === 'SIGKILL' || (code === 0 && options.last)) resolve(report);
-      else reject(new Error(`the child ended with code ${code}, signal ${signal}`));
+      else reject(new Error(`life ${options.life} ended with code ${code}, signal ${signal}`));
     });
+    child.send(options);
   });
 }
 
-/** @returns {Promise<{ kills: number, verified: number, acknowledged: number, seed: number }>} */
-export async function killLoop({ kills, seed, directory, onProgress, shards = 2 }) {
+/** @returns {Promise<{ kills: number, verified: number, acknowledged: number, seed: number }>} lives that verified, writes they found */
+export async function killLoop({
+  kills,
+  seed,
+  directory,
+  onProgress,
+  shards = 2,
+  callers = 32,
+  burst = 1,
+  durability,
+  forget,
+}) {
   const random = mulberry32(seed);
   const witness = path.join(directory, 'witness.log');
   const store = path.join(directory, 'store');
   let verified = 0;
   let acknowledged = 0;
-  for (let kill = 0; kill <= kills; kill++) {
-    const last = kill === kills;
-    const early = !last && random() < 0.1;
-    const report = await oneLife({
-      store,
-      witness,
-      shards,
-      life: kill,
-      seed: Math.floor(random() * 2 ** 31),
-      last,
-      ...(last
-        ? {}
-        : early
-          ? { killEarlyMs: Math.floor(40 + random() * 250) }
-          : { killAfterMs: Math.floor(random() * 250) }),
-    });
-    if (report !== undefined) {
-      verified++;
-      acknowledged = report.acknowledged;
+  let child = conceive();
+  let heir;
+  try {
+    for (let kill = 0; kill <= kills; kill++) {
+      const last = kill === kills;
+      const isEarly = !last && forget === undefined && random() < EARLY_PART;
+      const moment = random();
+      if (kill + 1 === forget) fs.cpSync(store, `${store}.earlier`, { recursive: true });
+      if (kill === forget) {
+        fs.rmSync(store, { recursive: true });
+        fs.renameSync(`${store}.earlier`, store);
+      }
+      heir = last ? undefined : conceive();
+      const report = await live(child, {
+        store,
+        witness,
+        shards,
+        callers,
+        burst,
+        durability,
+        life: kill,
+        seed: Math.floor(random() * 2 ** 31),
+        last,
+        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfterMs: moment * WRITING_MS_MAX }),
+      });
+      if (report !== undefined) {
+        verified++;
+        // Lines of one life; the witness starts over with each that verified.
+        acknowledged += report.acknowledged;
+      }
+      child = heir;
+      onProgress?.({ kill, kills, acknowledged });
     }
-    onProgress?.({ kill, kills, acknowledged });
+  } finally {
+    heir?.kill('SIGKILL');
   }
   return { kills, verified, acknowledged, seed };
 }
@@ -91,6 +135,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
       dir: { type: 'string' },
       keep: { type: 'boolean', default: false },
+      callers: { type: 'string', default: '32' },
+      burst: { type: 'string', default: '1' },
+      durability: { type: 'string' },
+      forget: { type: 'string' },
     },
   });
   const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-kill-'));
@@ -102,11 +150,15 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       kills: Number(values.kills),
       seed,
       directory,
+      callers: Number(values.callers),
+      burst: Number(values.burst),
+      durability: values.durability,
+      forget: values.forget === undefined ? undefined : Number(values.forget),
       onProgress: ({ kill, kills, acknowledged }) => {
         if (kill % 10 === 0) console.log(`  ${kill}/${kills} kills, ${acknowledged} acknowledged writes checked`);
       },
     });
-    console.log(`survived ${result.kills} kills; ${result.acknowledged} acknowledged writes are there`);
+    console.log(`survived ${result.kills} kills; ${result.acknowledged} acknowledged writes were there`);
     if (!values.keep && values.dir === undefined) fs.rmSync(directory, { recursive: true, force: true });
   } catch (error) {
     console.error(`FAILED: ${error.message}`);
