@@ -164,7 +164,8 @@ export class Photographer extends Checks {
       await db.put(own, String(turn));
       const snapshot = await db.snapshot();
       try {
-        if (snapshot.getSync(own) !== String(turn)) this.problem(`a snapshot misses what its opener had written before`);
+        if (snapshot.getSync(own) !== String(turn))
+          this.problem(`a snapshot misses what its opener had written before`);
         const [a, b, c] = steps.map((key) => Number(snapshot.getSync(key) ?? 0));
         if (!(a >= b && b >= c && c >= a - 1)) this.problem(`a snapshot shows steps ${a}, ${b}, ${c}`);
         const first = pairs.map(([left, right]) => [snapshot.getSync(left), snapshot.getSync(right)]);
@@ -172,7 +173,8 @@ export class Photographer extends Checks {
           const [leftKey, rightKey] = pairs[n];
           const l = left === undefined ? 0 : generationOf(leftKey, left);
           const r = right === undefined ? 0 : generationOf(rightKey, right);
-          if (l !== r || l === undefined) this.problem(`a snapshot shows half a batch: ${leftKey} ${l}, ${rightKey} ${r}`);
+          if (l !== r || l === undefined)
+            this.problem(`a snapshot shows half a batch: ${leftKey} ${l}, ${rightKey} ${r}`);
         }
         await new Promise((resolve) => setTimeout(resolve, 1));
         const again = pairs.map(([left, right]) => [snapshot.getSync(left), snapshot.getSync(right)]);
@@ -207,7 +209,8 @@ export class Walker extends Checks {
         previous = key;
         if (key.startsWith('fix:')) fixed++;
         else if (key.startsWith('step:')) steps.set(key.slice(0, 6), Number(value));
-        else if (key.startsWith('g:') && generationOf(key, value) === undefined) this.problem(`an iterator shows ${key} torn`);
+        else if (key.startsWith('g:') && generationOf(key, value) === undefined)
+          this.problem(`an iterator shows ${key} torn`);
       };
       if (sync) for (const entry of this.db.iterateSync({ reverse })) look(entry);
       else for await (const entry of this.db.iterator({ reverse })) look(entry);
@@ -227,6 +230,7 @@ export async function play(db, roles, isOver) {
   const actors = roles.map(({ role, ...options }) => new ROLES[role](db, options));
   await Promise.all(actors.map((actor) => actor.run(isOver)));
   const counts = {};
-  for (const actor of actors) for (const [what, n] of Object.entries(actor.counts)) counts[what] = (counts[what] ?? 0) + n;
+  for (const actor of actors)
+    for (const [what, n] of Object.entries(actor.counts)) counts[what] = (counts[what] ?? 0) + n;
   return { problems: actors.flatMap(({ problems }) => problems), counts };
 }

@@ -50,10 +50,23 @@ export async function stress({ seconds, seed, directory, durability = 'os', shar
   await Promise.all(Array.from({ length: FIXED }, (_, n) => db.put(fixedKey(n), 'never changes')));
   const writers = ['a', 'b', 'main'];
   const threads = [
-    [{ role: 'Writer', writer: 'a', seed: seed + 1 }, { role: 'Reader', writers, seed: seed + 2 }],
-    [{ role: 'Writer', writer: 'b', seed: seed + 3 }, { role: 'Reader', writers, seed: seed + 4 }],
-    [{ role: 'Weaver', seed: seed + 5 }, { role: 'Reader', writers, seed: seed + 6 }],
-    [{ role: 'Photographer', seed: seed + 7 }, { role: 'Walker', seed: seed + 8 }, { role: 'Reader', writers, seed: seed + 9 }],
+    [
+      { role: 'Writer', writer: 'a', seed: seed + 1 },
+      { role: 'Reader', writers, seed: seed + 2 },
+    ],
+    [
+      { role: 'Writer', writer: 'b', seed: seed + 3 },
+      { role: 'Reader', writers, seed: seed + 4 },
+    ],
+    [
+      { role: 'Weaver', seed: seed + 5 },
+      { role: 'Reader', writers, seed: seed + 6 },
+    ],
+    [
+      { role: 'Photographer', seed: seed + 7 },
+      { role: 'Walker', seed: seed + 8 },
+      { role: 'Reader', writers, seed: seed + 9 },
+    ],
   ].map((roles) => start(db, roles));
   const counts = {};
   const add = (report) => {
@@ -107,7 +120,8 @@ export async function stress({ seconds, seed, directory, durability = 'os', shar
   }
   const stats = db.stats();
   const cells = stats.shards.reduce((sum, { tree }) => sum + tree.cells, 0);
-  if (cells !== stats.entries) problems.push(`${cells} versions for ${stats.entries} entries when nobody needs old ones`);
+  if (cells !== stats.entries)
+    problems.push(`${cells} versions for ${stats.entries} entries when nobody needs old ones`);
   if (stats.openSnapshots !== 0) problems.push(`${stats.openSnapshots} snapshots are still open`);
   await db.close();
   return { problems, counts, memory, seed };

@@ -113,14 +113,17 @@ export class Load {
     }
     this.reads++;
     if (value === undefined) {
-      if (known.least > 0 && !known.deleted) this.problems.push(`${key}: ${known.least} was acknowledged, nothing is there`);
+      if (known.least > 0 && !known.deleted)
+        this.problems.push(`${key}: ${known.least} was acknowledged, nothing is there`);
       return;
     }
     const generation = generationOf(key, value);
     if (generation === undefined) this.problems.push(`${key} holds a damaged value`);
-    else if (generation > known.tried) this.problems.push(`${key}: ${generation} is there, ${known.tried} was the last one tried`);
+    else if (generation > known.tried)
+      this.problems.push(`${key}: ${generation} is there, ${known.tried} was the last one tried`);
     // A delete takes a generation as well: what is older than an acknowledged delete must not come back.
-    else if (generation < known.least) this.problems.push(`${key}: ${known.least} was acknowledged, ${generation} is there`);
+    else if (generation < known.least)
+      this.problems.push(`${key}: ${known.least} was acknowledged, ${generation} is there`);
   }
 
   async #read() {

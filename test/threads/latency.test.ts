@@ -70,7 +70,9 @@ test('a thread that puts 64 MiB values delays neither the puts and gets of anoth
     readMs: getMs,
     readLongestTurnMs: report.getLongestTurnMs,
   };
-  console.log(JSON.stringify(figures, (_, value: unknown) => (typeof value === 'number' ? Number(value.toFixed(2)) : value)));
+  console.log(
+    JSON.stringify(figures, (_, value: unknown) => (typeof value === 'number' ? Number(value.toFixed(2)) : value)),
+  );
   expect(report.isRight).toBe(true);
   expect(puts.length).toBeGreaterThan(50);
   expect(figures.putP99Ms).toBeLessThan(putMs / VALUES / PART);

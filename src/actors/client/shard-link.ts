@@ -353,6 +353,8 @@ export class ShardLink {
 
   /** The pool closed or the shard failed for good: nothing more will be answered, now or later. */
   rejectAll(error: Error): void {
+    // What was answered before is not lost.
+    this.settle();
     this.#lost = error;
     while (this.#settled !== this.#issued) {
       this.#settled = (this.#settled + 1) | 0;

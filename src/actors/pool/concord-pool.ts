@@ -157,6 +157,10 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
     const { setup, settings } = await gate.attach();
     const valueEncoding = encodingFor(settings.valueEncoding, options?.valueEncoding);
     const client = new ThreadClient(setup);
+    // The pool was closed, or the thread that hosted it ended: nobody will answer.
+    port.once('close', () => {
+      client.abandon(closed('store'));
+    });
     return new ConcordPool<K, V>(client, settings, resolveKeyEncoding(settings.keyEncoding), valueEncoding, undefined, {
       control: gate,
       port,
