@@ -184,6 +184,12 @@ export class ControlBlock {
     Atomics.store(this.#longs, this.#shardLong(shard, SHARD_APPLYING_I64), this.#applyingStamp);
   }
 
+  /** Whether the shard is changing what readers may see. Between two calls that say no, with one meta page published, nothing changed. */
+  isApplying(shard: number): boolean {
+    const word = 2 * this.#shardLong(shard, SHARD_APPLYING_I64);
+    return Atomics.load(this.#words, word) !== 0 || Atomics.load(this.#words, word + 1) !== 0;
+  }
+
   /** Shard thread: the group is visible (or, with undefined, was given up and its numbers are never used). */
   endGroup(shard: number, lastSequence: number | undefined): void {
     if (lastSequence !== undefined) {

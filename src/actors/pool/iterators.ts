@@ -53,9 +53,7 @@ class ScanBase<T> {
     this.plan = plan;
     const { client, range, reverse, wantKeys, wantValues } = plan;
     const shape = { range, reverse, wantKeys, wantValues, merges: client.shards.length > 1 };
-    const parts = client.shards.map(
-      (view) => new ShardScan(view, client.client, shape, plan.keyEncoding, plan.valueEncoding),
-    );
+    const parts = client.shards.map((view) => new ShardScan(view, client, shape, plan.keyEncoding, plan.valueEncoding));
     this.scan = new MergedScan(parts, reverse, plan.limit);
     this.atSeq = plan.atSeq;
   }

@@ -2,13 +2,15 @@
  * Scans: chunks of entries copied out of each shard under a short pin, merged in key order over the shards.
  *
  * Between chunks a scan holds a snapshot number and a key, never a page, so a slow consumer costs the writer old versions of what it changes,
- * not memory for every page. A scan of one shard that fits one chunk needs no snapshot: one pinned root is one state.
+ * not memory for every page. A scan of one shard that fits one chunk needs no snapshot, if nothing was applied while the chunk was copied:
+ * single overwrites show before their group is published (see BTreeWriter.overwritesInPlace), so a pinned root alone is not one state.
  *
  * Threads: the client's thread.
  */
 import { KeyScratch, type KeyEncoding } from '../../shared/codec/key-encoding.js';
 import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
-import type { ShardView } from '../client/thread-client.js';
+import type { ShardView, ThreadClient } from '../client/thread-client.js';
+import type { ControlBlock } from '../control-block.js';
 import type { EncodedRange } from './range.js';
 
 const CHUNK_ENTRIES_FIRST = 100;
@@ -31,6 +33,7 @@ export type RawValue = string | Buffer;
 /** The part of a scan that one shard contributes. */
 export class ShardScan {
   readonly #view: ShardView;
+  readonly #control: ControlBlock;
   readonly #slot: number;
   readonly #shape: ScanShape;
   readonly #keyEncoding: KeyEncoding;
@@ -47,10 +50,19 @@ export class ShardScan {
   position = 0;
   /** Nothing follows the chunk at hand. */
   ended = false;
+  /** The chunk at hand, if it was read without a snapshot, is of one state. */
+  isStable = true;
 
-  constructor(view: ShardView, slot: number, shape: ScanShape, keyEncoding: KeyEncoding, valueEncoding: ValueEncoding) {
+  constructor(
+    view: ShardView,
+    { control, client }: ThreadClient,
+    shape: ScanShape,
+    keyEncoding: KeyEncoding,
+    valueEncoding: ValueEncoding,
+  ) {
     this.#view = view;
-    this.#slot = slot;
+    this.#control = control;
+    this.#slot = client;
     this.#shape = shape;
     this.#keyEncoding = keyEncoding;
     this.#isText = valueEncoding.form === 'text';
@@ -71,8 +83,14 @@ export class ShardScan {
     let valueBytes = 0;
     const scratch = this.#keyScratch;
     const resume = this.#resume;
+    const needsStability = atSeq === Infinity;
+    const shard = this.#view.link.shard;
     const metaUnit = arena.pin(this.#slot);
     try {
+      if (needsStability && this.#control.isApplying(shard)) {
+        this.isStable = false;
+        return;
+      }
       cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, reverse);
       // The high bound is exclusive; only the first chunk of a reverse scan begins at it.
       if (
@@ -113,6 +131,8 @@ export class ShardScan {
         if (reverse) cursor.prev();
         else cursor.next();
       }
+      // The pinned meta page cannot be reused, so an unchanged one means that nothing was published.
+      if (needsStability) this.isStable = arena.published() === metaUnit && !this.#control.isApplying(shard);
     } finally {
       arena.unpin(this.#slot);
     }
@@ -129,6 +149,7 @@ export class ShardScan {
     this.count = 0;
     this.position = 0;
     this.ended = false;
+    this.isStable = true;
   }
 
   get isDrained(): boolean {
@@ -169,9 +190,9 @@ export class MergedScan {
     }
   }
 
-  /** Whether the chunks at hand hold everything the scan will give. */
+  /** Whether the chunks at hand, read without a snapshot, are of one state and hold everything the scan will give. */
   get holdsAll(): boolean {
-    return this.#shards.every((shard) => shard.ended || shard.count >= this.#remaining);
+    return this.#shards.every((shard) => shard.isStable && (shard.ended || shard.count >= this.#remaining));
   }
 
   restart(): void {

@@ -332,7 +332,7 @@ export class Shard {
       if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
         const outcome = this.#admitBlob(link, bytes, start);
         if (outcome === Taken.Hold) return outcome;
-        if (kind === OperationKind.ApplyBatch) this.#groupHasBatch = true;
+        if (kind === OperationKind.ApplyBatch) this.#noteBatch();
       }
       const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
       if (!this.#admit(1, needed, size, kind === OperationKind.Delete)) return Taken.Hold;
@@ -357,7 +357,7 @@ export class Shard {
         store.append(bytes, words, record, size);
         record += size;
       }
-      this.#groupHasBatch = true;
+      this.#noteBatch();
     } else if (type === RequestType.Clear) {
       checkOperation(bytes, start, end);
       const keyLength = readKeyLength(bytes, start);
@@ -380,6 +380,11 @@ export class Shard {
     this.#groupLinks.push(link);
     this.#groupRequests.push(request);
     return Taken.InGroup;
+  }
+
+  #noteBatch(): void {
+    this.#groupHasBatch = true;
+    this.store.holdTogether();
   }
 
   /** The final record of a blob: everything it names must be here and must be fit to be applied. */

@@ -62,6 +62,9 @@ const NO_LIMIT = 0xffff;
 
 const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
 
+/** Overwrites in place that packing a leaf must make room for. */
+const OVERWRITE_ROOM_CELLS = 3;
+
 export abstract class TreeShape {
   protected readonly arena: ArenaWriter;
   protected readonly entriesMax: number;
@@ -92,6 +95,12 @@ export abstract class TreeShape {
   #lastInsertAt = -2;
   /** Set while memory is short: no shifting or merging, which need pages of siblings. */
   protected frugal = false;
+
+  /**
+   * Whether an overwrite may show before the publication: set while every operation stands for itself, unset where several must
+   * become visible together.
+   */
+  overwritesInPlace = false;
 
   /** The cell to insert; its key and body stay where the caller has them. */
   protected cellFlags = 0;
@@ -382,6 +391,39 @@ export abstract class TreeShape {
     halfwords[(targetBase >>> 1) + 4] = arena.unpublishedEpochHigh;
   }
 
+  /** As makeWritable(0), but the copy of the leaf has its cells packed. */
+  #compactLeaf(): void {
+    const arena = this.arena;
+    this.makeWritable(1);
+    const old = this.unit[0]!;
+    const pageClass = this.#classOf(old);
+    const unit = arena.allocate(UNITS_OF_CLASS[pageClass]!);
+    const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const u16 = arena.u16[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const u32 = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+    const count = this.leafCount();
+    const from = this.base;
+    const slotsBytes = headsOffset(this.u16[(from >>> 1) + PREFIX_LENGTH_HALFWORD]!) + 4 * count;
+    for (let word = 0; word < slotsBytes >>> 2; word++) u32[(base >>> 2) + word] = this.u32[(from >>> 2) + word]!;
+    const offsets = (base + slotsBytes) >>> 1;
+    let end = 4096 << pageClass;
+    for (let index = 0; index < count; index++) {
+      const cell = this.cellAt(index);
+      const bytes = this.leafCellBytes(cell);
+      end -= bytes;
+      copyBytes(this.u8, cell, bytes, u8, base + end);
+      u16[offsets + index] = end;
+    }
+    u16[(base >>> 1) + CELL_START_HALFWORD] = end;
+    u16[(base >>> 1) + GARBAGE_HALFWORD] = 0;
+    u32[(base >>> 2) + 1] = arena.unpublishedEpochLow;
+    u16[(base >>> 1) + 4] = arena.unpublishedEpochHigh;
+    arena.retire(old);
+    if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
+    this.#replacePage(0, unit);
+  }
+
   /** Puts a page in place of the path's page at that level, without other change of structure. */
   #replacePage(level: number, unit: UnitId): void {
     this.unit[level] = unit;
@@ -454,6 +496,38 @@ export abstract class TreeShape {
     this.loadLeaf();
   }
 
+  /**
+   * A new cell of the same size in place of one that no snapshot needs, in a published page: the cell is written where no slot points, then
+   * one store of the slot's offset makes it the entry. A reader finds the old cell or the new one, each whole. Saves the copy of the page and of
+   * the path above it, and leaves the branches in the readers' caches. False when the page has no room for it.
+   *
+   * Where no slot points: the cell that the last overwrite in this page left behind, once every reader that may stand on it has gone
+   * (the writer remembers it beside the page, see ArenaWriter.spareOffset), else the gap. The counts of the tree do not change, so a
+   * writer that dies in between leaves nothing but a few bytes in the page that nothing counts.
+   */
+  #overwriteCell(position: number, old: number, cellBytes: number, gap: number): boolean {
+    const { arena, u16, base } = this;
+    const unit = this.unit[0]!;
+    const half = base >>> 1;
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    const offset = leafOffsetsHalfword(u16, base) + position;
+    const spare = arena.spareOffset[unit]!;
+    let at = spare;
+    if (spare !== 0 && arena.spareEpoch[unit]! <= arena.safeEpoch && this.leafCellBytes(base + spare) === cellBytes) {
+      arena.spareOffset[unit] = 0;
+    } else {
+      if (cellBytes > gap) return false;
+      at = u16[half + CELL_START_HALFWORD]! - cellBytes;
+      u16[half + CELL_START_HALFWORD] = at;
+      u16[half + GARBAGE_HALFWORD]! += cellBytes;
+    }
+    this.#writeCell(base + at, this.cellKeyLength - prefixLength, prefixLength);
+    Atomics.store(u16, offset, at);
+    arena.spareEpoch[unit] = arena.unpublishedEpoch;
+    arena.spareOffset[unit] = old;
+    return true;
+  }
+
   /** Inserts the cell at the position of the path's leaf; with `replace`, in place of the cell there. The path may be lost. */
   protected insertCell(position: number, replace: boolean): void {
     const { u16, base } = this;
@@ -485,9 +559,21 @@ export abstract class TreeShape {
         this.#spillLeaf(position, 1);
         return;
       }
+      if (
+        this.overwritesInPlace &&
+        cellBytes === oldBytes &&
+        this.u8[base + old] === this.cellFlags &&
+        (this.cellFlags & CellFlag.Overflow) === 0 &&
+        !this.arena.isUnpublished(this.unit[0]!) &&
+        !this.arena.hasLongPins
+      ) {
+        if (this.#overwriteCell(position, old, cellBytes, gap)) return;
+        // The copy that is due anyway leaves room for the next overwrites.
+        if (u16[half + GARBAGE_HALFWORD]! >= OVERWRITE_ROOM_CELLS * cellBytes) this.#compactLeaf();
+      }
       this.makeWritable(0);
       const writable = this.base >>> 1;
-      let at = old;
+      let at = this.cellAt(position) - this.base;
       if (cellBytes <= oldBytes) {
         this.u16[writable + GARBAGE_HALFWORD]! += oldBytes - cellBytes;
       } else {

@@ -136,6 +136,7 @@ export class ShardStore {
   #span = 0;
   #groupBytes = 0;
   readonly #order = new GroupOrder();
+  #holdsTogether = false;
   /** The memory under the log's buffer, as words. */
   #logWords: Int32Array = new Int32Array(0);
   /** Bytes of committed frames the log still buffers (memory level). */
@@ -267,6 +268,7 @@ export class ShardStore {
 
   beginGroup(): void {
     assert(this.#records === 0, 'a group is open');
+    this.#holdsTogether = false;
     this.#log.begin();
     this.#droppedLogged = 0;
     this.#span = 0;
@@ -353,6 +355,11 @@ export class ShardStore {
     this.#groupBytes += length;
   }
 
+  /** The group holds operations that must become visible together. */
+  holdTogether(): void {
+    this.#holdsTogether = true;
+  }
+
   /** Gives the group up; nothing happened. */
   discardGroup(): void {
     this.#records = 0;
@@ -407,6 +414,7 @@ export class ShardStore {
   #apply(records: number, firstSeq: number, moved: number): void {
     const bytes = this.#log.bytes;
     const recordAt = this.#recordAt;
+    this.tree.overwritesInPlace = !this.#holdsTogether;
     if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
       const { order } = this.#order;
       for (let i = 0; i < records; i++) {

@@ -242,6 +242,14 @@ export class ArenaWriter extends ArenaReader {
   #held: { unit: number; birth: number; retire: number }[] = [];
   #epoch: number;
   #longPinCount = 0;
+  /**
+   * For the owner of a page: offset of a cell in it that no slot points to any more, 0 for none, and the epoch at which the last reader that may
+   * stand on it has left. Forgotten when the page's unit is allocated anew, and with the writer.
+   */
+  readonly spareOffset: Uint16Array;
+  readonly spareEpoch: Float64Array;
+  /** No reader stands on anything that was taken out of sight at this epoch or before; as of the last reclaim(). */
+  safeEpoch = 0;
   /** After adopt: unclaimed units below this one stay unused until every reader of older versions has left. */
   #limboEnd = 0;
   #limboEpoch = 0;
@@ -253,6 +261,8 @@ export class ArenaWriter extends ArenaReader {
     if (!adopting && this.published() !== 0)
       throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
+    this.spareOffset = new Uint16Array(this.totalUnits);
+    this.spareEpoch = new Float64Array(this.totalUnits);
     this.#epoch = this.loadEpoch();
     this.unpublishedEpoch = 0;
     this.unpublishedEpochLow = 0;
@@ -342,6 +352,7 @@ export class ArenaWriter extends ArenaReader {
   }
 
   #startPage(unit: UnitId, order: number): void {
+    this.spareOffset[unit] = 0;
     const u32 = this.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     u32[word] = order << (8 * PAGE_CLASS_BYTE);
@@ -411,6 +422,7 @@ export class ArenaWriter extends ArenaReader {
   /** Frees what no reader can see any more. */
   reclaim(): void {
     const oldest = Math.min(this.#epoch, this.#oldestPin());
+    this.safeEpoch = oldest;
     if (this.#limboEnd !== 0 && oldest >= this.#limboEpoch) {
       this.#retiredUnits -= this.#allocator.freeUnclaimed(HEADER_UNITS, this.#limboEnd);
       this.#limboEnd = 0;
@@ -441,6 +453,11 @@ export class ArenaWriter extends ArenaReader {
     if (this.freeUnits(reserve) >= units && this.#allocator.canAllocate(counts)) return true;
     this.#makeRoom(units, reserve);
     return this.freeUnits(reserve) >= units && this.#allocator.canAllocate(counts);
+  }
+
+  /** Whether a published version is being read as a whole: its pages must not change at all. */
+  get hasLongPins(): boolean {
+    return this.#longPinCount > 0;
   }
 
   /** Keeps exactly the published version until unpinLong, whatever is published meanwhile. ERR_SNAPSHOT_LIMIT. */
