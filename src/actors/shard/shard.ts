@@ -640,6 +640,10 @@ export class Shard {
     try {
       store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, store.publishedSeq));
       store.sweep(sweep.state, SWEEP_PAGES);
+    } catch (error) {
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
+      // No room to rewrite pages: what is thin stays thin. The caller learns how far it got.
+      sweep.state.done = true;
     } finally {
       this.#control.endGroup(this.index, undefined);
     }
