@@ -21,7 +21,7 @@ import { parseArgs } from 'node:util';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
 /** A life is killed at a random moment after it began to write. */
-const WRITING_MS_MAX = 250;
+const WRITING_MS_MAX = 200;
 /** One life in ten is killed while it still recovers. */
 const EARLY_PART = 0.1;
 const EARLY_MS_MAX = 200;

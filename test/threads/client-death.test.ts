@@ -153,7 +153,7 @@ test('a thread beyond the last client slot is refused with ERR_CLIENT_LIMIT, and
 });
 
 test('a handle of a pool that is closed is refused with ERR_CLOSED', async () => {
-  const other = await ConcordPool.open(':memory:', { shards: 1, memoryBytes: 1 << 20 });
+  const other = await ConcordPool.open(':memory:', { shards: 1, memoryBytes: 8 << 20 });
   const handle = other.handle();
   await other.close();
   await expect(ConcordPool.attach(handle)).rejects.toMatchObject({ code: 'ERR_CLOSED' });
