@@ -13,7 +13,7 @@ describe('open', () => {
     ['shards', 'many'],
     ['durability', 'never'],
     ['durability', 1],
-    ['memoryBytes', 1000],
+    ['memoryBytes', 1 << 21],
     ['memoryBytes', 2 ** 50],
     ['memoryBytes', '1gb'],
     ['keyEncoding', 'utf16'],

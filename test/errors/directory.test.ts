@@ -162,6 +162,7 @@ describe('an option that contradicts the directory', () => {
       code: 'ERR_OPTION_CONFLICT',
       details: { option: 'valueEncoding' },
     });
+    expect(db.stats().clients).toBe(1);
     const attached = await ConcordPool.attach(db.handle(), { valueEncoding: custom('mine') });
     await attached.put('a', '1');
     expect(db.getSync('a')).toBe('1');

@@ -35,6 +35,7 @@ import {
 } from '../../engines/operation.js';
 import type { RecoveryReport } from '../../engines/store/shard-store.js';
 import { ThreadClient, type ShardView } from '../client/thread-client.js';
+import { ControlBlock } from '../control-block.js';
 import { KeyFilter, newRequest } from '../client/shard-link.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { Condition, REQUEST_HEADER_BYTES, RequestType, writeRequestHeader } from '../shard/request.js';
@@ -71,9 +72,14 @@ export type BatchOperation<K, V> =
 /** Lets another thread attach: pass it in workerData or postMessage, with its transferList. */
 export interface PoolHandle {
   readonly port: MessagePort;
+  /** The pool's control block: tells a thread that comes late that the pool has closed, which a port does not. */
+  readonly control: SharedArrayBuffer;
   /** What must be transferred with it. Not part of what is sent. */
   readonly transferList: readonly MessagePort[];
 }
+
+/** A thread that hosts a pool and does not answer within this time is stuck, or ended while the handle was on its way. */
+const ATTACH_MS_MAX = 30_000;
 
 /** How often update() tries again after losing to other writers. */
 const UPDATE_ATTEMPTS_MAX = 1000;
@@ -144,18 +150,26 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
   /**
    * Uses a pool that another thread of the process has opened.
    * @param options.valueEncoding the custom encoding the pool was opened with, if it was
-   * @throws ERR_CLOSED, ERR_CLIENT_LIMIT, ERR_INVALID_ARG
+   * @throws ERR_CLOSED, ERR_CLIENT_LIMIT, ERR_OPTION_CONFLICT, ERR_INVALID_ARG, ERR_TIMEOUT
    */
   static async attach<K = string, V = string>(
-    handle: Pick<PoolHandle, 'port'>,
+    handle: Pick<PoolHandle, 'port'> & Partial<Pick<PoolHandle, 'control'>>,
     options?: { readonly valueEncoding?: CustomValueEncoding },
   ): Promise<ConcordPool<K, V>> {
-    const port = (handle as Partial<PoolHandle> | undefined)?.port;
+    const { port, control } = (handle ?? {}) as Partial<PoolHandle>;
     if (!(port instanceof MessagePort))
       throw invalidArgument('attach takes what db.handle() returned, passed with its transferList');
+    if (control !== undefined && !new ControlBlock(control).isOpen) throw closed('store');
     const gate = remoteControl<ClientGate>(port);
-    const { setup, settings } = await gate.attach();
-    const valueEncoding = encodingFor(settings.valueEncoding, options?.valueEncoding);
+    const { setup, settings } = await answered(gate.attach(), port);
+    let valueEncoding: ValueEncoding;
+    try {
+      valueEncoding = encodingFor(settings.valueEncoding, options?.valueEncoding);
+    } catch (error) {
+      await gate.detach().catch(() => undefined);
+      port.close();
+      throw error;
+    }
     const client = new ThreadClient(setup);
     // The pool was closed, or the thread that hosted it ended: nobody will answer.
     port.once('close', () => {
@@ -179,8 +193,10 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
       });
       port = channel.port2;
     }
-    // Not enumerable, so that structured clone does not meet the port a second time.
-    return Object.defineProperty({ port }, 'transferList', { value: [port] }) as PoolHandle;
+    // The list is not enumerable, so that structured clone does not meet the port a second time.
+    return Object.defineProperty({ port, control: this.client.control.sab }, 'transferList', {
+      value: [port],
+    }) as PoolHandle;
   }
 
   protected get readSeq(): number {
@@ -522,6 +538,24 @@ export class ConcordPool<K = string, V = string> extends Reads<K, V> implements 
   /** Copies a store that is not open (a checkpoint, a backup) to a new directory, and verifies the copy. @throws ERR_EXISTS, ERR_CORRUPT */
   static restore(from: string, to: string): Promise<VerifyReport> {
     return restoreStore(from, to);
+  }
+}
+
+/** The answer of the hosting thread. @throws ERR_TIMEOUT */
+async function answered<T>(answer: Promise<T>, port: MessagePort): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      port.close();
+      reject(
+        new ConcordError('ERR_TIMEOUT', `the thread that opened the pool did not answer within ${ATTACH_MS_MAX} ms`),
+      );
+    }, ATTACH_MS_MAX);
+  });
+  try {
+    return await Promise.race([answer, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

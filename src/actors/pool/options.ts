@@ -21,7 +21,7 @@ export interface PoolOptions {
   readonly shards?: number | 'auto';
   /** Default of each write. Default 'sync'. */
   readonly durability?: DurabilityName;
-  /** Shared memory reserved per shard; the operating system commits it as it is used. Default 1 GiB. */
+  /** Shared memory reserved per shard, 4 MiB to 64 GiB; the operating system commits it as it is used. Default 1 GiB. */
   readonly memoryBytes?: number;
   /** Remembered by the directory. Default 'utf8'. */
   readonly keyEncoding?: KeyEncodingName;
@@ -47,7 +47,8 @@ export interface PoolOptions {
   readonly backgroundThreads?: number;
 }
 
-const MIN_MEMORY_BYTES = 1 << 20;
+/** What a write might need at worst is kept free: of less memory hardly any would be left for data. */
+const MIN_MEMORY_BYTES = 4 << 20;
 /** A segment holds the largest request whole, see BATCH_INLINE_MAX_BYTES. */
 const MIN_SEGMENT_BYTES = 256 * 1024;
 const MAX_MEMORY_BYTES = 64 * 2 ** 30;
