@@ -248,8 +248,6 @@ function main(data: ShardWorkerData): void {
   const shard = new Shard(data.shard, store, control);
   const loop = new ShardLoop(shard, control, data);
   exposeControl(new ShardControl(shard, loop), data.port);
-  // Ends the group a predecessor may have died in: no snapshot waits for it any more.
-  control.endGroup(data.shard, store.publishedSeq);
   control.setShardState(data.shard, ShardState.Running);
   post({ event: 'ready', recovery: store.recovery, publishedSeq: store.publishedSeq });
   loop.start();
