@@ -6,14 +6,13 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { Histogram } from './histogram.mjs';
 import { SAMPLE_EVERY } from './loops.mjs';
 import { makeIds } from './random.mjs';
-import { idOf, isValue, makeKeys } from './records.mjs';
+import { idOf, isValue, keysInOrder } from './records.mjs';
 
-const { engineName, seed, keyCount, loadedCount, handle } = workerData;
+const { engineName, seed, loadedCount, handle } = workerData;
 const IDS = 1 << 18;
 
 const engine = await import(new URL(`../engines/${engineName}.mjs`, import.meta.url));
 const store = await engine.attach(handle);
-const keys = makeKeys(keyCount);
 const idsByLabel = new Map();
 
 parentPort.on('message', async (request) => {
@@ -26,14 +25,15 @@ parentPort.on('message', async (request) => {
   const { variant, distribution, label, delayMs, durationMs } = request;
   if (!idsByLabel.has(label)) {
     idsByLabel.clear();
-    idsByLabel.set(label, makeIds(seed, label, distribution, loadedCount, IDS));
+    const ids = makeIds(seed, label, distribution, loadedCount, IDS);
+    idsByLabel.set(label, { ids, keys: keysInOrder(ids) });
   }
   await sleep(Math.max(0, delayMs - (performance.now() - asked)));
   parentPort.postMessage(readFor(variant, idsByLabel.get(label), durationMs));
 });
 parentPort.postMessage('ready');
 
-function readFor(variant, ids, durationMs) {
+function readFor(variant, { ids, keys }, durationMs) {
   const histogram = new Histogram();
   const start = performance.now();
   const deadline = start + durationMs;
@@ -42,13 +42,15 @@ function readFor(variant, ids, durationMs) {
   let now = start;
   while (now < deadline) {
     for (let i = 1; i < SAMPLE_EVERY; i++) {
-      const id = ids[ops++ & (IDS - 1)];
-      const value = store[variant](keys[id]);
+      const at = ops++ & (IDS - 1);
+      const id = ids[at];
+      const value = store[variant](keys[at]);
       if (!isValue(value) || idOf(value) !== id) wrong++;
     }
-    const id = ids[ops++ & (IDS - 1)];
+    const at = ops++ & (IDS - 1);
+    const id = ids[at];
     const before = performance.now();
-    const value = store[variant](keys[id]);
+    const value = store[variant](keys[at]);
     now = performance.now();
     histogram.recordMs(now - before, SAMPLE_EVERY);
     if (!isValue(value) || idOf(value) !== id) wrong++;

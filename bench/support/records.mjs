@@ -28,21 +28,39 @@ const fillerRows = Array.from({ length: FILLER_ROWS }, (_, row) =>
 export function makeKeys(count) {
   const bytes = Buffer.alloc(KEY_BYTES);
   const keys = new Array(count);
-  bytes[0] = 0x6b;
   for (let id = 0; id < count; id++) {
-    let high = mix32(id ^ 0x5bd1e995) % 100_000;
-    let low = mix32(id);
-    for (let at = 5; at >= 1; at--) {
-      bytes[at] = 0x30 + (high % 10);
-      high = Math.floor(high / 10);
-    }
-    for (let at = 15; at >= 6; at--) {
-      bytes[at] = 0x30 + (low % 10);
-      low = Math.floor(low / 10);
-    }
+    writeKey(bytes, id);
     keys[id] = bytes.latin1Slice(0, KEY_BYTES);
   }
   return keys;
+}
+
+function writeKey(bytes, id) {
+  let high = mix32(id ^ 0x5bd1e995) % 100_000;
+  let low = mix32(id);
+  bytes[0] = 0x6b;
+  for (let at = 5; at >= 1; at--) {
+    bytes[at] = 0x30 + (high % 10);
+    high = Math.floor(high / 10);
+  }
+  for (let at = 15; at >= 6; at--) {
+    bytes[at] = 0x30 + (low % 10);
+    low = Math.floor(low / 10);
+  }
+}
+
+/**
+ * The same keys anew, in the order of `ids`: made just before they are used, as a program's keys are, instead of fetched from all over
+ * a heap of old strings. What a cold string costs is not the store's.
+ */
+export function keysInOrder(ids) {
+  const fresh = new Array(ids.length);
+  const bytes = Buffer.alloc(KEY_BYTES);
+  for (let i = 0; i < ids.length; i++) {
+    writeKey(bytes, ids[i]);
+    fresh[i] = bytes.latin1Slice(0, KEY_BYTES);
+  }
+  return fresh;
 }
 
 function hashOf(id, generation) {

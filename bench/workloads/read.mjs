@@ -8,6 +8,7 @@
 import { Histogram } from '../support/histogram.mjs';
 import { closedLoop, syncLoop } from '../support/loops.mjs';
 import { makeIds } from '../support/random.mjs';
+import { keysInOrder } from '../support/records.mjs';
 
 export const name = 'read';
 export const question = 'point reads from one thread, data in memory';
@@ -54,29 +55,29 @@ export function rows(scale) {
 }
 
 export async function run(session, variant, { distribution, ops, round }) {
-  const { store, keys, acked } = session;
+  const { store, acked } = session;
   const ids = makeIds(session.seed, `read ${distribution} ${round}`, distribution, session.loadedCount, ops);
+  const keys = keysInOrder(ids);
   if (variant === 'get') {
     const histogram = new Histogram();
-    const get = (i) => store.get(keys[ids[i]]);
+    const get = (i) => store.get(keys[i]);
     const check = (i, value) => session.checkRead(ids[i], value, acked[ids[i]]);
     const seconds = await closedLoop(CALLERS, ops, histogram, get, check);
     return { ops, seconds, histograms: { read: histogram.counts } };
   }
-  if (variant === 'getMany') return getMany(session, ids);
+  if (variant === 'getMany') return getMany(session, ids, keys);
   return syncLoop(ops, (i) => {
-    const id = ids[i];
-    session.checkRead(id, store[variant](keys[id]), 0);
+    session.checkRead(ids[i], store[variant](keys[i]), 0);
   });
 }
 
-async function getMany(session, ids) {
-  const { store, keys } = session;
+async function getMany(session, ids, keys) {
+  const { store } = session;
   const histogram = new Histogram();
   const start = performance.now();
   for (let from = 0; from < ids.length; from += MANY_KEYS) {
     const wanted = [];
-    for (let i = from; i < Math.min(from + MANY_KEYS, ids.length); i++) wanted.push(keys[ids[i]]);
+    for (let i = from; i < Math.min(from + MANY_KEYS, ids.length); i++) wanted.push(keys[i]);
     const before = performance.now();
     const values = await store.getMany(wanted);
     histogram.recordMs(performance.now() - before);

@@ -87,10 +87,10 @@ class Reader {
 
   static async start(session) {
     const { handle, transferList } = session.store.handle();
-    const { engineName, seed, keys, loadedCount } = session;
+    const { engineName, seed, loadedCount } = session;
     const reader = new Reader();
     reader.#worker = new Worker(new URL('../support/reader-thread.mjs', import.meta.url), {
-      workerData: { engineName, seed, keyCount: keys.length, loadedCount, handle },
+      workerData: { engineName, seed, loadedCount, handle },
       transferList,
     });
     reader.#worker.on('message', (message) => reader.#answer.resolve(message));

@@ -11,7 +11,7 @@
 import { Histogram } from '../support/histogram.mjs';
 import { closedLoop, SAMPLE_EVERY } from '../support/loops.mjs';
 import { makeIds, Random, Zipfian } from '../support/random.mjs';
-import { makeValue } from '../support/records.mjs';
+import { keysInOrder, makeValue } from '../support/records.mjs';
 
 export const name = 'ycsb';
 export const question = 'mixed work, 64 callers on one thread';
@@ -83,12 +83,13 @@ function makePlan(session, mix, distribution, ops, round) {
   } else {
     ids = makeIds(session.seed, label, distribution, session.loadedCount, ops);
   }
-  return { kinds, ids, lengths };
+  // 'latest' is known only as the run goes: its keys come from the table of all keys.
+  return { kinds, ids, lengths, fresh: distribution === 'latest' ? undefined : keysInOrder(ids) };
 }
 
 export async function run(session, variant, { mix, distribution, ops, round }) {
   const { store, keys, acked } = session;
-  const { kinds, ids, lengths } = makePlan(session, mix, distribution, ops, round);
+  const { kinds, ids, lengths, fresh } = makePlan(session, mix, distribution, ops, round);
   const generations = new Uint32Array(ops);
   const latest = distribution === 'latest';
   const readHistogram = new Histogram();
@@ -123,13 +124,13 @@ export async function run(session, variant, { mix, distribution, ops, round }) {
   };
   const scanSync = (i) => {
     beginScan();
-    store.scanSync(keys[ids[i]], lengths[i], visit);
+    store.scanSync(fresh[i], lengths[i], visit);
     checkScan(lengths[i]);
   };
   const scanAsync = async (i) => {
     let seen = 0;
     let last = '';
-    await store.scan(keys[ids[i]], lengths[i], (key, value) => {
+    await store.scan(fresh[i], lengths[i], (key, value) => {
       seen++;
       if (key <= last) session.complain(`${session.engineName}: scan gave ${key} after ${last}`);
       last = key;
@@ -139,25 +140,26 @@ export async function run(session, variant, { mix, distribution, ops, round }) {
   };
 
   const idOf = (i) => (latest ? Math.max(newest - 1 - ids[i], 0) : ids[i]);
-  const readSync = (id) => {
+  const keyAt = (i, id) => (latest ? keys[id] : fresh[i]);
+  const readSync = (i, id) => {
     const floor = acked[id];
-    session.checkRead(id, store.getSync(keys[id]), floor);
+    session.checkRead(id, store.getSync(keyAt(i, id)), floor);
   };
-  const readAsync = async (id) => {
+  const readAsync = async (i, id) => {
     const floor = acked[id];
-    session.checkRead(id, await store.get(keys[id]), floor);
+    session.checkRead(id, await store.get(keyAt(i, id)), floor);
   };
   const modifyAsync = async (i, id) => {
-    await readAsync(id);
-    await write(i, id, keys[id]);
+    await readAsync(i, id);
+    await write(i, id, keyAt(i, id));
   };
 
   let sinceSample = 0;
-  const timed = (work, argument) => {
-    if (++sinceSample < SAMPLE_EVERY) return work(argument);
+  const timed = (work, i, id) => {
+    if (++sinceSample < SAMPLE_EVERY) return work(i, id);
     sinceSample = 0;
     const before = performance.now();
-    work(argument);
+    work(i, id);
     readHistogram.recordMs(performance.now() - before, SAMPLE_EVERY);
   };
 
@@ -171,15 +173,15 @@ export async function run(session, variant, { mix, distribution, ops, round }) {
     }
     const id = idOf(i);
     if (variant === 'async') {
-      if (kind === READ) return readAsync(id);
+      if (kind === READ) return readAsync(i, id);
       if (kind === SCAN) return scanAsync(i);
       if (kind === MODIFY) return modifyAsync(i, id);
     } else {
-      if (kind === READ) return void timed(readSync, id);
-      if (kind === SCAN) return void timed(scanSync, i);
-      if (kind === MODIFY) timed(readSync, id);
+      if (kind === READ) return void timed(readSync, i, id);
+      if (kind === SCAN) return void timed(scanSync, i, id);
+      if (kind === MODIFY) timed(readSync, i, id);
     }
-    return write(i, id, keys[id]);
+    return write(i, id, keyAt(i, id));
   };
 
   const finished = (i) => {

@@ -36,8 +36,11 @@ type Reject = (error: Error) => void;
 
 /** Chunks of one blob in flight: enough to keep the shard busy, few enough to let others pass. */
 const BLOB_WINDOW_CHUNKS = 4;
-/** Records published to a busy shard without waiting for the end of the microtask. */
-const PUBLISH_RECORDS = 64;
+/**
+ * Records that are published without waiting for the end of the microtask: few enough that the shard works while the caller goes on, enough
+ * that a burst of durable writes is not cut into many small groups.
+ */
+const PUBLISH_RECORDS = 8;
 
 interface QueuedRequest {
   readonly bytes: Buffer;

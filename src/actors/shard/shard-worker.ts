@@ -108,7 +108,11 @@ export class ShardControl {
 
 const YIELD_MS = 2;
 /** Longer than a caller needs to come back after its put was acknowledged. */
-const SPIN_MS = 0.1;
+const SPIN_MS_MIN = 0.1;
+/** Work that comes in gaps below half of this is waited for awake: a wake-up costs the caller's thread more than the gap. */
+const SPIN_MS_MAX = 1;
+/** Weight of the newest gap in their average. */
+const GAP_WEIGHT = 0.25;
 const PARK_MS_MAX = 1000;
 /** After a checkpoint that failed the next one is asked for no earlier. */
 const CHECKPOINT_RETRY_MS = 5000;
@@ -119,6 +123,9 @@ class ShardLoop {
   readonly #control: ControlBlock;
   readonly #data: ShardWorkerData;
   #parked = false;
+  #lastWork = 0;
+  /** Average time between two steps that found work, ms. */
+  #gapMs = 10;
   #stopping: (() => void) | undefined;
   #checkpointAsked = false;
   #checkpointNotBefore = 0;
@@ -155,24 +162,30 @@ class ShardLoop {
     this.#spareAsked = false;
   }
 
+  /** Longer where work has lately come in short gaps; a shard that is asked now and then parks soon. */
+  get #spinMs(): number {
+    const expectedMs = 2 * this.#gapMs;
+    return expectedMs > SPIN_MS_MAX ? SPIN_MS_MIN : Math.max(SPIN_MS_MIN, expectedMs);
+  }
+
   readonly #run = (): void => {
     const shard = this.#shard;
     const bell = this.#control.shardDoorbell(shard.index);
     const started = performance.now();
-    let lastWork = started;
     for (;;) {
       const taken = shard.step();
       const now = performance.now();
       if (taken > 0) {
-        lastWork = now;
+        this.#gapMs += GAP_WEIGHT * (Math.min(now - this.#lastWork, 10) - this.#gapMs);
+        this.#lastWork = now;
         this.#askHost();
       } else {
         if (this.#stopping !== undefined && !shard.hasWork) {
           this.#stopping();
           return;
         }
-        const spinMs = this.#control.clients + this.#control.shards > CORES ? 0 : SPIN_MS;
-        if (now - lastWork > spinMs) {
+        const spinMs = this.#control.clients + this.#control.shards > CORES ? 0 : this.#spinMs;
+        if (now - this.#lastWork > spinMs) {
           if (shard.idle()) break;
           bell.raise();
           if (shard.hasWork || this.#stopping !== undefined) bell.lower();
