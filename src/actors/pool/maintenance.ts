@@ -249,7 +249,7 @@ function repairShard(
   env.makeDirectory(to);
   let store: ShardStore | undefined;
   // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
-  for (const ignoresCheckpoint of [false, true]) {
+  for (const ignoresCheckpoint of env.exists(from) ? [false, true] : [false]) {
     try {
       store = ignoresCheckpoint
         ? openLogOnly(env, from, storeId, shard)
