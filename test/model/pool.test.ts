@@ -19,7 +19,13 @@ const configurations: Record<
   PoolOptions & { readonly shards: number; readonly where: 'memory' | 'directory' }
 > = {
   'in memory, order 3': { where: 'memory', shards: 1, order: 3 },
-  'order 4, tiny segments': { where: 'directory', shards: 1, order: 4, segmentBytes: 262144, checkpointLogBytes: 65536 },
+  'order 4, tiny segments': {
+    where: 'directory',
+    shards: 1,
+    order: 4,
+    segmentBytes: 262144,
+    checkpointLogBytes: 65536,
+  },
   'three shards, tiny segments': { where: 'directory', shards: 3, segmentBytes: 262144, checkpointLogBytes: 131072 },
   'two shards, pages of 16 KiB, order 1000': { where: 'directory', shards: 2, pageBytes: 16384, order: 1000 },
 };

@@ -147,7 +147,15 @@ export abstract class EntryView {
     }
     const pool = this.#pool;
     const buffer = pool.take(length);
-    copyWords(this.arena.i32[this.viewSegment]!, this.viewU8, start, length, pool.words, buffer.byteOffset >>> 2, buffer);
+    copyWords(
+      this.arena.i32[this.viewSegment]!,
+      this.viewU8,
+      start,
+      length,
+      pool.words,
+      buffer.byteOffset >>> 2,
+      buffer,
+    );
     return buffer;
   }
 

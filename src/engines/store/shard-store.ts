@@ -712,7 +712,8 @@ class Replay implements BlobTable {
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     let seq = firstSeq;
     // The live store published after each group. Where its memory was nearly used up, so must this.
-    if (!covered && this.#unpublished > 0 && !this.#tree.admits(operationCount, end - frame.start, true)) this.#publish();
+    if (!covered && this.#unpublished > 0 && !this.#tree.admits(operationCount, end - frame.start, true))
+      this.#publish();
     for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
       if (!covered && this.#skipsMissingBlobs && this.#isMissingBlob(bytes, at)) {

@@ -15,7 +15,7 @@ export const POOLED_BYTES_MAX = 1024;
 
 /** A Buffer by prototype; Buffer's own constructor cannot be called without its checks. */
 class PooledBuffer extends Uint8Array<ArrayBuffer> {}
-Object.setPrototypeOf(PooledBuffer.prototype, Buffer.prototype);
+Object.setPrototypeOf(PooledBuffer.prototype, Buffer.prototype as object);
 Object.defineProperty(PooledBuffer.prototype, 'constructor', { value: Buffer });
 
 export class CopyPool {

@@ -22,7 +22,6 @@ afterEach(() => {
 
 test('a log rolls, recycles, closes and recovers', () => {
   let writer = WalWriter.create(env, directory, SMALL);
-  let fromLsn = 1;
   let payloads: string[] = [];
   for (let life = 0; life < 4; life++) {
     for (let i = 0; i < 12; i++) {
@@ -30,7 +29,7 @@ test('a log rolls, recycles, closes and recovers', () => {
       if (i % 4 === 0) writer.sync();
       if (writer.wantsSpare()) writer.offerSpare(preallocateSegment(env, directory, SMALL.segmentBytes!));
     }
-    fromLsn = writer.lastLsn - 2;
+    const fromLsn = writer.lastLsn - 2;
     payloads = payloads.slice(-3);
     writer.truncate(fromLsn - 1);
     writer.close();
