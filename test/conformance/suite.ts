@@ -844,7 +844,7 @@ export function engineSuite(name: string, target: EngineTarget): void {
       });
 
       test('of different times each see their own', async () => {
-        const snapshots = [];
+        const snapshots: Awaited<ReturnType<Store['snapshot']>>[] = [];
         for (let i = 0; i < 12; i++) {
           snapshots.push(await db.snapshot());
           await Promise.all([db.put('a', String(i)), i % 2 === 0 ? db.put('b', String(i)) : db.del('b')]);
