@@ -109,8 +109,11 @@ export class ShardControl {
 const YIELD_MS = 2;
 /** Longer than a caller needs to come back after its put was acknowledged. */
 const SPIN_MS_MIN = 0.1;
-/** Work that comes in gaps below half of this is waited for awake: a wake-up costs the caller's thread more than the gap. */
-const SPIN_MS_MAX = 1;
+/** Where work has lately come in gaps below this, the next is waited for awake: being woken costs the caller's thread tens of microseconds. */
+const BUSY_GAP_MS = 1;
+/** How long: this many average gaps, since gaps vary and a collection of garbage on the other side takes a millisecond or two. */
+const BUSY_GAPS = 20;
+const SPIN_MS_MAX = 3;
 /** Weight of the newest gap in their average. */
 const GAP_WEIGHT = 0.25;
 const PARK_MS_MAX = 1000;
@@ -164,8 +167,8 @@ class ShardLoop {
 
   /** Longer where work has lately come in short gaps; a shard that is asked now and then parks soon. */
   get #spinMs(): number {
-    const expectedMs = 2 * this.#gapMs;
-    return expectedMs > SPIN_MS_MAX ? SPIN_MS_MIN : Math.max(SPIN_MS_MIN, expectedMs);
+    if (this.#gapMs > BUSY_GAP_MS) return SPIN_MS_MIN;
+    return Math.min(SPIN_MS_MAX, Math.max(SPIN_MS_MIN, BUSY_GAPS * this.#gapMs));
   }
 
   readonly #run = (): void => {
