@@ -2,7 +2,7 @@
  * The pool's control block: one SharedArrayBuffer that every attached thread maps. It holds the commit counter, what each shard has
  * published and not yet published, the table of open snapshots, and one line per client thread.
  *
- *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots
+ *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
  *   line 1      commit counter (i64): the next sequence number to hand out
  *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · doorbell
  *   per client  doorbell
@@ -44,6 +44,7 @@ const HEADER_SHARDS = 2;
 const HEADER_STATE = 3;
 const HEADER_CLIENTS = 4;
 const HEADER_OPEN_SNAPSHOTS = 5;
+const HEADER_CROWDED_UNTIL = 6;
 
 const COUNTER_LINE = 1;
 const SHARDS_LINE = 2;
@@ -154,6 +155,18 @@ export class ControlBlock {
   /** Host only. */
   addClients(count: number): void {
     Atomics.add(this.#words, HEADER_CLIENTS, count);
+  }
+
+  /** A shard that waited awake was interrupted: for `forMs` from now no shard should wait so. (Clients poll from their event loop, between other work.) */
+  noteCrowded(forMs: number): void {
+    Atomics.store(this.#words, HEADER_CROWDED_UNTIL, (Date.now() + forMs) | 0);
+  }
+
+  /** Whether every thread that could run lacks a core: more threads of the pool than cores, or other work was noticed lately. */
+  isCrowded(cores: number): boolean {
+    if (this.clients + this.shards > cores) return true;
+    const until = Atomics.load(this.#words, HEADER_CROWDED_UNTIL);
+    return until !== 0 && ((until - (Date.now() | 0)) | 0) > 0;
   }
 
   // ---- sequence numbers -------------------------------------------------------------------------------------------------------

@@ -114,6 +114,10 @@ const BUSY_GAP_MS = 1;
 /** How long: this many average gaps, since gaps vary and a collection of garbage on the other side takes a millisecond or two. */
 const BUSY_GAPS = 20;
 const SPIN_MS_MAX = 3;
+/** An idle look takes a microsecond: one that took this long was interrupted by another thread, which wants the core. */
+const PREEMPTED_MS = 0.3;
+/** For this long after that the shards park at once. */
+const CROWDED_MS = 200;
 /** Weight of the newest gap in their average. */
 const GAP_WEIGHT = 0.25;
 const PARK_MS_MAX = 1000;
@@ -127,6 +131,8 @@ class ShardLoop {
   readonly #data: ShardWorkerData;
   #parked = false;
   #lastWork = 0;
+  /** When the last look found nothing; 0 when something else came between. */
+  #lastIdleLook = 0;
   /** Average time between two steps that found work, ms. */
   #gapMs = 10;
   #stopping: (() => void) | undefined;
@@ -187,13 +193,18 @@ class ShardLoop {
           this.#stopping();
           return;
         }
-        const spinMs = this.#control.clients + this.#control.shards > CORES ? 0 : this.#spinMs;
+        if (this.#lastIdleLook > this.#lastWork && now - this.#lastIdleLook > PREEMPTED_MS) {
+          this.#control.noteCrowded(CROWDED_MS);
+        }
+        this.#lastIdleLook = now;
+        const spinMs = this.#control.isCrowded(CORES) ? 0 : this.#spinMs;
         if (now - this.#lastWork > spinMs) {
           if (shard.idle()) break;
           bell.raise();
           if (shard.hasWork || this.#stopping !== undefined) bell.lower();
           else {
             this.#parked = true;
+            this.#lastIdleLook = 0;
             void bell.parkAsync(PARK_MS_MAX).then(() => {
               this.#parked = false;
               this.#run();
@@ -204,6 +215,8 @@ class ShardLoop {
       }
       if (now - started > YIELD_MS) break;
     }
+    // What the event loop does meanwhile is no interruption.
+    this.#lastIdleLook = 0;
     setImmediate(this.#run);
   };
 
