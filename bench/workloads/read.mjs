@@ -18,7 +18,7 @@ const CALLERS = 64;
 const MANY_KEYS = 100;
 
 export function rows(scale) {
-  const ops = scale.ops(300_000, 30_000);
+  const ops = scale.ops(1_000_000, 30_000);
   const list = ['uniform', 'zipfian'].map((distribution) => ({
     row: `getSync, ${distribution}`,
     ops,
