@@ -7,9 +7,12 @@
  *        1     1  flags        see below; unknown flags are refused
  *        2     2  keyLength    bytes
  *        4     4  valueLength  bytes
- *        8     k  key
- *      8+k     v  value
- *      …          zero padding to a multiple of 4
+ *        8    12  extension    only with OPERATION_EXTENDED: space u32 · expiresAt u48 ms, 0 = never · zero u16
+ *        …     k  key
+ *        …     v  value
+ *        …        zero padding to a multiple of 4
+ *
+ * Without an extension an operation is of the default space and its entry never expires.
  *
  * Values above BLOB_MIN_BYTES and batches above BATCH_INLINE_MAX_BYTES travel as Chunk records that are interleaved with other callers'
  * operations, followed by one PutBlob or ApplyBatch that names them; so no caller waits for the whole of another's 64 MiB.
@@ -18,6 +21,7 @@
  * Golden bytes: test/golden/operation.txt. Threads: any; pure functions.
  */
 import { ConcordError } from '../shared/errors.js';
+import { SPACE_ID_MAX } from './engine.js';
 
 /** On disk: never renumber, never reuse. */
 export const OperationKind = { Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 } as const;
@@ -28,7 +32,11 @@ export const CLEAR_HAS_HIGH = 2;
 /** Flag of Chunk: the bytes are operation records of a batch, kept on the heap; otherwise they are a value's. */
 export const CHUNK_OF_BATCH = 1;
 
+/** Flag of Put, Delete, ClearRange and PutBlob: the extension is there. */
+export const OPERATION_EXTENDED = 0x80;
+
 export const OPERATION_HEADER_BYTES = 8;
+export const OPERATION_EXTENSION_BYTES = 12;
 /** Key of Chunk, value of PutBlob and ApplyBatch. */
 export const BLOB_REFERENCE_BYTES = 24;
 
@@ -43,10 +51,52 @@ export const BATCH_INLINE_MAX_BYTES = 128 * 1024;
 /** Payload of one Chunk record. */
 export const CHUNK_BYTES = 64 * 1024;
 
-/** Bytes of a record, padding included. */
-export function operationBytes(keyLength: number, valueLength: number): number {
-  return (OPERATION_HEADER_BYTES + keyLength + valueLength + 3) & ~3;
+/** Bytes of a record, padding included. `extensionBytes`: 0 or OPERATION_EXTENSION_BYTES. */
+export function operationBytes(keyLength: number, valueLength: number, extensionBytes = 0): number {
+  return (OPERATION_HEADER_BYTES + extensionBytes + keyLength + valueLength + 3) & ~3;
 }
+
+/** Where the record's key begins. */
+export function operationKeyAt(bytes: Uint8Array, at: number): number {
+  return bytes[at + 1]! >= OPERATION_EXTENDED
+    ? at + OPERATION_HEADER_BYTES + OPERATION_EXTENSION_BYTES
+    : at + OPERATION_HEADER_BYTES;
+}
+
+/** Of a record whose header says OPERATION_EXTENDED. */
+export function writeOperationExtension(bytes: Uint8Array, at: number, spaceId: number, expiresAt: number): void {
+  const low = expiresAt >>> 0;
+  const high = (expiresAt - low) / TWO_32;
+  bytes[at + 8] = spaceId;
+  bytes[at + 9] = spaceId >>> 8;
+  bytes[at + 10] = spaceId >>> 16;
+  bytes[at + 11] = spaceId >>> 24;
+  bytes[at + 12] = low;
+  bytes[at + 13] = low >>> 8;
+  bytes[at + 14] = low >>> 16;
+  bytes[at + 15] = low >>> 24;
+  bytes[at + 16] = high;
+  bytes[at + 17] = high >>> 8;
+  bytes[at + 18] = 0;
+  bytes[at + 19] = 0;
+}
+
+/** 0, the default space, without an extension. */
+export function readOperationSpace(bytes: Uint8Array, at: number): number {
+  if (bytes[at + 1]! < OPERATION_EXTENDED) return 0;
+  return (bytes[at + 8]! | (bytes[at + 9]! << 8) | (bytes[at + 10]! << 16) | (bytes[at + 11]! << 24)) >>> 0;
+}
+
+/** Milliseconds since the epoch; 0: never. */
+export function readOperationExpiry(bytes: Uint8Array, at: number): number {
+  if (bytes[at + 1]! < OPERATION_EXTENDED) return 0;
+  return (
+    ((bytes[at + 12]! | (bytes[at + 13]! << 8) | (bytes[at + 14]! << 16) | (bytes[at + 15]! << 24)) >>> 0) +
+    (bytes[at + 16]! | (bytes[at + 17]! << 8)) * TWO_32
+  );
+}
+
+const TWO_32 = 4294967296;
 
 /** Writes the eight header bytes. */
 export function writeOperationHeader(
@@ -114,7 +164,8 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
   const flags = bytes[at + 1]!;
   const keyLength = readKeyLength(bytes, at);
   const valueLength = readValueLength(bytes, at);
-  const size = OPERATION_HEADER_BYTES + keyLength + valueLength;
+  const extensionBytes = flags >= OPERATION_EXTENDED ? OPERATION_EXTENSION_BYTES : 0;
+  const size = OPERATION_HEADER_BYTES + extensionBytes + keyLength + valueLength;
   if (size > end - at || ((size + 3) & ~3) > end - at) throw corrupt(at, `${size} bytes do not fit into ${end - at}`);
   let flagsMax = 0;
   if (kind === OperationKind.Chunk) {
@@ -129,7 +180,14 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
   } else if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
     throw corrupt(at, `unknown kind ${kind}`);
   }
-  if (flags > flagsMax) throw corrupt(at, `unknown flags ${flags} of kind ${kind}`);
+  if (extensionBytes > 0) {
+    if (kind === OperationKind.Chunk || kind === OperationKind.ApplyBatch) throw corrupt(at, 'an extension of a chunk or batch');
+    if (readOperationSpace(bytes, at) > SPACE_ID_MAX || bytes[at + 18] !== 0 || bytes[at + 19] !== 0)
+      throw corrupt(at, 'an impossible extension');
+    if (kind !== OperationKind.Put && kind !== OperationKind.PutBlob && readOperationExpiry(bytes, at) !== 0)
+      throw corrupt(at, 'only what is put expires');
+  }
+  if ((flags & ~OPERATION_EXTENDED) > flagsMax) throw corrupt(at, `unknown flags ${flags} of kind ${kind}`);
   return (size + 3) & ~3;
 }
 

@@ -11,7 +11,9 @@
  *                   0  root u32 · 4  height u8 · 5  baseClass u8 · 6  order u16 (0 = by page size only)
  *                   8  liveEntries · 16  liveKeyBytes · 24  liveValueBytes · 32  cells      u64 each, below 2^53
  *                  40  leafPages u32 · 44  branchPages u32 · 48  overflowPages u32
- *                  52  treeUnits u32 (leaf and branch) · 56  overflowUnits u32 · 60  reserved 0
+ *                  52  treeUnits u32 (leaf and branch) · 56  overflowUnits u32 · 60  tag u32 (space and engine, see rowTag())
+ *
+ * Other engines than the B+Tree use root, height and the page counts as they like; the rest means the same everywhere.
  *
  * 63 trees fit one unit; with more the page takes the next class. Threads: reading any, under a pin; TreeTable the writer only.
  */
@@ -31,6 +33,8 @@ export { markTrees } from './walk.js';
 
 export const META_MAGIC = 0x54654d43; // "CMeT"
 export const ROW_WORDS = 16;
+/** In a row. */
+export const ROW_TAG_WORD = 15;
 const SEQ_WORD = 6;
 const MAGIC_WORD = 8;
 export const ROWS_WORD = 16;
@@ -53,6 +57,8 @@ export interface TreeCounts {
   /** Leaf and branch pages in 4 KiB units. */
   readonly treeUnits: number;
   readonly overflowUnits: number;
+  /** Space and engine: see rowTag(). */
+  readonly tag: number;
 }
 
 /** Something whose row goes into the next meta page. */
@@ -82,7 +88,7 @@ export function writeRow(words: Uint32Array, at: number, counts: TreeCounts): vo
   words[at + 12] = counts.overflowPages;
   words[at + 13] = counts.treeUnits;
   words[at + 14] = counts.overflowUnits;
-  words[at + 15] = 0;
+  words[at + ROW_TAG_WORD] = counts.tag;
 }
 
 export function readRow(words: Uint32Array, at: number): TreeCounts {
@@ -101,6 +107,7 @@ export function readRow(words: Uint32Array, at: number): TreeCounts {
     overflowPages: words[at + 12]!,
     treeUnits: words[at + 13]!,
     overflowUnits: words[at + 14]!,
+    tag: words[at + ROW_TAG_WORD]!,
   };
 }
 
@@ -179,6 +186,12 @@ export class TreeTable {
     const row = this.row(treeIndex);
     this.#sources.set(treeIndex, source);
     return row;
+  }
+
+  /** The tree is gone: its row is empty from the next publication on. */
+  detach(treeIndex: number): void {
+    this.#sources.delete(treeIndex);
+    if (treeIndex < this.#count) this.#rows.fill(0, treeIndex * ROW_WORDS, (treeIndex + 1) * ROW_WORDS);
   }
 
   row(treeIndex: number): TreeCounts {

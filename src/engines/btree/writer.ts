@@ -38,6 +38,8 @@ export interface BTreeOptions {
   readonly order?: number;
   /** 4096, 8192, 16384 or 32768. Default 4096. */
   readonly pageBytes?: number;
+  /** Of a new tree's row, see rowTag(). Default 0. */
+  readonly tag?: number;
 }
 
 export interface RemoveRangeResult {
@@ -77,6 +79,7 @@ export function newSweep(): SweepState {
 
 export class BTreeWriter extends TreeShape implements TreeRowSource {
   readonly treeIndex: number;
+  readonly tag: number;
   readonly order: number;
   readonly pageBytes: number;
   /** Longer values go to an overflow chain. */
@@ -111,6 +114,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     }
     super(arena, order, pageBytes);
     this.treeIndex = treeIndex;
+    this.tag = isNew ? (options.tag ?? row.tag) : row.tag;
     this.order = order;
     this.pageBytes = pageBytes;
     this.inlineValueBytesMax = pageBytes === UNIT_BYTES ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
@@ -154,6 +158,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
       overflowPages: this.#overflowPages,
       treeUnits: this.treeUnits,
       overflowUnits: this.#overflowUnits,
+      tag: this.tag,
     };
   }
 
