@@ -34,7 +34,13 @@ const CUSTOM_CODE_MAX = 15;
 
 /** Space 0 is the default one. Ids are never used twice. */
 export const DEFAULT_SPACE_ID = 0;
-export const SPACE_ID_MAX = 2 ** 28 - 1;
+export const SPACE_ID_MAX = 2 ** 28 - 3;
+/** An engine that is being filled: no reader looks for it. */
+export const BUILDING_SPACE_ID = 2 ** 28 - 2;
+/** The tag of a row that nothing uses. */
+export const FREE_TAG = 0xffffffff;
+/** Not a user's: the index of entries that expire, always a B+Tree. */
+export const EXPIRY_SPACE_ID = 1;
 
 /**
  * The last word of a meta row: whose entries it holds, in which engine. A reader whose tag is not the row's is out of date: the space was
@@ -117,6 +123,8 @@ export interface EngineWriter extends TreeRowSource {
   readonly code: number;
   /** Row of the meta page. */
   readonly row: number;
+  /** Stands in the row, see rowTag(). Set anew by the store when a filled engine takes its place. */
+  tag: number;
 
   /**
    * Sets the key. True if a live version existed. seq: above that of every version of the key.

@@ -459,6 +459,7 @@ export function checkTree(
     overflowPages: check.overflowPages,
     treeUnits: check.treeUnits,
     overflowUnits: check.overflowUnits,
+    tag: counts.tag,
   };
   for (const name of Object.keys(counted) as (keyof typeof counted)[]) {
     if (counted[name] !== counts[name]) problems.push(`${name}: stored ${counts[name]}, counted ${counted[name]}`);

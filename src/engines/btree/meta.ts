@@ -26,6 +26,7 @@ import {
   type ArenaWriter,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { FREE_TAG, spaceIdOfTag } from '../engine.js';
 import { COUNT_HALFWORD, HEIGHT_MAX, KIND_BYTE, LEVEL_BYTE, PAGE_CLASS_MAX, PageKind, corruptPage } from './page.js';
 
 // Named here because it completes the meta page's contract; the two files need each other's functions only when called.
@@ -143,7 +144,21 @@ export function rowWord(arena: ArenaReader, metaUnit: UnitId, treeIndex: number)
   return treeIndex < count ? word + ROWS_WORD + treeIndex * ROW_WORDS : -1;
 }
 
+/** Index of the row that holds the space in the publication, -1 if none does. */
+export function rowOfSpace(arena: ArenaReader, metaUnit: UnitId, spaceId: number): number {
+  if (metaUnit === 0) return -1;
+  const word = metaWord(arena, metaUnit);
+  const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+  const count = treeCount(arena, metaUnit);
+  for (let index = 0; index < count; index++) {
+    const tag = words[word + ROWS_WORD + index * ROW_WORDS + ROW_TAG_WORD]!;
+    if (tag !== FREE_TAG && spaceIdOfTag(tag) === spaceId) return index;
+  }
+  return -1;
+}
+
 const EMPTY_ROW = new Uint32Array(ROW_WORDS);
+EMPTY_ROW[ROW_TAG_WORD] = FREE_TAG;
 
 export function treeCounts(arena: ArenaReader, metaUnit: UnitId, treeIndex: number): TreeCounts {
   const word = rowWord(arena, metaUnit, treeIndex);
@@ -191,7 +206,14 @@ export class TreeTable {
   /** The tree is gone: its row is empty from the next publication on. */
   detach(treeIndex: number): void {
     this.#sources.delete(treeIndex);
-    if (treeIndex < this.#count) this.#rows.fill(0, treeIndex * ROW_WORDS, (treeIndex + 1) * ROW_WORDS);
+    if (treeIndex < this.#count) this.#rows.set(EMPTY_ROW, treeIndex * ROW_WORDS);
+  }
+
+  /** The lowest row that no tree uses. */
+  freeRow(): number {
+    let index = 0;
+    while (this.#sources.has(index) || (index < this.#count && this.row(index).tag !== FREE_TAG)) index++;
+    return index;
   }
 
   row(treeIndex: number): TreeCounts {
@@ -204,9 +226,7 @@ export class TreeTable {
       rows.set(this.#rows);
       this.#rows = rows;
     }
-    for (; this.#count <= treeIndex; this.#count++) {
-      this.#rows.fill(0, this.#count * ROW_WORDS, (this.#count + 1) * ROW_WORDS);
-    }
+    for (; this.#count <= treeIndex; this.#count++) this.#rows.set(EMPTY_ROW, this.#count * ROW_WORDS);
     writeRow(this.#rows, treeIndex * ROW_WORDS, counts);
   }
 

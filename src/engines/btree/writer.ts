@@ -11,6 +11,7 @@
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import type { ArenaWriter } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '../../shared/memory/arena.js';
+import { FREE_TAG } from '../engine.js';
 import { BulkLoader } from './bulk.js';
 import { checkTree } from './check.js';
 import { TreeTable, type TreeCounts, type TreeRowSource } from './meta.js';
@@ -79,7 +80,7 @@ export function newSweep(): SweepState {
 
 export class BTreeWriter extends TreeShape implements TreeRowSource {
   readonly treeIndex: number;
-  readonly tag: number;
+  tag: number;
   readonly order: number;
   readonly pageBytes: number;
   /** Longer values go to an overflow chain. */
@@ -114,7 +115,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     }
     super(arena, order, pageBytes);
     this.treeIndex = treeIndex;
-    this.tag = isNew ? (options.tag ?? row.tag) : row.tag;
+    this.tag = row.tag === FREE_TAG ? (options.tag ?? 0) : row.tag;
     this.order = order;
     this.pageBytes = pageBytes;
     this.inlineValueBytesMax = pageBytes === UNIT_BYTES ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
