@@ -151,8 +151,35 @@ describe('arena', () => {
     writer.reclaim();
     expect(writer.unitsOf(page)).toBe(0);
     expect(() => {
-      ArenaReader.clearSlot(writer.layout, 256);
+      ArenaReader.clearSlot(writer.layout, 320);
     }).toThrow(TypeError);
+  });
+
+  it('gives the latch of a dead reader back', () => {
+    const { writer, reader } = newArena();
+    reader.latch(3).acquireRead();
+    expect(writer.latchForWriting.tryAcquireWrite()).toBeUndefined();
+    ArenaReader.clearSlot(writer.layout, 3);
+    expect(writer.latchForWriting.tryAcquireWrite()).toBe('clean');
+    writer.latchForWriting.releaseWrite();
+  });
+
+  it('tells which page a writer was changing when it died', () => {
+    const { writer, reader } = newArena();
+    const page = writer.allocate(1);
+    publishEmpty(writer);
+    writer.latchForWriting.acquireWrite();
+    writer.noteLatchedUnit(page);
+    expect(reader.latch(1).tryAcquireRead()).toBeUndefined();
+    const successor = ArenaWriter.adopt(writer.layout, () => undefined);
+    expect(reader.latch(1).acquireRead()).toBe('owner-died');
+    reader.latch(1).releaseRead();
+    expect(reader.latchedUnit).toBe(page);
+    expect(successor.latchForWriting.acquireWrite()).toBe('owner-died');
+    successor.latchForWriting.markConsistent();
+    successor.latchForWriting.releaseWrite();
+    expect(reader.latch(1).acquireRead()).toBe('clean');
+    reader.latch(1).releaseRead();
   });
 
   it('a long pin holds exactly the pages of its version', () => {

@@ -5,7 +5,7 @@
  *   ┌────────┬──────────────┬───────┬──────┬────╌╌╌  ┌──────╌╌╌
  *   │ header │ reader slots │ spare │ page │ page    │ page        units of 4 KiB, 2^18 of them in a full segment
  *   └────────┴──────────────┴───────┴──────┴────╌╌╌  └──────╌╌╌
- *   unit 0    1 … 4          5 … 7   8 …
+ *   unit 0    1 … 5          6 … 7   8 …
  *
  * A page is 1, 2, 4 or 8 units, aligned to its size, named by its first unit. Unit u lies in segment u >>> 18 at unit u & 0x3ffff.
  *
@@ -19,12 +19,18 @@
  * Epochs are 48 bits wide (4 G publications take days, 2^48 take centuries); slots hold the low 32, read back as a distance from
  * the current epoch. An epoch whose low half is 0 is skipped, because 0 in a slot means "not pinned".
  *
+ * The latch is for engines whose pages are changed in place where a reader could not walk them meanwhile: one reader–writer lock for the
+ * whole arena, with a memory of its own. Owner ids are reader slot + 1; the writer has the last. Behind the lock's words stands which page the
+ * writer is changing under it: that one is to be repaired if the writer dies, and no other.
+ *
  * Invariants: only one ArenaWriter per arena lives at a time; a published page never changes; free lists live in the writer's
  * heap and are rebuilt from what is reachable when a new writer adopts the arena.
  * Threads: ArenaReader any, one slot per thread, pins of one slot do not nest. ArenaWriter the shard thread only.
  */
 import { ConcordError, invalidArgument } from '../errors.js';
+import { toOwnerId } from './lock-owner.js';
 import { RetireQueue } from './retire-queue.js';
+import { RwLock, rwLockWords } from './rwlock.js';
 import { UnitAllocator } from './unit-allocator.js';
 
 /** Number of a page's first 4 KiB unit; 0 is "none". */
@@ -36,7 +42,8 @@ export const UNIT_SHIFT = 12;
 export const SEGMENT_UNIT_SHIFT = 18;
 export const SEGMENT_UNIT_MASK = (1 << SEGMENT_UNIT_SHIFT) - 1;
 export const SEGMENT_COUNT_MAX = 64;
-export const READER_SLOT_COUNT = 256;
+/** 256 threads and 64 background jobs. */
+export const READER_SLOT_COUNT = 320;
 /** Units before the first page. */
 export const HEADER_UNITS = 8;
 export const PAGE_UNITS_MAX = 8;
@@ -81,7 +88,11 @@ const SLOT_WORD = UNIT_BYTES / 4;
 const SLOT_WORDS = 16;
 
 const ARENA_MAGIC = 0x41764b43; // "CKvA"
-const LAYOUT_VERSION = 1;
+const LAYOUT_VERSION = 2;
+const LATCH_OWNERS = READER_SLOT_COUNT + 1;
+/** Behind the latch: the page that its writer is changing. */
+const LATCHED_UNIT_WORD = rwLockWords(LATCH_OWNERS);
+const LATCH_BYTES = (LATCHED_UNIT_WORD + 16) * 4;
 const TWO_32 = 4294967296;
 const READER_WAIT_MS_MAX = 50;
 /** Kept back even from deletes: what was changed with the last units must still be published. Two meta pages of the largest class. */
@@ -90,6 +101,8 @@ const PUBLICATION_UNITS = 16;
 /** Structured-cloneable: pass it to other threads. */
 export interface ArenaLayout {
   readonly segments: SharedArrayBuffer[];
+  /** The reader–writer lock of engines that are changed in place. */
+  readonly latch: SharedArrayBuffer;
 }
 
 export interface ArenaOptions {
@@ -139,7 +152,16 @@ export function createArena(options: ArenaOptions): ArenaLayout {
   header[USED_UNITS_WORD] = HEADER_UNITS;
   header[HIGH_WATER_WORD] = HEADER_UNITS;
   header[MAGIC_WORD] = ARENA_MAGIC;
-  return { segments };
+  return { segments, latch: new SharedArrayBuffer(LATCH_BYTES) };
+}
+
+function latchOf(layout: ArenaLayout, owner: number): RwLock {
+  return new RwLock(new Int32Array(layout.latch), 0, LATCH_OWNERS, toOwnerId(owner));
+}
+
+function checkSlot(slot: number): void {
+  if (!(slot >= 0 && slot < READER_SLOT_COUNT))
+    throw invalidArgument(`reader slot ${slot} is not below ${READER_SLOT_COUNT}`);
 }
 
 function nextEpoch(epoch: number): number {
@@ -158,6 +180,8 @@ export class ArenaReader {
   readonly i32: readonly Int32Array[];
   readonly buffers: readonly Buffer[];
   protected readonly control: Int32Array;
+  readonly #latches: (RwLock | undefined)[] = [];
+  protected readonly latchWords: Int32Array;
 
   constructor(layout: ArenaLayout) {
     const { segments } = layout;
@@ -176,6 +200,7 @@ export class ArenaReader {
       throw new ConcordError('ERR_FORMAT_VERSION', `arena: expected magic ${ARENA_MAGIC} version ${LAYOUT_VERSION}`);
     }
     this.control = control;
+    this.latchWords = new Int32Array(layout.latch);
     this.totalUnits = control[TOTAL_UNITS_WORD]!;
     this.reserveUnits = control[RESERVE_UNITS_WORD]!;
   }
@@ -192,11 +217,24 @@ export class ArenaReader {
     Atomics.store(this.control, SLOT_WORD + slot * SLOT_WORDS, 0);
   }
 
-  /** Ends the pin that a dead thread left behind. */
+  /** Ends the pin that a dead thread left behind, and gives its hold of the latch back. */
   static clearSlot(layout: ArenaLayout, slot: number): void {
-    if (!(slot >= 0 && slot < READER_SLOT_COUNT))
-      throw invalidArgument(`reader slot ${slot} is not below ${READER_SLOT_COUNT}`);
+    checkSlot(slot);
     Atomics.store(new Int32Array(layout.segments[0]!), SLOT_WORD + slot * SLOT_WORDS, 0);
+    latchOf(layout, slot + 1).recover(toOwnerId(slot + 1));
+  }
+
+  /** The latch as the thread with that slot holds it. */
+  latch(slot: number): RwLock {
+    const latch = this.#latches[slot];
+    if (latch !== undefined) return latch;
+    checkSlot(slot);
+    return (this.#latches[slot] = latchOf(this.layout, slot + 1));
+  }
+
+  /** The page that the holder of the write latch is changing, or was when it died; 0 before the first change. */
+  get latchedUnit(): UnitId {
+    return Atomics.load(this.latchWords, LATCHED_UNIT_WORD) >>> 0;
   }
 
   /** The published meta unit, unprotected: for the writer, or to see whether anything is published. */
@@ -256,8 +294,12 @@ export class ArenaWriter extends ArenaReader {
   /** The oldest pin that a full wait did not outlast: it is not waited for again. */
   #stuckPin = 0;
 
+  /** The latch of engines that are changed in place, for their writers. */
+  readonly latchForWriting: RwLock;
+
   constructor(layout: ArenaLayout, adopting = false) {
     super(layout);
+    this.latchForWriting = latchOf(layout, LATCH_OWNERS);
     if (!adopting && this.published() !== 0)
       throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
@@ -277,6 +319,7 @@ export class ArenaWriter extends ArenaReader {
    */
   static adopt(layout: ArenaLayout, walk: ArenaWalk): ArenaWriter {
     const writer = new ArenaWriter(layout, true);
+    writer.latchForWriting.recover(toOwnerId(LATCH_OWNERS));
     writer.#adopt(writer.published(), walk);
     return writer;
   }
@@ -325,6 +368,11 @@ export class ArenaWriter extends ArenaReader {
     this.#limboEpoch = this.#epoch;
     this.#retiredUnits += highWater - HEADER_UNITS - claimedUnits;
     this.reclaim();
+  }
+
+  /** Before the holder of the write latch changes the first word below that page. */
+  noteLatchedUnit(unit: UnitId): void {
+    Atomics.store(this.latchWords, LATCHED_UNIT_WORD, unit | 0);
   }
 
   /** A page of that many units; its header's class and birth are set, the rest is what was there before. ERR_MEMORY_FULL. */
