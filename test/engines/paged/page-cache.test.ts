@@ -1,0 +1,183 @@
+import { Worker } from 'node:worker_threads';
+import { describe, expect, test } from 'vitest';
+import { toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
+import { BLOCK_BYTES_MAX, PageCache, createPageCache } from '../../../dist/shared/memory/page-cache.js';
+import { Random } from '../../../dist/shared/random.js';
+
+const ME = toOwnerId(1);
+const MIB = 1 << 20;
+
+function cacheOf(bytes: number): PageCache {
+  return new PageCache(createPageCache({ bytes }), ME);
+}
+
+/** Every byte follows from the key, so a block proves itself. */
+function blockOf(file: number, block: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  for (let i = 0; i < length; i++) bytes[i] = (file * 31 + block * 7 + i * 13 + (i >>> 8)) & 0xff;
+  return bytes;
+}
+
+const into = new Uint8Array(BLOCK_BYTES_MAX);
+
+function isThere(cache: PageCache, file: number, block: number, length: number): boolean {
+  const read = cache.read(file, block, into, 0);
+  if (read === 0) return false;
+  expect(read).toBe(length);
+  expect(blockOf(file, block, length).equals(into.subarray(0, read))).toBe(true);
+  return true;
+}
+
+describe('a page cache', () => {
+  test('gives back what was put in, of any size, and nothing else', () => {
+    const cache = cacheOf(2 * MIB);
+    const lengths = [1, 31, 32, 4096, 5000, 32768, BLOCK_BYTES_MAX];
+    lengths.forEach((length, i) => {
+      expect(cache.insert(7, i, blockOf(7, i, length), 0, length)).toBe(true);
+    });
+    lengths.forEach((length, i) => {
+      expect(isThere(cache, 7, i, length)).toBe(true);
+      expect(cache.readBuffer(7, i)).toEqual(blockOf(7, i, length));
+    });
+    expect(cache.read(8, 0, into, 0)).toBe(0);
+    expect(cache.readBuffer(7, 100)).toBeUndefined();
+    expect(cache.insert(7, 50, into, 0, 0)).toBe(false);
+    expect(cache.insert(7, 50, new Uint8Array(BLOCK_BYTES_MAX + 1), 0, BLOCK_BYTES_MAX + 1)).toBe(false);
+  });
+
+  test('copies into the middle of a buffer, and nothing when the buffer is too short', () => {
+    const cache = cacheOf(MIB);
+    cache.insert(1, 1, blockOf(1, 1, 100), 0, 100);
+    const target = new Uint8Array(110);
+    expect(cache.read(1, 1, target, 10)).toBe(100);
+    expect(blockOf(1, 1, 100).equals(target.subarray(10))).toBe(true);
+    expect(target.subarray(0, 10).every((byte) => byte === 0)).toBe(true);
+    expect(cache.read(1, 1, target, 11)).toBe(0);
+  });
+
+  test('forgets a block on request and takes its new content', () => {
+    const cache = cacheOf(MIB);
+    cache.insert(1, 1, blockOf(1, 1, 4096), 0, 4096);
+    cache.forget(1, 1);
+    expect(cache.read(1, 1, into, 0)).toBe(0);
+    cache.insert(1, 1, Buffer.alloc(4096, 9), 0, 4096);
+    expect(cache.read(1, 1, into, 0)).toBe(4096);
+    expect(into[100]).toBe(9);
+  });
+
+  test('holds nearly as many pages as its bytes allow', () => {
+    const cache = cacheOf(4 * MIB);
+    for (let i = 0; i < 4000; i++) cache.insert(1, i, blockOf(1, i, 4096), 0, 4096);
+    let held = 0;
+    for (let i = 0; i < 4000; i++) if (isThere(cache, 1, i, 4096)) held++;
+    expect(held).toBeGreaterThan(0.85 * 1024);
+    const stats = cache.stats();
+    expect(stats.bytes).toBeLessThanOrEqual(4 * MIB);
+    expect(stats.usedBytes).toBeGreaterThan(0.85 * 4 * MIB);
+    expect(stats.insertions - stats.evictions).toBe(held);
+    expect(stats.hits + stats.misses).toBe(4000);
+    expect(stats.hits).toBe(held);
+  });
+
+  test('keeps what is read again through a scan of ten times its size', () => {
+    const cache = cacheOf(4 * MIB);
+    const hot = 300;
+    const touchHot = (): number => {
+      let hits = 0;
+      for (let i = 0; i < hot; i++) {
+        if (isThere(cache, 1, i, 4096)) hits++;
+        else cache.insert(1, i, blockOf(1, i, 4096), 0, 4096);
+      }
+      return hits;
+    };
+    for (let round = 0; round < 6; round++) touchHot();
+    for (let i = 0; i < 10_240; i++) {
+      if (cache.read(2, i, into, 0) === 0) cache.insert(2, i, blockOf(2, i, 4096), 0, 4096);
+    }
+    expect(touchHot()).toBeGreaterThan(0.9 * hot);
+  });
+
+  test('random keys and sizes never give wrong bytes', () => {
+    const random = new Random(20261122);
+    for (const bytes of [256 * 1024, MIB, 3 * MIB]) {
+      const cache = cacheOf(bytes);
+      const lengthOf = (block: number): number =>
+        1 + (((block * 2654435761) >>> 0) % (block % 9 === 0 ? 40_000 : 5000));
+      let hits = 0;
+      for (let i = 0; i < 8000; i++) {
+        const block = Math.floor(random.nextFloat() ** 3 * 600);
+        const length = lengthOf(block);
+        if (isThere(cache, 3, block, length)) hits++;
+        else cache.insert(3, block, blockOf(3, block, length), 0, length);
+        if (i % 97 === 0) {
+          cache.forget(3, block);
+          expect(cache.read(3, block, into, 0)).toBe(0);
+        }
+      }
+      expect(hits).toBeGreaterThan(1000);
+    }
+  });
+
+  test('a stripe whose holder died still answers, takes nothing, and works again once it is emptied', () => {
+    const layout = createPageCache({ bytes: MIB });
+    const cache = new PageCache(layout, ME);
+    cache.insert(1, 1, blockOf(1, 1, 4096), 0, 4096);
+    // As a thread leaves it that dies inside insert().
+    const control = new Int32Array(layout.stripes[0]!);
+    const lockWord = 16;
+    Atomics.store(control, lockWord, 5);
+    expect(isThere(cache, 1, 1, 4096)).toBe(true);
+    expect(cache.insert(1, 2, blockOf(1, 2, 4096), 0, 4096)).toBe(false);
+    expect(cache.stats().skipped).toBe(1);
+    expect(PageCache.recover(layout, toOwnerId(4))).toBe(0);
+    expect(PageCache.recover(layout, toOwnerId(5))).toBe(1);
+    expect(cache.read(1, 1, into, 0)).toBe(0);
+    expect(cache.insert(1, 2, blockOf(1, 2, 4096), 0, 4096)).toBe(true);
+    expect(isThere(cache, 1, 2, 4096)).toBe(true);
+    for (let i = 0; i < 1000; i++) cache.insert(1, i, blockOf(1, i, 4096), 0, 4096);
+    expect(isThere(cache, 1, 999, 4096)).toBe(true);
+  });
+
+  test('sizes that make no sense are refused', () => {
+    expect(() => createPageCache({ bytes: 1000 })).toThrow('262144 to');
+    expect(() => createPageCache({ bytes: NaN })).toThrow('262144 to');
+  });
+});
+
+test('threads that insert, read, forget and are killed in the middle never see a torn block', async () => {
+  const layout = createPageCache({ bytes: MIB });
+  const script = new URL('./cache-thread.mjs', import.meta.url);
+  const start = (owner: number, ms: number): Worker =>
+    new Worker(script, { workerData: { layout, owner, seed: 1000 + owner, ms } });
+  const reports: { hits: number; inserted: number }[] = [];
+  const stayers = [1, 2, 3].map((owner) => {
+    const worker = start(owner, 2500);
+    return new Promise<void>((resolve, reject) => {
+      worker.on('message', (report: { hits: number; inserted: number }) => reports.push(report));
+      worker.on('error', reject);
+      worker.on('exit', () => {
+        resolve();
+      });
+    });
+  });
+  let killed = 0;
+  const killer = (async () => {
+    const end = Date.now() + 2000;
+    while (Date.now() < end) {
+      const victim = start(9, 60_000);
+      await new Promise((resolve) => setTimeout(resolve, 120 + Math.floor(Math.random() * 60)));
+      await victim.terminate();
+      PageCache.recover(layout, toOwnerId(9));
+      killed++;
+    }
+  })();
+  await Promise.all([...stayers, killer]);
+  expect(reports).toHaveLength(3);
+  expect(killed).toBeGreaterThan(3);
+  for (const { hits, inserted } of reports) {
+    expect(hits).toBeGreaterThan(100);
+    expect(inserted).toBeGreaterThan(100);
+  }
+  const cache = new PageCache(layout, ME);
+  expect(cache.insert(1, 4_000_000, blockOf(1, 4_000_000, 4096), 0, 4096)).toBe(true);
+}, 20_000);
