@@ -20,7 +20,7 @@
  * the current epoch. An epoch whose low half is 0 is skipped, because 0 in a slot means "not pinned".
  *
  * The latch is for engines whose pages are changed in place where a reader could not walk them meanwhile: one reader–writer lock for the
- * whole arena, with a memory of its own. Owner ids are reader slot + 1; the writer has the last. Behind the lock's words stands which page the
+ * whole arena, with a memory of its own. Owner ids are reader slot + 1, then the writer's. Behind the lock's words stands which page the
  * writer is changing under it: that one is to be repaired if the writer dies, and no other.
  *
  * Invariants: only one ArenaWriter per arena lives at a time; a published page never changes; free lists live in the writer's
@@ -89,7 +89,10 @@ const SLOT_WORDS = 16;
 
 const ARENA_MAGIC = 0x41764b43; // "CKvA"
 const LAYOUT_VERSION = 2;
-const LATCH_OWNERS = READER_SLOT_COUNT + 1;
+const LATCH_WRITER = READER_SLOT_COUNT + 1;
+/** Never holds the latch: speaks for the dead. */
+const LATCH_UNDERTAKER = READER_SLOT_COUNT + 2;
+const LATCH_OWNERS = LATCH_UNDERTAKER;
 /** Behind the latch: the page that its writer is changing. */
 const LATCHED_UNIT_WORD = rwLockWords(LATCH_OWNERS);
 const LATCH_BYTES = (LATCHED_UNIT_WORD + 16) * 4;
@@ -221,7 +224,7 @@ export class ArenaReader {
   static clearSlot(layout: ArenaLayout, slot: number): void {
     checkSlot(slot);
     Atomics.store(new Int32Array(layout.segments[0]!), SLOT_WORD + slot * SLOT_WORDS, 0);
-    latchOf(layout, slot + 1).recover(toOwnerId(slot + 1));
+    latchOf(layout, LATCH_UNDERTAKER).recover(toOwnerId(slot + 1));
   }
 
   /** The latch as the thread with that slot holds it. */
@@ -299,7 +302,7 @@ export class ArenaWriter extends ArenaReader {
 
   constructor(layout: ArenaLayout, adopting = false) {
     super(layout);
-    this.latchForWriting = latchOf(layout, LATCH_OWNERS);
+    this.latchForWriting = latchOf(layout, LATCH_WRITER);
     if (!adopting && this.published() !== 0)
       throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
@@ -319,7 +322,7 @@ export class ArenaWriter extends ArenaReader {
    */
   static adopt(layout: ArenaLayout, walk: ArenaWalk): ArenaWriter {
     const writer = new ArenaWriter(layout, true);
-    writer.latchForWriting.recover(toOwnerId(LATCH_OWNERS));
+    latchOf(layout, LATCH_UNDERTAKER).recover(toOwnerId(LATCH_WRITER));
     writer.#adopt(writer.published(), walk);
     return writer;
   }
