@@ -25,6 +25,7 @@ export interface BulkResult {
   readonly rootUnit: UnitId;
   readonly height: number;
   readonly entries: number;
+  readonly mayExpire: boolean;
   readonly keyBytes: number;
   readonly valueBytes: number;
   readonly leafPages: number;
@@ -58,6 +59,7 @@ export class BulkLoader {
   #separatorLength = 0;
 
   #entries = 0;
+  #mayExpire = false;
   #keyBytes = 0;
   #valueBytes = 0;
   #leafPages = 0;
@@ -90,16 +92,30 @@ export class BulkLoader {
     valueStart: number,
     valueLength: number,
     seq: number,
+    expiresAt: number,
   ): void {
     if (!this.#open) throw invalidArgument('the bulk load has ended');
     if (keyLength > KEY_BYTES_MAX) throw invalidArgument(`key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
     const run = this.#leaf;
+    const flags = expiresAt === 0 ? 0 : CellFlag.Expiry;
+    if (expiresAt !== 0) this.#mayExpire = true;
     if (valueLength > this.#inlineValueBytesMax) {
       const unit = this.#writeChain(value, valueStart, valueLength);
       this.#unitBytes.set([unit, unit >>> 8, unit >>> 16, unit >>> 24]);
-      run.addCell(CellFlag.Overflow, seq, key, keyStart, keyLength, valueLength, this.#unitBytes, 0, 4);
+      run.addCell(
+        flags | CellFlag.Overflow,
+        seq,
+        expiresAt,
+        key,
+        keyStart,
+        keyLength,
+        valueLength,
+        this.#unitBytes,
+        0,
+        4,
+      );
     } else {
-      run.addCell(0, seq, key, keyStart, keyLength, valueLength, value, valueStart, valueLength);
+      run.addCell(flags, seq, expiresAt, key, keyStart, keyLength, valueLength, value, valueStart, valueLength);
     }
     const last = run.count - 1;
     if (last > 0) this.#checkOrder(last);
@@ -153,6 +169,7 @@ export class BulkLoader {
       rootUnit,
       height,
       entries: this.#entries,
+      mayExpire: this.#mayExpire,
       keyBytes: this.#keyBytes,
       valueBytes: this.#valueBytes,
       leafPages: this.#leafPages,

@@ -37,6 +37,8 @@ import {
   RESERVED_HALFWORD,
   SEQ_BYTES,
   VALUE_BYTES_MAX,
+  cellExpiresAt,
+  cellLengthsAt,
   corruptPage,
   headOf,
   headsOffset,
@@ -121,11 +123,12 @@ function validateLeafCells(
       throw corruptPage(unit, `cell ${index} at ${offset}`);
     const cell = base + offset;
     const flags = u8[cell]!;
-    if ((flags & ~CELL_FLAGS_KNOWN) !== 0 || flags === CELL_FLAGS_KNOWN)
+    if ((flags & ~CELL_FLAGS_KNOWN) !== 0 || ((flags & CellFlag.Tombstone) !== 0 && flags !== CellFlag.Tombstone))
       throw corruptPage(unit, `cell ${index}: flags ${flags}`);
     const seq = readSeq(u8, cell + 1);
-    const valueLength = readVarint(u8, cell + CELL_LENGTHS_OFFSET);
-    const lengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
+    const lengthsAt = cellLengthsAt(u8, cell);
+    const valueLength = readVarint(u8, lengthsAt);
+    const lengthAt = skipVarint(u8, lengthsAt);
     const suffixLength = readVarint(u8, lengthAt);
     const suffixAt = skipVarint(u8, lengthAt);
     const bodyLength = (flags & CellFlag.Overflow) !== 0 ? 4 : valueLength;
@@ -136,6 +139,7 @@ function validateLeafCells(
       valueLength > VALUE_BYTES_MAX ||
       ((flags & CellFlag.Tombstone) !== 0 && valueLength !== 0) ||
       ((flags & CellFlag.Overflow) !== 0 && valueLength === 0) ||
+      ((flags & CellFlag.Expiry) !== 0 && cellExpiresAt(u8, cell) === 0) ||
       end > pageEnd
     ) {
       throw corruptPage(
@@ -257,6 +261,7 @@ class TreeCheck {
   readonly #arena: ArenaReader;
   readonly #marks: Uint8Array;
   cells = 0;
+  expires = false;
   liveEntries = 0;
   liveKeyBytes = 0;
   liveValueBytes = 0;
@@ -351,8 +356,9 @@ class TreeCheck {
     unit: UnitId,
   ): void {
     const flags = u8[cell]!;
-    const valueLength = readVarint(u8, cell + CELL_LENGTHS_OFFSET);
-    const lengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
+    const lengthsAt = cellLengthsAt(u8, cell);
+    const valueLength = readVarint(u8, lengthsAt);
+    const lengthAt = skipVarint(u8, lengthsAt);
     const suffixLength = readVarint(u8, lengthAt);
     const suffixAt = skipVarint(u8, lengthAt);
     this.cells++;
@@ -370,6 +376,7 @@ class TreeCheck {
       this.liveKeyBytes += this.#keyLength;
       this.liveValueBytes += valueLength;
     }
+    if ((flags & CellFlag.Expiry) !== 0) this.expires = true;
     if ((flags & CellFlag.Overflow) !== 0) this.#chain(readUnit(u8, suffixAt + suffixLength), valueLength);
   }
 
@@ -435,7 +442,7 @@ function compareTwo(a: Uint8Array, aLength: number, b: Uint8Array, bLength: numb
 export interface TreeCheckResult {
   readonly problems: string[];
   /** What was counted on the walk. */
-  readonly counted: Omit<TreeCounts, 'rootUnit' | 'height' | 'order' | 'pageBytes'>;
+  readonly counted: Omit<TreeCounts, 'rootUnit' | 'height' | 'order' | 'pageBytes' | 'isAdaptive' | 'mayExpire'>;
 }
 
 /** Walks the tree that `counts` describes. Marks collect the units in use over several trees: one byte per unit of the arena. */
@@ -464,6 +471,7 @@ export function checkTree(
   for (const name of Object.keys(counted) as (keyof typeof counted)[]) {
     if (counted[name] !== counts[name]) problems.push(`${name}: stored ${counts[name]}, counted ${counted[name]}`);
   }
+  if (check.expires && counts.mayExpire !== true) problems.push('entries expire, but the row does not say so');
   return { problems, counted };
 }
 

@@ -1,5 +1,5 @@
 /**
- * Ordered walk over a pinned tree, both directions: the newest version ≤ atSeq of each key, tombstones skipped.
+ * Ordered walk over a pinned tree, both directions: the newest version ≤ atSeq of each key; tombstones and what has expired are skipped.
  *
  * Stays in its leaf as long as it can and moves on by a stack of (page, child). An end bound costs one search per leaf, not a
  * comparison per entry. When atSeq is at or above everything published, versions are not looked at.
@@ -12,8 +12,9 @@ import {
   type ArenaReader,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { StaleViewError, type EngineCursor } from '../engine.js';
 import { EntryView } from './entry-view.js';
-import { checkHeight, publishedSeqOf, rowWord } from './meta.js';
+import { ROW_TAG_WORD, checkHeight, publishedSeqOf, rowMayExpire, rowWord } from './meta.js';
 import {
   CLASS_BYTE,
   COUNT_HALFWORD,
@@ -24,20 +25,27 @@ import {
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
+  cellExpiresAt,
+  cellLengthsAt,
   copyBytes,
   corruptPage,
   headsOffset,
   readSeq,
   readVarint,
   skipVarint,
-  CELL_LENGTHS_OFFSET,
 } from './page.js';
 import { checkBranchRoom, checkPage, sameSuffix, searchBranch, searchLeaf } from './search.js';
 
-export class BTreeCursor extends EntryView {
-  treeIndex: number;
+const NOT_PLAIN = CellFlag.Tombstone | CellFlag.Expiry;
+
+export class BTreeCursor extends EntryView implements EngineCursor {
+  readonly row: number;
+  /** What the row must say, see rowTag(). */
+  readonly tag: number;
   #valid = false;
   #atSeq = Infinity;
+  /** The time at which expiry is judged; 0: not asked for yet. */
+  #atMs = 0;
   #height = 0;
   readonly #unit = new Int32Array(HEIGHT_MAX + 1);
   readonly #index = new Int32Array(HEIGHT_MAX + 1);
@@ -63,14 +71,15 @@ export class BTreeCursor extends EntryView {
   #endKey: Uint8Array | undefined;
   #endLength = 0;
   #endInclusive = false;
-  /** Every cell of the tree is the live version of a key. */
+  /** Every cell of the tree is the live version of a key and never expires. */
   #plain = false;
   readonly #lastKey = new Uint8Array(KEY_BYTES_MAX + 64);
   #lastKeyLength = 0;
 
-  constructor(arena: ArenaReader, treeIndex: number) {
+  constructor(arena: ArenaReader, row: number, tag: number) {
     super(arena);
-    this.treeIndex = treeIndex;
+    this.row = row;
+    this.tag = tag;
     this.#u8 = arena.u8[0]!;
     this.#u16 = arena.u16[0]!;
     this.#u32 = arena.u32[0]!;
@@ -91,20 +100,33 @@ export class BTreeCursor extends EntryView {
 
   /**
    * Stands at the first entry with a key ≥ `key` (reverse: the last one with a key ≤ `key`); undefined: the first (last) of all.
-   * Returns valid.
+   * Expiry is judged at atMs (0: now, the same for the whole walk). Returns valid. @throws StaleViewError, ERR_CORRUPT
    */
-  seek(metaUnit: UnitId, key: Uint8Array | undefined, keyLength: number, atSeq: number, reverse: boolean): boolean {
+  seek(
+    metaUnit: UnitId,
+    key: Uint8Array | undefined,
+    keyLength: number,
+    atSeq: number,
+    reverse: boolean,
+    atMs: number,
+  ): boolean {
     this.#valid = false;
     this.#reverse = reverse;
+    this.#atMs = atMs;
     const arena = this.arena;
-    const row = rowWord(arena, metaUnit, this.treeIndex);
+    const row = rowWord(arena, metaUnit, this.row);
     if (row < 0) return false;
     const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    if (words[row + ROW_TAG_WORD] !== this.tag) throw new StaleViewError();
     this.#height = words[row + 1]! & 0xff;
     if (this.#height === 0) return false;
     checkHeight(this.#height);
     this.#atSeq = atSeq >= publishedSeqOf(arena, metaUnit) ? Infinity : atSeq;
-    this.#plain = this.#atSeq === Infinity && words[row + 2] === words[row + 8] && words[row + 3] === words[row + 9];
+    this.#plain =
+      this.#atSeq === Infinity &&
+      words[row + 2] === words[row + 8] &&
+      words[row + 3] === words[row + 9] &&
+      !rowMayExpire(words[row + 1]!);
     const root = words[row]!;
     if (key === undefined) {
       this.#descendEdge(root, this.#height - 1, reverse);
@@ -127,6 +149,12 @@ export class BTreeCursor extends EntryView {
   prev(): boolean {
     return this.#valid && this.#backward(this.#at);
   }
+
+  /** Nothing is held but the pin, which is the caller's. */
+  release(): void {}
+
+  /** The tree is ordered: nothing is sorted ahead. */
+  setRange(_low: Uint8Array | undefined, _high: Uint8Array | undefined): void {}
 
   /** Counts the current entry and all that follow in the walk's direction, up to the end bound; ends the walk. */
   count(): number {
@@ -178,7 +206,7 @@ export class BTreeCursor extends EntryView {
         at++;
         continue;
       }
-      if ((this.#u8[cell]! & CellFlag.Tombstone) !== 0) {
+      if ((this.#u8[cell]! & NOT_PLAIN) !== 0 && this.#isGone(this.#u8, cell)) {
         skip = true;
         at++;
         continue;
@@ -199,12 +227,12 @@ export class BTreeCursor extends EntryView {
         if (!this.#moveLeaf(-1)) break;
         at = this.#count - 1;
         if (found && !this.#hasSavedKey(at)) {
-          if ((this.viewFlags & CellFlag.Tombstone) === 0) break;
+          if (!this.#isViewGone()) break;
           found = false;
         }
         if (at < this.#floor) break;
       } else if (found && !this.#sameAsBefore(at + 1)) {
-        if ((this.viewFlags & CellFlag.Tombstone) === 0) break;
+        if (!this.#isViewGone()) break;
         found = false;
       }
       const cell = this.#base + this.#u16[this.#offsets + at]!;
@@ -215,8 +243,19 @@ export class BTreeCursor extends EntryView {
       at--;
     }
     this.#at = at;
-    this.#valid = found && (this.viewFlags & CellFlag.Tombstone) === 0;
+    this.#valid = found && !this.#isViewGone();
     return this.#valid;
+  }
+
+  #isViewGone(): boolean {
+    return (this.viewFlags & NOT_PLAIN) !== 0 && this.#isGone(this.viewU8, this.viewCell);
+  }
+
+  /** Of a cell that is a tombstone or expires. */
+  #isGone(u8: Uint8Array, cell: number): boolean {
+    if ((u8[cell]! & CellFlag.Tombstone) !== 0) return true;
+    if (this.#atMs === 0) this.#atMs = Date.now();
+    return cellExpiresAt(u8, cell) <= this.#atMs;
   }
 
   #end(): boolean {
@@ -236,7 +275,7 @@ export class BTreeCursor extends EntryView {
 
   #saveKey(at: number): void {
     const u8 = this.#u8;
-    const lengthAt = skipVarint(u8, this.#base + this.#u16[this.#offsets + at]! + CELL_LENGTHS_OFFSET);
+    const lengthAt = skipVarint(u8, cellLengthsAt(u8, this.#base + this.#u16[this.#offsets + at]!));
     const suffixLength = readVarint(u8, lengthAt);
     const suffixAt = skipVarint(u8, lengthAt);
     if (this.#prefixLength + suffixLength > KEY_BYTES_MAX || suffixAt + suffixLength > this.#pageEnd) {
@@ -249,7 +288,7 @@ export class BTreeCursor extends EntryView {
 
   #hasSavedKey(at: number): boolean {
     const u8 = this.#u8;
-    const lengthAt = skipVarint(u8, this.#base + this.#u16[this.#offsets + at]! + CELL_LENGTHS_OFFSET);
+    const lengthAt = skipVarint(u8, cellLengthsAt(u8, this.#base + this.#u16[this.#offsets + at]!));
     const suffixLength = readVarint(u8, lengthAt);
     const suffixAt = skipVarint(u8, lengthAt);
     const prefixLength = this.#prefixLength;

@@ -18,10 +18,12 @@ import {
   CELL_LENGTHS_OFFSET,
   CLASS_BYTE,
   CellFlag,
+  EXPIRY_BYTES,
   NEXT_WORD,
   PAGE_HEADER_BYTES,
   PAYLOAD_BYTES_WORD,
   PageKind,
+  cellExpiresAt,
   copyBytes,
   corruptPage,
   readSeq,
@@ -60,6 +62,11 @@ export abstract class EntryView {
     return readSeq(this.viewU8, this.viewCell + 1);
   }
 
+  /** When the entry expires, in ms since the epoch; 0: never. */
+  get expiresAt(): number {
+    return cellExpiresAt(this.viewU8, this.viewCell);
+  }
+
   get keyLength(): number {
     return this.#prefixLength + this.#suffixLength;
   }
@@ -72,7 +79,7 @@ export abstract class EntryView {
   protected view(segment: number, base: number, prefixLength: number, cell: number, pageEnd: number): void {
     const u8 = this.arena.u8[segment]!;
     const flags = u8[cell]!;
-    let at = cell + CELL_LENGTHS_OFFSET;
+    let at = (flags & CellFlag.Expiry) === 0 ? cell + CELL_LENGTHS_OFFSET : cell + CELL_LENGTHS_OFFSET + EXPIRY_BYTES;
     let valueLength = u8[at]!;
     if (valueLength < 0x80) at++;
     else {

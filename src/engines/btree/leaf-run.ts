@@ -3,15 +3,17 @@
  *
  * Source pages are copied into the run's own memory first, so that a target may be one of the sources. Entries are references into
  * that memory; keys stay split in (prefix of the source page, suffix), because expanding keys that share long prefixes would
- * multiply their size. Each entry's cell is whole in that memory too: lead (flags, seq, valueLength), suffixLength, suffix, body.
+ * multiply their size. Each entry's cell is whole in that memory too: lead (flags, seq, expiry, valueLength), suffixLength, suffix, body.
  * Threads: the tree's writer only; reused, so that a split allocates nothing.
  */
 import {
+  CELL_EXPIRY_OFFSET,
   CELL_LENGTHS_OFFSET,
   CLASS_BYTE,
   CellFlag,
   COUNT_HALFWORD,
   CELL_START_HALFWORD,
+  EXPIRY_BYTES,
   GARBAGE_HALFWORD,
   LEAF_SLOT_BYTES,
   LEVEL_BYTE,
@@ -22,6 +24,7 @@ import {
   PREFIX_LENGTH_HALFWORD,
   PageKind,
   RESERVED_HALFWORD,
+  cellLengthsAt,
   copyBytes,
   headOf,
   headsOffset,
@@ -38,7 +41,7 @@ const PREFIX_AT = 0;
 const PREFIX_LENGTH = 1;
 const SUFFIX_AT = 2;
 const SUFFIX_LENGTH = 3;
-/** flags, seq and valueLength varint, copied as they are. */
+/** flags, seq, expiry and valueLength varint, copied as they are. */
 const LEAD_AT = 4;
 const LEAD_LENGTH = 5;
 /** Inline value or overflow unit. */
@@ -76,7 +79,7 @@ export class LeafRun {
     const refs = this.#refs;
     for (let index = from; index < to; index++) {
       const cell = page + (memory[offsets + 2 * index]! | (memory[offsets + 2 * index + 1]! << 8));
-      const lengthAt = cell + CELL_LENGTHS_OFFSET;
+      const lengthAt = cellLengthsAt(memory, cell);
       const suffixLengthAt = skipVarint(memory, lengthAt);
       const suffixLength = readVarint(memory, suffixLengthAt);
       const suffixAt = skipVarint(memory, suffixLengthAt);
@@ -93,10 +96,11 @@ export class LeafRun {
     }
   }
 
-  /** A new cell. The body is the inline value, or the 4 bytes of an overflow unit. */
+  /** A new cell. The body is the inline value, or the 4 bytes of an overflow unit. `expiresAt` counts if the flags say so. */
   addCell(
     flags: number,
     seq: number,
+    expiresAt: number,
     key: Uint8Array,
     keyStart: number,
     keyLength: number,
@@ -105,13 +109,15 @@ export class LeafRun {
     bodyStart: number,
     bodyLength: number,
   ): void {
-    const leadLength = CELL_LENGTHS_OFFSET + varintBytes(valueLength);
+    const lengthsAt = (flags & CellFlag.Expiry) === 0 ? CELL_LENGTHS_OFFSET : CELL_LENGTHS_OFFSET + EXPIRY_BYTES;
+    const leadLength = lengthsAt + varintBytes(valueLength);
     const keyLengthBytes = keyLength < 0x80 ? 1 : 2;
     const lead = this.#reserve(leadLength + keyLengthBytes + keyLength + bodyLength);
     const memory = this.memory;
     memory[lead] = flags;
     writeSeq(memory, lead + 1, seq);
-    const keyAt = writeVarint(memory, writeVarint(memory, lead + CELL_LENGTHS_OFFSET, valueLength), keyLength);
+    if (lengthsAt !== CELL_LENGTHS_OFFSET) writeSeq(memory, lead + CELL_EXPIRY_OFFSET, expiresAt);
+    const keyAt = writeVarint(memory, writeVarint(memory, lead + lengthsAt, valueLength), keyLength);
     copyBytes(key, keyStart, keyLength, memory, keyAt);
     copyBytes(body, bodyStart, bodyLength, memory, keyAt + keyLength);
     this.#reserveRefs(1);

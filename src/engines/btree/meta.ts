@@ -8,11 +8,12 @@
  *       32     4  magic         META_MAGIC
  *       36    28  reserved      0
  *       64    64  row           per tree:
- *                   0  root u32 · 4  height u8 · 5  baseClass u8 · 6  order u16 (0 = by page size only)
+ *                   0  root u32 · 4  height u8 · 5  shape u8 · 6  order u16 (0 = by page size only)
  *                   8  liveEntries · 16  liveKeyBytes · 24  liveValueBytes · 32  cells      u64 each, below 2^53
  *                  40  leafPages u32 · 44  branchPages u32 · 48  overflowPages u32
  *                  52  treeUnits u32 (leaf and branch) · 56  overflowUnits u32 · 60  tag u32 (space and engine, see rowTag())
  *
+ * shape: bits 0 … 1 class of new leaves, bit 6 entries may expire, bit 7 page sizes are adaptive.
  * Other engines than the B+Tree use root, height and the page counts as they like; the rest means the same everywhere.
  *
  * 63 trees fit one unit; with more the page takes the next class. Threads: reading any, under a pin; TreeTable the writer only.
@@ -36,6 +37,9 @@ export const META_MAGIC = 0x54654d43; // "CMeT"
 export const ROW_WORDS = 16;
 /** In a row. */
 export const ROW_TAG_WORD = 15;
+/** In the shape byte. */
+const MAY_EXPIRE = 0x40;
+const IS_ADAPTIVE = 0x80;
 const SEQ_WORD = 6;
 const MAGIC_WORD = 8;
 export const ROWS_WORD = 16;
@@ -46,7 +50,12 @@ export interface TreeCounts {
   readonly rootUnit: UnitId;
   readonly height: number;
   readonly order: number;
+  /** Of new leaves. */
   readonly pageBytes: number;
+  /** Page sizes follow the sizes of the entries. Left out: no. */
+  readonly isAdaptive?: boolean;
+  /** An entry that expires was put since the tree was empty. Left out: no. */
+  readonly mayExpire?: boolean;
   readonly liveEntries: number;
   readonly liveKeyBytes: number;
   readonly liveValueBytes: number;
@@ -79,7 +88,8 @@ function readU64(words: Uint32Array, at: number): number {
 export function writeRow(words: Uint32Array, at: number, counts: TreeCounts): void {
   const baseClass = 31 - Math.clz32(counts.pageBytes >>> UNIT_SHIFT);
   words[at] = counts.rootUnit;
-  words[at + 1] = counts.height | (baseClass << 8) | (counts.order << 16);
+  const shape = baseClass | (counts.mayExpire === true ? MAY_EXPIRE : 0) | (counts.isAdaptive === true ? IS_ADAPTIVE : 0);
+  words[at + 1] = counts.height | (shape << 8) | (counts.order << 16);
   writeU64(words, at + 2, counts.liveEntries);
   writeU64(words, at + 4, counts.liveKeyBytes);
   writeU64(words, at + 6, counts.liveValueBytes);
@@ -98,7 +108,9 @@ export function readRow(words: Uint32Array, at: number): TreeCounts {
     rootUnit: words[at]!,
     height: shape & 0xff,
     order: shape >>> 16,
-    pageBytes: 4096 << Math.min((shape >>> 8) & 0xff, PAGE_CLASS_MAX),
+    pageBytes: 4096 << ((shape >>> 8) & PAGE_CLASS_MAX),
+    isAdaptive: ((shape >>> 8) & IS_ADAPTIVE) !== 0,
+    mayExpire: ((shape >>> 8) & MAY_EXPIRE) !== 0,
     liveEntries: readU64(words, at + 2),
     liveKeyBytes: readU64(words, at + 4),
     liveValueBytes: readU64(words, at + 6),
@@ -142,6 +154,11 @@ export function rowWord(arena: ArenaReader, metaUnit: UnitId, treeIndex: number)
   const word = metaWord(arena, metaUnit);
   const count = arena.u16[metaUnit >>> SEGMENT_UNIT_SHIFT]![word * 2 + COUNT_HALFWORD]!;
   return treeIndex < count ? word + ROWS_WORD + treeIndex * ROW_WORDS : -1;
+}
+
+/** Whether a row whose second word this is may hold entries that expire. */
+export function rowMayExpire(shapeWord: number): boolean {
+  return ((shapeWord >>> 8) & MAY_EXPIRE) !== 0;
 }
 
 /** Index of the row that holds the space in the publication, -1 if none does. */

@@ -21,7 +21,8 @@
  * A head is the first 4 bytes, big-endian and zero-padded, of the key after the page's prefix: numbers in key order, so that a
  * search stays in one small array and touches a cell only where heads are equal.
  *
- *   leaf cell    flags u8 · seq u48 · valueLength varint · suffixLength varint · suffix · value or (overflow) first unit u32
+ *   leaf cell    flags u8 · seq u48 · expiresAt u48 ms if CellFlag.Expiry · valueLength varint · suffixLength varint · suffix
+ *                · value or (overflow) first unit u32
  *   branch cell  suffixLength × 2 + hasSeq varint · seq u48 if hasSeq · suffix
  *
  * Order is (key ascending, seq descending). Entry i of a branch leads to everything ≥ its separator and < the next one; a separator
@@ -32,7 +33,8 @@ import { ConcordError } from '../../shared/errors.js';
 import type { UnitId } from '../../shared/memory/arena.js';
 
 // In images on disk: never renumber, never reuse.
-export const PageKind = { Leaf: 1, Branch: 2, Overflow: 3, Meta: 4 } as const;
+// Slab and Engine never stand in images: entries of other engines go to disk one by one.
+export const PageKind = { Leaf: 1, Branch: 2, Overflow: 3, Meta: 4, Slab: 5, Engine: 6 } as const;
 
 export const PAGE_HEADER_BYTES = 24;
 export const KIND_BYTE = 0;
@@ -59,11 +61,14 @@ export const VALUE_BYTES_MAX = 0x7fffffff;
 export const CellFlag = {
   Tombstone: 1,
   Overflow: 2,
-  /** Reserved: six bytes of expiry time will follow the seq. */
+  /** Six bytes of expiry time follow the seq. Never on a tombstone. */
   Expiry: 4,
 } as const;
-export const CELL_FLAGS_KNOWN = CellFlag.Tombstone | CellFlag.Overflow;
-/** Offset of valueLength in a leaf cell: flags and seq come before it. */
+export const CELL_FLAGS_KNOWN = CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry;
+/** Offset of the expiry time in a leaf cell that has one. */
+export const CELL_EXPIRY_OFFSET = 1 + SEQ_BYTES;
+export const EXPIRY_BYTES = 6;
+/** Offset of valueLength in a leaf cell that does not expire: flags and seq come before it. */
 export const CELL_LENGTHS_OFFSET = 1 + SEQ_BYTES;
 
 const TWO_32 = 4294967296;
@@ -101,6 +106,16 @@ export function readVarint(u8: Uint8Array, at: number): number {
     if (byte < 0x80) break;
   }
   return value >>> 0;
+}
+
+/** Where valueLength stands in the leaf cell: behind the expiry time, if there is one. */
+export function cellLengthsAt(u8: Uint8Array, cell: number): number {
+  return cell + CELL_LENGTHS_OFFSET + ((u8[cell]! & CellFlag.Expiry) >> 2) * EXPIRY_BYTES;
+}
+
+/** When the leaf cell expires, in ms since the epoch; 0: never. */
+export function cellExpiresAt(u8: Uint8Array, cell: number): number {
+  return (u8[cell]! & CellFlag.Expiry) === 0 ? 0 : readSeq(u8, cell + CELL_EXPIRY_OFFSET);
 }
 
 /** Offset after the varint at `at`. */

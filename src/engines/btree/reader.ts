@@ -12,33 +12,46 @@ import {
   type ArenaReader,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { StaleViewError, type EngineReader } from '../engine.js';
 import { BTreeCursor } from './cursor.js';
 import { EntryView } from './entry-view.js';
-import { checkHeight, rowWord } from './meta.js';
+import { ROW_TAG_WORD, checkHeight, rowWord } from './meta.js';
 import {
   CLASS_BYTE,
   COUNT_HALFWORD,
   CellFlag,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
+  cellExpiresAt,
   corruptPage,
   headsOffset,
 } from './page.js';
 import { checkPage, searchBranch, searchLeaf } from './search.js';
 
-export class BTreeReader extends EntryView {
+const NOT_PLAIN = CellFlag.Tombstone | CellFlag.Expiry;
+
+export class BTreeReader extends EntryView implements EngineReader {
+  readonly row: number;
+  /** What the row must say, see rowTag(). */
+  readonly tag: number;
   #cursor: BTreeCursor | undefined;
 
-  constructor(arena: ArenaReader) {
+  constructor(arena: ArenaReader, row: number, tag: number) {
     super(arena);
+    this.row = row;
+    this.tag = tag;
   }
 
-  /** Finds the newest version ≤ atSeq (Infinity: the newest) of the key; false if there is none or it is a tombstone. */
-  find(metaUnit: UnitId, treeIndex: number, key: Uint8Array, keyLength: number, atSeq: number): boolean {
+  /**
+   * Finds the newest version ≤ atSeq (Infinity: the newest) of the key; false if there is none, it is a tombstone or expired at atMs (0: now).
+   * A row that was never published is an empty tree. @throws StaleViewError, ERR_CORRUPT
+   */
+  find(metaUnit: UnitId, key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
     const arena = this.arena;
-    const row = rowWord(arena, metaUnit, treeIndex);
+    const row = rowWord(arena, metaUnit, this.row);
     if (row < 0) return false;
     const metaWords = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    if (metaWords[row + ROW_TAG_WORD] !== this.tag) throw new StaleViewError();
     let unit = metaWords[row]!;
     const height = metaWords[row + 1]! & 0xff;
     if (height === 0) return false;
@@ -68,22 +81,29 @@ export class BTreeReader extends EntryView {
     const count = u16[half + COUNT_HALFWORD]!;
     if (position < 0) {
       // The versions of a key may go on in the next leaf.
-      if (~position === count && height > 1) return this.#findBeyond(metaUnit, treeIndex, key, keyLength, atSeq);
+      if (~position === count && height > 1) return this.#findBeyond(metaUnit, key, keyLength, atSeq, atMs);
       return false;
     }
     const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
     const offsets = (((base + headsOffset(prefixLength)) >>> 2) + count) << 1;
     const cell = base + u16[offsets + position]!;
-    if ((u8[cell]! & CellFlag.Tombstone) !== 0) return false;
+    if ((u8[cell]! & NOT_PLAIN) !== 0 && isGone(u8, cell, atMs)) return false;
     this.view(segment, base, prefixLength, cell, base + (4096 << (u8[base + CLASS_BYTE]! & 3)));
     return true;
   }
 
-  #findBeyond(metaUnit: UnitId, treeIndex: number, key: Uint8Array, keyLength: number, atSeq: number): boolean {
-    const cursor = (this.#cursor ??= new BTreeCursor(this.arena, treeIndex));
-    cursor.treeIndex = treeIndex;
-    if (!cursor.seek(metaUnit, key, keyLength, atSeq, false) || cursor.compareKey(key, keyLength) !== 0) return false;
+  /** Nothing is held but the pin, which is the caller's. */
+  release(): void {}
+
+  #findBeyond(metaUnit: UnitId, key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
+    const cursor = (this.#cursor ??= new BTreeCursor(this.arena, this.row, this.tag));
+    if (!cursor.seek(metaUnit, key, keyLength, atSeq, false, atMs) || cursor.compareKey(key, keyLength) !== 0) return false;
     this.viewSame(cursor);
     return true;
   }
+}
+
+/** Of a cell that is a tombstone or expires. */
+function isGone(u8: Uint8Array, cell: number, atMs: number): boolean {
+  return (u8[cell]! & CellFlag.Tombstone) !== 0 || cellExpiresAt(u8, cell) <= (atMs === 0 ? Date.now() : atMs);
 }

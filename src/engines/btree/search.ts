@@ -7,13 +7,13 @@
 import type { UnitId } from '../../shared/memory/arena.js';
 import {
   BRANCH_SLOT_BYTES,
-  CELL_LENGTHS_OFFSET,
   CLASS_BYTE,
   COUNT_HALFWORD,
   LEAF_SLOT_BYTES,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   SEQ_BYTES,
+  cellLengthsAt,
   corruptPage,
   headOf,
   headsOffset,
@@ -66,7 +66,7 @@ function compareLeafCell(
   restLength: number,
   seq: number,
 ): number {
-  let at = skipVarint(u8, cellAt + CELL_LENGTHS_OFFSET);
+  let at = skipVarint(u8, cellLengthsAt(u8, cellAt));
   let suffixLength = u8[at++]!;
   if (suffixLength >= 0x80) suffixLength = (suffixLength & 0x7f) | (u8[at++]! << 7);
   if (!(at + suffixLength <= pageEnd)) throw corruptPage(0, 'a cell reaches beyond its page');
@@ -271,8 +271,8 @@ export function checkBranchRoom(u8: Uint8Array, u16: Uint16Array, base: number, 
 
 /** Whether two leaf cells of one page have the same key suffix. */
 export function sameSuffix(u8: Uint8Array, first: number, second: number): boolean {
-  const firstLengthAt = skipVarint(u8, first + CELL_LENGTHS_OFFSET);
-  const secondLengthAt = skipVarint(u8, second + CELL_LENGTHS_OFFSET);
+  const firstLengthAt = skipVarint(u8, cellLengthsAt(u8, first));
+  const secondLengthAt = skipVarint(u8, cellLengthsAt(u8, second));
   const length = readVarint(u8, firstLengthAt);
   if (length !== readVarint(u8, secondLengthAt)) return false;
   const a = skipVarint(u8, firstLengthAt);

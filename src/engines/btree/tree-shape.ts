@@ -20,11 +20,13 @@ import { ChildList } from './child-list.js';
 import { LeafRun } from './leaf-run.js';
 import {
   BRANCH_SLOT_BYTES,
+  CELL_EXPIRY_OFFSET,
   CELL_LENGTHS_OFFSET,
   CELL_START_HALFWORD,
   CLASS_BYTE,
   COUNT_HALFWORD,
   CellFlag,
+  EXPIRY_BYTES,
   GARBAGE_HALFWORD,
   HEIGHT_MAX,
   LEAF_SLOT_BYTES,
@@ -32,6 +34,7 @@ import {
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   SEQ_BYTES,
+  cellLengthsAt,
   copyBytes,
   headOf,
   headsOffset,
@@ -105,6 +108,8 @@ export abstract class TreeShape {
   /** The cell to insert; its key and body stay where the caller has them. */
   protected cellFlags = 0;
   protected cellSeq = 0;
+  /** Counts if the flags say so. */
+  protected cellExpiresAt = 0;
   protected cellKey!: Uint8Array;
   protected cellKeyStart = 0;
   protected cellKeyLength = 0;
@@ -112,6 +117,20 @@ export abstract class TreeShape {
   protected cellBody!: Uint8Array;
   protected cellBodyStart = 0;
   protected cellBodyLength = 0;
+
+  /** Since the writer was made, for metrics(). */
+  protected readonly events = {
+    /** Pages that were divided, and those begun beside a full one by ascending inserts. */
+    pageSplits: 0,
+    pageMerges: 0,
+    /** An underfull page took entries from its sibling. */
+    borrows: 0,
+    /** A full page gave entries to its sibling. */
+    shifts: 0,
+    /** Copies before the first change since a publication. */
+    pagesCopied: 0,
+    overwritesInPlace: 0,
+  };
 
   protected readonly leafRun = new LeafRun();
   protected readonly branchRun = new BranchRun();
@@ -355,6 +374,7 @@ export abstract class TreeShape {
       const pageClass = this.#classOf(old);
       const unit = arena.allocate(UNITS_OF_CLASS[pageClass]!);
       this.#copyPage(old, unit, pageClass);
+      this.events.pagesCopied++;
       arena.retire(old);
       this.unit[at] = unit;
       if (at === this.height - 1) this.rootUnit = unit;
@@ -420,6 +440,7 @@ export abstract class TreeShape {
     u32[(base >>> 2) + 1] = arena.unpublishedEpochLow;
     u16[(base >>> 1) + 4] = arena.unpublishedEpochHigh;
     arena.retire(old);
+    this.events.pagesCopied++;
     if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
     this.#replacePage(0, unit);
   }
@@ -449,7 +470,7 @@ export abstract class TreeShape {
   }
 
   protected leafCellBytes(cell: number): number {
-    const lengthAt = cell + CELL_LENGTHS_OFFSET;
+    const lengthAt = cellLengthsAt(this.u8, cell);
     const suffixLengthAt = skipVarint(this.u8, lengthAt);
     const suffixLength = readVarint(this.u8, suffixLengthAt);
     const suffixAt = skipVarint(this.u8, suffixLengthAt);
@@ -525,6 +546,7 @@ export abstract class TreeShape {
     Atomics.store(u16, offset, at);
     arena.spareEpoch[unit] = arena.unpublishedEpoch;
     arena.spareOffset[unit] = old;
+    this.events.overwritesInPlace++;
     return true;
   }
 
@@ -541,6 +563,7 @@ export abstract class TreeShape {
     }
     const cellBytes =
       CELL_LENGTHS_OFFSET +
+      ((this.cellFlags & CellFlag.Expiry) >> 2) * EXPIRY_BYTES +
       varintBytes(this.cellValueLength) +
       (suffixLength < 0x80 ? 1 : 2) +
       suffixLength +
@@ -618,7 +641,12 @@ export abstract class TreeShape {
     const u8 = this.u8;
     u8[cell] = this.cellFlags;
     writeSeq(u8, cell + 1, this.cellSeq);
-    let at = writeVarint(u8, cell + CELL_LENGTHS_OFFSET, this.cellValueLength);
+    let lengthsAt = cell + CELL_LENGTHS_OFFSET;
+    if ((this.cellFlags & CellFlag.Expiry) !== 0) {
+      writeSeq(u8, cell + CELL_EXPIRY_OFFSET, this.cellExpiresAt);
+      lengthsAt += EXPIRY_BYTES;
+    }
+    let at = writeVarint(u8, lengthsAt, this.cellValueLength);
     at = writeVarint(u8, at, suffixLength);
     copyBytes(this.cellKey, this.cellKeyStart + prefixLength, suffixLength, u8, at);
     copyBytes(this.cellBody, this.cellBodyStart, this.cellBodyLength, u8, at + suffixLength);
@@ -637,6 +665,7 @@ export abstract class TreeShape {
     run.addCell(
       this.cellFlags,
       this.cellSeq,
+      this.cellExpiresAt,
       this.cellKey,
       this.cellKeyStart,
       this.cellKeyLength,
@@ -679,6 +708,7 @@ export abstract class TreeShape {
     if (this.#spillAscending(position, drop, total)) return;
     if (this.#spillToSibling(position, drop, count)) return;
     const parts = this.#partitionLeaves(total, 2, NO_LIMIT);
+    this.events.pageSplits++;
     this.#releasePage(leaf, true);
     this.#writeLeaves(parts);
     this.#replaceChildren(1, 1);
@@ -716,6 +746,7 @@ export abstract class TreeShape {
     children.reset();
     children.add(this.unit[0]!, 0, Infinity);
     this.#addLeafChild(unit, total - 1);
+    this.events.pageSplits++;
     this.#replaceChildren(1, 1);
     this.#lastInsertUnit = unit;
     this.#lastInsertAt = 0;
@@ -754,6 +785,7 @@ export abstract class TreeShape {
       run.addEntries(own, position + drop, count);
       return false;
     }
+    this.events.shifts++;
     this.#releasePage(this.unit[0]!, true);
     this.#releasePage(sibling, true);
     this.#writeLeaves(parts);
@@ -936,6 +968,8 @@ export abstract class TreeShape {
       parts = this.#partitionLeaves(total, 2, 2);
       if (parts < 0) return;
     }
+    if (parts === 1) this.events.pageMerges++;
+    else this.events.borrows++;
     this.makeWritable(1);
     this.#releasePage(leaf, true);
     this.#releasePage(sibling, true);
@@ -1059,6 +1093,7 @@ export abstract class TreeShape {
       return;
     }
     const parts = this.#partitionBranches(total, atEnd);
+    this.events.pageSplits++;
     this.#releasePage(old, false);
     this.#writeBranches(parts, level);
     this.#replaceChildren(level + 1, 1);
@@ -1201,6 +1236,8 @@ export abstract class TreeShape {
       parts = this.#partitionBranches(total, false);
       if (parts !== 2) return;
     }
+    if (parts === 1) this.events.pageMerges++;
+    else this.events.borrows++;
     this.#releasePage(branch, false);
     this.#releasePage(sibling, false);
     this.#writeBranches(parts, level);

@@ -9,21 +9,30 @@
  * Source bytes may lie in shared memory. Threads: the shard thread only. Publish with publishTrees() of meta.ts.
  */
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
-import type { ArenaWriter } from '../../shared/memory/arena.js';
+import type { ArenaWriter, UnitId } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '../../shared/memory/arena.js';
-import { FREE_TAG } from '../engine.js';
+import {
+  EngineCode,
+  FREE_TAG,
+  type EngineMetrics,
+  type EngineWriter,
+  type RemoveRangeResult,
+  type SweepState,
+  type VersionVisit,
+} from '../engine.js';
 import { BulkLoader } from './bulk.js';
 import { checkTree } from './check.js';
-import { TreeTable, type TreeCounts, type TreeRowSource } from './meta.js';
+import { TreeTable, type TreeCounts } from './meta.js';
 import { OverflowWriter, overflowUnits, walkChain, type OverflowChain } from './overflow.js';
 import {
-  CELL_LENGTHS_OFFSET,
   CellFlag,
   COUNT_HALFWORD,
   KEY_BYTES_MAX,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   VALUE_BYTES_MAX,
+  cellExpiresAt,
+  cellLengthsAt,
   copyBytes,
   readSeq,
   readVarint,
@@ -37,33 +46,18 @@ export { OverflowWriter, type OverflowChain } from './overflow.js';
 export interface BTreeOptions {
   /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
   readonly order?: number;
-  /** 4096, 8192, 16384 or 32768. Default 4096. */
-  readonly pageBytes?: number;
+  /** 4096, 8192, 16384, 32768, or 'adaptive': by the sizes of the entries. Default 4096. */
+  readonly pageBytes?: number | 'adaptive';
   /** Of a new tree's row, see rowTag(). Default 0. */
   readonly tag?: number;
-}
-
-export interface RemoveRangeResult {
-  /** Live keys removed. */
-  readonly removed: number;
-  readonly done: boolean;
-  /** Where to go on (inclusive) if not done. */
-  readonly resumeKey: Uint8Array | undefined;
-}
-
-export interface SweepState {
-  /** Where to go on: undefined = from the start. */
-  resumeKey: Uint8Array | undefined;
-  resumeSeq: number;
-  done: boolean;
-  /** Cells removed so far. */
-  removedCells: number;
 }
 
 export interface BulkEntry {
   readonly key: Uint8Array;
   readonly value: Uint8Array;
   readonly seq: number;
+  /** ms since the epoch; 0 or left out: never. */
+  readonly expiresAt?: number;
 }
 
 const NO_BYTES = new Uint8Array(0);
@@ -74,15 +68,18 @@ const INLINE_VALUE_BYTES_LARGE = 4064;
 /** Entries that a range delete looks at per entry that it may remove: tombstones in the range cost time too. */
 const RANGE_VISITS_PER_REMOVAL = 8;
 
-export function newSweep(): SweepState {
-  return { resumeKey: undefined, resumeSeq: Infinity, done: false, removedCells: 0 };
-}
-
-export class BTreeWriter extends TreeShape implements TreeRowSource {
-  readonly treeIndex: number;
+export class BTreeWriter extends TreeShape implements EngineWriter {
+  readonly code = EngineCode.btree;
+  readonly row: number;
   tag: number;
   readonly order: number;
   readonly pageBytes: number;
+  readonly isAdaptive: boolean;
+  /** Of the live version that the last put or del replaced; 0 and 0 if there was none or it does not expire. */
+  replacedExpiresAt = 0;
+  replacedSeq = 0;
+  /** Of what versionOf() found, 0: none. */
+  foundExpiresAt = 0;
   /** Longer values go to an overflow chain. */
   readonly inlineValueBytesMax: number;
 
@@ -91,33 +88,38 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
   #liveValueBytes: number;
   #overflowPages: number;
   #overflowUnits: number;
+  #mayExpire: boolean;
 
   #snapshots: Float64Array = NO_SNAPSHOTS;
   #snapshotCount = 0;
-  #keepNewest = false;
 
   readonly #overflow: OverflowWriter;
   readonly #unitBytes = new Uint8Array(4);
   readonly #scratchKey = new Uint8Array(KEY_BYTES_MAX);
+  readonly #visitValue = new Uint8Array(INLINE_VALUE_BYTES_LARGE);
+  readonly #visitBases: number[] = [];
+  readonly #visitCells: number[] = [];
 
   /** Opens the tree as it was last published in this arena; options count for a tree that is new. */
-  constructor(arena: ArenaWriter, treeIndex: number, options: BTreeOptions = {}) {
+  constructor(arena: ArenaWriter, rowIndex: number, options: BTreeOptions = {}) {
     const table = TreeTable.of(arena);
-    const row = table.row(treeIndex);
+    const row = table.row(rowIndex);
     const isNew = row.rootUnit === 0 && row.cells === 0;
     const order = isNew ? (options.order ?? row.order) : row.order;
-    const pageBytes = isNew ? (options.pageBytes ?? row.pageBytes) : row.pageBytes;
+    const isAdaptive = isNew && options.pageBytes !== undefined ? options.pageBytes === 'adaptive' : row.isAdaptive === true;
+    const pageBytes = isNew && typeof options.pageBytes === 'number' ? options.pageBytes : row.pageBytes;
     if (order !== 0 && !(Number.isInteger(order) && order >= 3 && order <= 1000)) {
       throw invalidArgument(`order must be an integer from 3 to 1000, not ${order}`);
     }
     if (pageBytes !== 4096 && pageBytes !== 8192 && pageBytes !== 16384 && pageBytes !== 32768) {
-      throw invalidArgument(`pageBytes must be 4096, 8192, 16384 or 32768, not ${String(pageBytes)}`);
+      throw invalidArgument(`pageBytes must be 4096, 8192, 16384, 32768 or 'adaptive', not ${String(pageBytes)}`);
     }
     super(arena, order, pageBytes);
-    this.treeIndex = treeIndex;
+    this.row = rowIndex;
     this.tag = row.tag === FREE_TAG ? (options.tag ?? 0) : row.tag;
     this.order = order;
     this.pageBytes = pageBytes;
+    this.isAdaptive = isAdaptive;
     this.inlineValueBytesMax = pageBytes === UNIT_BYTES ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
     this.rootUnit = row.rootUnit;
     this.height = row.height;
@@ -130,19 +132,24 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     this.#liveValueBytes = row.liveValueBytes;
     this.#overflowPages = row.overflowPages;
     this.#overflowUnits = row.overflowUnits;
+    this.#mayExpire = row.mayExpire === true && row.cells > 0;
     this.#overflow = new OverflowWriter(arena);
-    table.attach(treeIndex, this);
+    table.attach(rowIndex, this);
   }
 
-  /**
-   * The open snapshots, ascending; the array is kept, not copied. An old version is kept while one of them needs it. keepNewest: the
-   * version that an operation replaces directly is kept too (a snapshot is being taken whose number is not known yet).
-   */
-  setSnapshots(sorted: Float64Array, count: number, keepNewest: boolean): void {
+  /** The open snapshots, ascending; the array is kept, not copied. An old version is kept while one of them needs it. */
+  setSnapshots(sorted: Float64Array, count: number): void {
     this.#snapshots = sorted;
     this.#snapshotCount = count;
-    this.#keepNewest = keepNewest;
   }
+
+  /** Overwrites may show before the publication unless the group's operations must show together. */
+  beginGroup(_publishedSeq: number, isAtomic: boolean): void {
+    this.overwritesInPlace = !isAtomic;
+  }
+
+  /** Pages that only readers of older publications need are the arena's to free. */
+  endGroup(): void {}
 
   counts(): TreeCounts {
     return {
@@ -159,12 +166,10 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
       overflowPages: this.#overflowPages,
       treeUnits: this.treeUnits,
       overflowUnits: this.#overflowUnits,
+      isAdaptive: this.isAdaptive,
+      mayExpire: this.#mayExpire,
       tag: this.tag,
     };
-  }
-
-  stats(): TreeCounts {
-    return this.counts();
   }
 
   // ---- operations ---------------------------------------------------------------------------------------------------------------
@@ -178,27 +183,35 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     valueStart: number,
     valueLength: number,
     seq: number,
+    expiresAt: number,
   ): boolean {
     if (valueLength > this.inlineValueBytesMax) {
       const chain = this.#writeChain(value, valueStart, valueLength);
       try {
-        return this.putOverflow(key, keyStart, keyLength, chain, seq);
+        return this.putOverflow(key, keyStart, keyLength, chain, seq, expiresAt);
       } catch (error) {
         OverflowWriter.discard(this.arena, chain);
         throw error;
       }
     }
-    return this.#put(0, key, keyStart, keyLength, valueLength, value, valueStart, valueLength, seq);
+    return this.#put(0, key, keyStart, keyLength, valueLength, value, valueStart, valueLength, seq, expiresAt);
   }
 
   /** Puts a value that an OverflowWriter of the same arena has written. The tree owns the chain from then on, unless it throws. */
-  putOverflow(key: Uint8Array, keyStart: number, keyLength: number, chain: OverflowChain, seq: number): boolean {
+  putOverflow(
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    chain: OverflowChain,
+    seq: number,
+    expiresAt: number,
+  ): boolean {
     const bytes = this.#unitBytes;
     bytes[0] = chain.firstUnit;
     bytes[1] = chain.firstUnit >>> 8;
     bytes[2] = chain.firstUnit >>> 16;
     bytes[3] = chain.firstUnit >>> 24;
-    const existed = this.#put(CellFlag.Overflow, key, keyStart, keyLength, chain.totalBytes, bytes, 0, 4, seq);
+    const existed = this.#put(CellFlag.Overflow, key, keyStart, keyLength, chain.totalBytes, bytes, 0, 4, seq, expiresAt);
     this.arena.stagedUnits -= chain.units;
     this.#overflowPages += chain.pages;
     this.#overflowUnits += chain.units;
@@ -207,6 +220,8 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
 
   /** True if a live version existed. */
   del(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
+    this.replacedExpiresAt = 0;
+    this.replacedSeq = 0;
     if (this.height === 0) return false;
     const arena = this.arena;
     const before = arena.reserveMode;
@@ -218,16 +233,25 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     }
   }
 
-  /** Sequence of the live version in the unpublished state, 0 if the key is absent. */
-  versionOf(key: Uint8Array, keyStart: number, keyLength: number): number {
+  /** Sequence of the live version in the unpublished state, 0 if the key is absent or expired at atMs (0: no expiry is judged). */
+  versionOf(key: Uint8Array, keyStart: number, keyLength: number, atMs: number): number {
+    this.foundExpiresAt = 0;
     if (this.height === 0) return 0;
     const position = this.locate(key, keyStart, keyLength, Infinity);
-    if (position >= 0) {
-      const cell = this.cellAt(position);
-      return (this.u8[cell]! & CellFlag.Tombstone) !== 0 ? 0 : readSeq(this.u8, cell + 1);
+    let u8 = this.u8;
+    let cell = 0;
+    if (position >= 0) cell = this.cellAt(position);
+    else {
+      const unit = ~position === this.leafCount() ? this.#nextLeafOf(key, keyStart, keyLength) : 0;
+      if (unit === 0) return 0;
+      u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+      cell = this.#firstCellOf(unit);
     }
-    if (~position === this.leafCount()) return this.#versionInNextLeaf(key, keyStart, keyLength);
-    return 0;
+    if ((u8[cell]! & CellFlag.Tombstone) !== 0) return 0;
+    const expiresAt = cellExpiresAt(u8, cell);
+    if (expiresAt !== 0 && atMs !== 0 && expiresAt <= atMs) return 0;
+    this.foundExpiresAt = expiresAt;
+    return readSeq(u8, cell + 1);
   }
 
   /**
@@ -265,7 +289,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
       keyLength = this.#copyKey(position, key);
       fromSeq = -1;
       if (high !== undefined) {
-        const order = compareBytes(key, keyLength, high);
+        const order = compareBytes(key, 0, keyLength, high);
         if (order > 0 || (order === 0 && !highInclusive)) break;
       }
       if (removed >= limit || visits-- <= 0) return { removed, done: false, resumeKey: key.slice(0, keyLength) };
@@ -306,7 +330,8 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const loader = this.bulkLoader();
     try {
       for (const entry of entries) {
-        loader.add(entry.key, 0, entry.key.length, entry.value, 0, entry.value.length, entry.seq);
+        const { key, value, seq, expiresAt } = entry;
+        loader.add(key, 0, key.length, value, 0, value.length, seq, expiresAt ?? 0);
       }
       loader.finish();
     } catch (error) {
@@ -323,6 +348,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
       this.rootUnit = result.rootUnit;
       this.height = result.height;
       this.cellCount = result.entries;
+      this.#mayExpire = result.mayExpire;
       this.leafPages = result.leafPages;
       this.branchPages = result.branchPages;
       this.treeUnits = result.treeUnits;
@@ -342,6 +368,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     this.rootUnit = 0;
     this.height = 0;
     this.cellCount = 0;
+    this.#mayExpire = false;
     this.leafPages = 0;
     this.branchPages = 0;
     this.treeUnits = 0;
@@ -406,9 +433,87 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     return 3 * (Math.max(this.height, 1) + 2);
   }
 
+  /** Bytes by kind. */
+  memory(): Readonly<Record<string, number>> {
+    return { treeBytes: this.treeUnits * UNIT_BYTES, overflowBytes: this.#overflowUnits * UNIT_BYTES };
+  }
+
+  metrics(): EngineMetrics {
+    return { ...this.events };
+  }
+
   /** Problems found, empty when sound. Walks everything. */
   check(): string[] {
     return checkTree(this.arena, this.counts()).problems;
+  }
+
+  /** Shows versions in key order, oldest first within a key. A position is the key to go on from, inclusive. */
+  visitVersions(position: Uint8Array | undefined, budget: number, visit: VersionVisit): Uint8Array | undefined {
+    if (this.height === 0) return undefined;
+    const key = this.#scratchKey;
+    const bases = this.#visitBases;
+    const cells = this.#visitCells;
+    const from = position ?? NO_BYTES;
+    let at = this.locate(from, 0, from.length, Infinity);
+    if (at < 0) at = ~at;
+    for (let shown = 0; ; shown += cells.length) {
+      if (at === this.leafCount()) {
+        if (!this.moveToNextLeaf()) return undefined;
+        at = 0;
+      }
+      const keyLength = this.#copyKey(at, key);
+      if (shown >= budget) return key.slice(0, keyLength);
+      // Newest first, as they stand; over the leaf's end if they go on there.
+      bases.length = 0;
+      cells.length = 0;
+      for (let more = true; more;) {
+        bases.push(this.unit[0]!);
+        cells.push(this.cellAt(at));
+        if (++at < this.leafCount()) more = this.sameKeyAsNext(at - 1);
+        else {
+          const cutsVersions = this.separatorHasSeq(1);
+          more = cutsVersions && this.moveToNextLeaf();
+          if (more) at = 0;
+        }
+      }
+      for (let index = cells.length - 1; index >= 0; index--)
+        this.#visit(this.arena.u8[bases[index]! >>> SEGMENT_UNIT_SHIFT]!, cells[index]!, keyLength, visit);
+    }
+  }
+
+  #visit(u8: Uint8Array, cell: number, keyLength: number, visit: VersionVisit): void {
+    const flags = u8[cell]!;
+    const lengthsAt = cellLengthsAt(u8, cell);
+    const valueLength = readVarint(u8, lengthsAt);
+    const suffixLengthAt = skipVarint(u8, lengthsAt);
+    const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
+    let value: Uint8Array = this.#visitValue;
+    if ((flags & CellFlag.Overflow) === 0) copyBytes(u8, body, valueLength, value, 0);
+    else value = this.#assembleChain(readUnit(u8, body), valueLength);
+    const seq = readSeq(u8, cell + 1);
+    const isTombstone = (flags & CellFlag.Tombstone) !== 0;
+    visit(this.#scratchKey, keyLength, value, valueLength, seq, cellExpiresAt(u8, cell), isTombstone);
+  }
+
+  #assembleChain(firstUnit: UnitId, totalBytes: number): Uint8Array {
+    const { arena } = this;
+    const value = new Uint8Array(totalBytes);
+    let at = 0;
+    walkChain(arena, firstUnit, totalBytes, (unit, _pageClass, payloadAt, payloadBytes) => {
+      value.set(arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!.subarray(payloadAt, payloadAt + payloadBytes), at);
+      at += payloadBytes;
+    });
+    return value;
+  }
+
+  isBefore(key: Uint8Array, keyStart: number, keyLength: number, position: Uint8Array): boolean {
+    return compareBytes(key, keyStart, keyLength, position) < 0;
+  }
+
+  /** Gives everything back and empties the row. */
+  destroy(): void {
+    this.clear();
+    TreeTable.of(this.arena).detach(this.row);
   }
 
   // ---- versions -----------------------------------------------------------------------------------------------------------------
@@ -423,15 +528,24 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     bodyStart: number,
     bodyLength: number,
     seq: number,
+    expiresAt: number,
   ): boolean {
+    this.replacedExpiresAt = 0;
+    this.replacedSeq = 0;
     if (keyLength > KEY_BYTES_MAX)
       throw new ConcordError('ERR_KEY_TOO_LARGE', `key of ${keyLength} bytes, limit ${KEY_BYTES_MAX}`);
     if (valueLength > VALUE_BYTES_MAX) {
       throw new ConcordError('ERR_VALUE_TOO_LARGE', `value of ${valueLength} bytes, limit ${VALUE_BYTES_MAX}`);
     }
     this.#setCell(flags, key, keyStart, keyLength, valueLength, body, bodyStart, bodyLength, seq);
+    if (expiresAt !== 0) {
+      this.cellFlags = flags | CellFlag.Expiry;
+      this.cellExpiresAt = expiresAt;
+      this.#mayExpire = true;
+    }
     if (this.height === 0) {
       this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
+      this.#mayExpire = expiresAt !== 0;
       this.plantRoot();
       this.#countLive(1, keyLength, valueLength);
       return false;
@@ -440,22 +554,22 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
     if (found < 0) {
       const position = ~found;
-      let existed = false;
-      if (position === this.leafCount() && this.separatorHasSeq(1)) {
-        existed = this.#versionInNextLeaf(key, keyStart, keyLength) !== 0;
-        if (existed) this.#countLive(0, 0, valueLength - this.#nextLeafValueLength(key, keyStart, keyLength));
-      }
-      if (!existed) this.#countLive(1, keyLength, valueLength);
+      const next = position === this.leafCount() ? this.#nextLeafOf(key, keyStart, keyLength) : 0;
+      const oldLength = next === 0 ? -1 : this.#noteReplacedIn(next);
+      const existed = oldLength >= 0;
+      if (existed) this.#countLive(0, 0, valueLength - oldLength);
+      else this.#countLive(1, keyLength, valueLength);
       this.insertCell(position, false);
       return existed;
     }
     const cell = this.cellAt(found);
     const existed = (this.u8[cell]! & CellFlag.Tombstone) === 0;
-    const oldLength = readVarint(this.u8, cell + CELL_LENGTHS_OFFSET);
-    if (existed) this.#countLive(0, 0, valueLength - oldLength);
-    else this.#countLive(1, keyLength, valueLength);
+    if (existed) {
+      this.#countLive(0, 0, valueLength - readVarint(this.u8, cellLengthsAt(this.u8, cell)));
+      this.#noteReplaced(this.u8, cell);
+    } else this.#countLive(1, keyLength, valueLength);
     const single = found + 1 === this.leafCount() || !this.sameKeyAsNext(found);
-    if (single && !this.#keepNewest && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
+    if (single && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
       if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
       this.insertCell(found, true);
       return existed;
@@ -469,10 +583,12 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const found = this.locate(key, keyStart, keyLength, Infinity);
     if (found < 0) {
       const position = ~found;
-      if (position !== this.leafCount() || !this.separatorHasSeq(1)) return false;
-      if (this.#versionInNextLeaf(key, keyStart, keyLength) === 0) return false;
+      const next = position === this.leafCount() ? this.#nextLeafOf(key, keyStart, keyLength) : 0;
+      if (next === 0) return false;
+      const valueLength = this.#noteReplacedIn(next);
+      if (valueLength < 0) return false;
       this.ensureRoom(keyLength + 16, true);
-      this.#countLive(-1, -keyLength, -this.#nextLeafValueLength(key, keyStart, keyLength));
+      this.#countLive(-1, -keyLength, -valueLength);
       this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
       this.insertCell(position, false);
       return true;
@@ -480,7 +596,8 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const cell = this.cellAt(found);
     if ((this.u8[cell]! & CellFlag.Tombstone) !== 0) return false;
     this.ensureRoom(keyLength + 16, true);
-    this.#countLive(-1, -keyLength, -readVarint(this.u8, cell + CELL_LENGTHS_OFFSET));
+    this.#countLive(-1, -keyLength, -readVarint(this.u8, cellLengthsAt(this.u8, cell)));
+    this.#noteReplaced(this.u8, cell);
     this.makeWritable(0);
     const left = this.#pruneVersions(found, seq);
     if (left > 0 || this.#continuesInNextLeaf(found, key, keyStart, keyLength)) {
@@ -501,19 +618,17 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     let newer = seq;
     let kept = 0;
     let more = true;
-    let rank = 0;
     while (more) {
       const at = position + kept;
       more = at + 1 < this.leafCount() && this.sameKeyAsNext(at);
       const cell = this.cellAt(at);
       const version = readSeq(this.u8, cell + 1);
-      if ((rank === 0 && this.#keepNewest) || this.#isNeeded(version, newer)) {
+      if (this.#isNeeded(version, newer)) {
         newer = version;
         kept++;
       } else {
         this.#dropCell(at);
       }
-      rank++;
     }
     return kept;
   }
@@ -545,18 +660,25 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     return unit !== 0 && this.#searchIn(unit, key, keyStart, keyLength) >= 0;
   }
 
-  #versionInNextLeaf(key: Uint8Array, keyStart: number, keyLength: number): number {
+  /** The next leaf, if it begins with the newest version of the key, which then is not in this leaf; else 0. */
+  #nextLeafOf(key: Uint8Array, keyStart: number, keyLength: number): number {
     const unit = this.separatorHasSeq(1) ? this.neighbourLeaf(1) : 0;
-    if (unit === 0 || this.#searchIn(unit, key, keyStart, keyLength) !== 0) return 0;
-    const u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const cell = this.#firstCellOf(unit);
-    return (u8[cell]! & CellFlag.Tombstone) !== 0 ? 0 : readSeq(u8, cell + 1);
+    return unit !== 0 && this.#searchIn(unit, key, keyStart, keyLength) === 0 ? unit : 0;
   }
 
-  #nextLeafValueLength(key: Uint8Array, keyStart: number, keyLength: number): number {
-    const unit = this.neighbourLeaf(1);
-    if (unit === 0 || this.#searchIn(unit, key, keyStart, keyLength) !== 0) return 0;
-    return readVarint(this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!, this.#firstCellOf(unit) + CELL_LENGTHS_OFFSET);
+  /** Length of the value that the leaf's first cell holds, -1 if it is a tombstone; else it is noted as replaced. */
+  #noteReplacedIn(unit: number): number {
+    const u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const cell = this.#firstCellOf(unit);
+    if ((u8[cell]! & CellFlag.Tombstone) !== 0) return -1;
+    this.#noteReplaced(u8, cell);
+    return readVarint(u8, cellLengthsAt(u8, cell));
+  }
+
+  #noteReplaced(u8: Uint8Array, cell: number): void {
+    if ((u8[cell]! & CellFlag.Expiry) === 0) return;
+    this.replacedExpiresAt = cellExpiresAt(u8, cell);
+    this.replacedSeq = readSeq(u8, cell + 1);
   }
 
   #searchIn(unit: number, key: Uint8Array, keyStart: number, keyLength: number): number {
@@ -577,7 +699,6 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
     const count = this.leafCount();
     // Versions of the first key may stand in the leaf before: its last one is then the next newer.
     let newer = this.#newerInLeafBefore();
-    let rank = newer === -1 ? 0 : 1;
     const drops: number[] = [];
     let lastKept: number[] = [];
     const endGroup = (continues: boolean): void => {
@@ -594,16 +715,14 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
       if (position > 0 && !this.sameKeyAsNext(position - 1)) {
         endGroup(false);
         newer = -1;
-        rank = 0;
       }
       const version = readSeq(this.u8, this.cellAt(position) + 1);
-      if (newer === -1 || this.#isNeeded(version, newer) || (this.#keepNewest && rank === 1)) {
+      if (newer === -1 || this.#isNeeded(version, newer)) {
         lastKept.push(position);
         newer = version;
       } else {
         drops.push(position);
       }
-      rank++;
     }
     const keyLength = this.#copyKey(count - 1, this.#scratchKey);
     endGroup(this.#continuesInNextLeaf(count, this.#scratchKey, 0, keyLength));
@@ -676,7 +795,7 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
   #copyKey(position: number, into: Uint8Array): number {
     const { u8, base } = this;
     const prefixLength = this.u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
-    const suffixLengthAt = skipVarint(u8, this.cellAt(position) + CELL_LENGTHS_OFFSET);
+    const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, this.cellAt(position)));
     const suffixLength = readVarint(u8, suffixLengthAt);
     copyBytes(u8, base + PAGE_HEADER_BYTES, prefixLength, into, 0);
     copyBytes(u8, skipVarint(u8, suffixLengthAt), suffixLength, into, prefixLength);
@@ -696,11 +815,11 @@ export class BTreeWriter extends TreeShape implements TreeRowSource {
 
   #releaseChainOf(cell: number): void {
     const u8 = this.u8;
-    const lengthAt = cell + CELL_LENGTHS_OFFSET;
+    const lengthAt = cellLengthsAt(u8, cell);
     const totalBytes = readVarint(u8, lengthAt);
     const suffixLengthAt = skipVarint(u8, lengthAt);
     const at = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
-    this.#releaseChain((u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0, totalBytes);
+    this.#releaseChain(readUnit(u8, at), totalBytes);
   }
 
   #releaseChain(firstUnit: number, totalBytes: number): void {
@@ -736,10 +855,14 @@ function largeCellsOf(operations: number, bytes: number): number {
   return Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
 }
 
-function compareBytes(a: Uint8Array, aLength: number, b: Uint8Array): number {
+function readUnit(u8: Uint8Array, at: number): UnitId {
+  return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
+}
+
+function compareBytes(a: Uint8Array, aStart: number, aLength: number, b: Uint8Array): number {
   const length = Math.min(aLength, b.length);
   for (let index = 0; index < length; index++) {
-    const difference = a[index]! - b[index]!;
+    const difference = a[aStart + index]! - b[index]!;
     if (difference !== 0) return difference;
   }
   return aLength - b.length;

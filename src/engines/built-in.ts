@@ -1,0 +1,7 @@
+/**
+ * The engines that come with the product. Importing this file makes them known in the thread; whoever opens a store or reads one imports it.
+ */
+import { btreeEngine } from './btree/engine.js';
+import { addEngine } from './engine.js';
+
+addEngine(btreeEngine);
