@@ -83,6 +83,7 @@ export const ShardCounter = {
   CheckpointLsn: 11,
   Checkpoints: 12,
   Clients: 13,
+  Expired: 14,
 } as const;
 
 export const PoolState = { Open: 1, Closing: 2, Closed: 3 } as const;

@@ -181,7 +181,8 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
     throw corrupt(at, `unknown kind ${kind}`);
   }
   if (extensionBytes > 0) {
-    if (kind === OperationKind.Chunk || kind === OperationKind.ApplyBatch) throw corrupt(at, 'an extension of a chunk or batch');
+    if (kind === OperationKind.Chunk || kind === OperationKind.ApplyBatch)
+      throw corrupt(at, 'an extension of a chunk or batch');
     if (readOperationSpace(bytes, at) > SPACE_ID_MAX || bytes[at + 18] !== 0 || bytes[at + 19] !== 0)
       throw corrupt(at, 'an impossible extension');
     if (kind !== OperationKind.Put && kind !== OperationKind.PutBlob && readOperationExpiry(bytes, at) !== 0)
@@ -194,7 +195,7 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
 /** Sequence numbers the (checked) record takes. */
 export function operationSpan(bytes: Uint8Array, at: number): number {
   if (bytes[at] !== OperationKind.ApplyBatch) return 1;
-  return Math.max(1, readBlobReference(bytes, at + OPERATION_HEADER_BYTES + readKeyLength(bytes, at)).count);
+  return Math.max(1, readBlobReference(bytes, operationKeyAt(bytes, at) + readKeyLength(bytes, at)).count);
 }
 
 function corrupt(at: number, what: string): ConcordError {

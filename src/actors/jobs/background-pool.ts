@@ -9,7 +9,7 @@ import type { TaskResult } from './tasks.js';
 
 type Tasks = typeof tasks;
 type TaskName = 'checkpoint' | 'exportSnapshot' | 'preallocate';
-type ResultOf<N extends TaskName> = Exclude<ReturnType<Tasks[N]>, { error: unknown }>['value'];
+type ResultOf<N extends TaskName> = Exclude<Awaited<ReturnType<Tasks[N]>>, { error: unknown }>['value'];
 
 /** An idle worker ends after this. */
 const IDLE_MS = 5000;

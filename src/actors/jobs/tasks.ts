@@ -5,12 +5,15 @@
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
-import { BTreeCursor } from '../../engines/btree/cursor.js';
 import { writeImage } from '../../engines/btree/image.js';
-import { publishTrees } from '../../engines/btree/meta.js';
+import { TreeTable, publishTrees, rowOfSpace } from '../../engines/btree/meta.js';
 import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
+import '../../engines/built-in.js';
+import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js';
 import { CheckpointWriter, type CheckpointHeader } from '../../engines/checkpoint/writer.js';
-import { DEFAULT_TREE } from '../../engines/store/shard-store.js';
+import { EXPIRY_SPACE_ID, EngineCode, engineNamed, rowTag } from '../../engines/engine.js';
+import { JOB_READER_SLOT, indexKey } from '../../engines/store/space-table.js';
+import type { SpaceDefinition } from '../../engines/store/space.js';
 import { preallocateSegment } from '../../engines/wal/preallocate.js';
 import { WalWriter } from '../../engines/wal/writer.js';
 
@@ -22,27 +25,38 @@ export interface CheckpointTask {
   readonly arena: ArenaLayout;
   /** Pinned by the shard for as long as the task runs. */
   readonly metaUnit: number;
+  /** Spaces whose entries follow the pages, as of header.publishedSeq, which the shard keeps readable meanwhile. */
+  readonly entrySpaces: readonly number[];
+  readonly engineModules: readonly string[];
   /** Word 0 not 0: stop. */
   readonly cancel: Int32Array;
 }
 
-function attempt<T>(work: () => T): TaskResult<T> {
+async function attempt<T>(work: () => T | Promise<T>): Promise<TaskResult<T>> {
   try {
-    return { value: work() };
+    return { value: await work() };
   } catch (error) {
     return { error: toErrorRecord(error) };
   }
 }
 
-/** Writes the pinned state as a checkpoint file. */
-export function checkpoint(task: CheckpointTask): TaskResult<{ path: string; bytes: number }> {
-  return attempt(() => {
+async function loadModules(modules: readonly string[]): Promise<void> {
+  for (const module of modules) await import(module);
+}
+
+/** Writes the pinned state as a checkpoint file: B+Trees as pages, what other engines hold as entries. */
+export async function checkpoint(task: CheckpointTask): Promise<TaskResult<{ path: string; bytes: number }>> {
+  return attempt(async () => {
+    await loadModules(task.engineModules);
     const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
     const writer = CheckpointWriter.create(new NodeEnv(), task.directory, task.header, { isCancelled });
+    const emit = (chunk: Uint8Array): void => {
+      writer.write(chunk);
+    };
     try {
-      writeImage(new ArenaReader(task.arena), task.metaUnit, (chunk) => {
-        writer.write(chunk);
-      });
+      const arena = new ArenaReader(task.arena);
+      writeImage(arena, task.metaUnit, emit);
+      for (const space of task.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, task.header.publishedSeq, emit);
       return writer.finish();
     } catch (error) {
       writer.abort();
@@ -54,41 +68,71 @@ export function checkpoint(task: CheckpointTask): TaskResult<{ path: string; byt
 export interface ExportTask extends CheckpointTask {
   /** Only versions up to this number are exported. */
   readonly snapshotSeq: number;
+  readonly spaces: readonly SpaceDefinition[];
   readonly memoryBytes: number;
-  readonly pageBytes: number | undefined;
-  readonly order: number | undefined;
   readonly segmentBytes: number;
 }
 
 /** Writes the state at a snapshot, packed densely and without history, as a checkpoint file of its own. */
-export function exportSnapshot(task: ExportTask): TaskResult<{ path: string; bytes: number; entries: number }> {
-  return attempt(() => {
+export async function exportSnapshot(
+  task: ExportTask,
+): Promise<TaskResult<{ path: string; bytes: number; entries: number }>> {
+  return attempt(async () => {
+    await loadModules(task.engineModules);
     const source = new ArenaReader(task.arena);
     const target = new ArenaWriter(createArena({ memoryBytes: task.memoryBytes }));
-    const tree = new BTreeWriter(target, DEFAULT_TREE, {
-      ...(task.order === undefined ? {} : { order: task.order }),
-      ...(task.pageBytes === undefined ? {} : { pageBytes: task.pageBytes }),
-    });
-    let entries = 0;
     const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
-    const cursor = new BTreeCursor(source, DEFAULT_TREE);
-    const walk = function* (): Generator<BulkEntry> {
-      cursor.seek(task.metaUnit, undefined, 0, task.snapshotSeq, false);
-      for (; cursor.valid; cursor.next()) {
+    const expiring: BulkEntry[] = [];
+    let entries = 0;
+    for (const { id, tuning } of task.spaces) {
+      const row = rowOfSpace(source, task.metaUnit, id);
+      if (row < 0 || task.entrySpaces.includes(id)) continue;
+      const order = tuning.order === undefined ? {} : { order: tuning.order };
+      const tree = new BTreeWriter(target, TreeTable.of(target).freeRow(), {
+        ...order,
+        tag: rowTag(id, EngineCode.btree),
+      });
+      const cursor = engineNamed('btree').openCursor(source, row, id, JOB_READER_SLOT);
+      const walk = function* (): Generator<BulkEntry> {
+        cursor.seek(task.metaUnit, undefined, 0, task.snapshotSeq, false, 1);
+        for (; cursor.valid; cursor.next()) {
+          const key = Buffer.allocUnsafe(cursor.keyLength);
+          cursor.copyKey(key, 0);
+          // The shard that holds the pin died: its successor waits for this.
+          if ((++entries & 1023) === 0 && isCancelled())
+            throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
+          const { seq, expiresAt } = cursor;
+          if (expiresAt !== 0) expiring.push({ key: indexKey(expiresAt, id, seq), value: key, seq, expiresAt: 0 });
+          yield { key, value: cursor.copyValue(), seq, expiresAt };
+        }
+      };
+      tree.bulkLoad(walk());
+    }
+    // Entries of other engines are read twice: what of them expires is listed in the image before them.
+    for (const id of task.entrySpaces) {
+      visitEntries(source, JOB_READER_SLOT, id, task.snapshotSeq, (cursor) => {
+        entries++;
+        const { seq, expiresAt } = cursor;
+        if (expiresAt === 0) return;
         const key = Buffer.allocUnsafe(cursor.keyLength);
         cursor.copyKey(key, 0);
-        // The shard that holds the pin died: its successor waits for this.
-        if ((++entries & 1023) === 0 && isCancelled()) throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
-        yield { key, value: cursor.copyValue(), seq: cursor.seq };
-      }
-    };
-    tree.bulkLoad(walk());
+        expiring.push({ key: indexKey(expiresAt, id, seq), value: key, seq, expiresAt: 0 });
+      });
+      if (isCancelled()) throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
+    }
+    if (expiring.length > 0) {
+      expiring.sort((a, b) => Buffer.compare(a.key, b.key));
+      const tag = rowTag(EXPIRY_SPACE_ID, EngineCode.btree);
+      new BTreeWriter(target, TreeTable.of(target).freeRow(), { tag }).bulkLoad(expiring);
+    }
     publishTrees(target, task.header.publishedSeq);
     const writer = CheckpointWriter.create(new NodeEnv(), task.directory, task.header, { isCancelled });
+    const emit = (chunk: Uint8Array): void => {
+      writer.write(chunk);
+    };
     try {
-      writeImage(target, target.published(), (chunk) => {
-        writer.write(chunk);
-      });
+      writeImage(target, target.published(), emit);
+      for (const space of task.entrySpaces) writeEntries(source, JOB_READER_SLOT, space, task.snapshotSeq, emit);
       const written = writer.finish();
       // An empty log: a store without one would look damaged.
       const { storeId, shard } = task.header;
@@ -102,7 +146,7 @@ export function exportSnapshot(task: ExportTask): TaskResult<{ path: string; byt
 }
 
 /** Makes a zero-filled, synced log segment; returns its path. */
-export function preallocate(task: { directory: string; segmentBytes: number }): TaskResult<string> {
+export function preallocate(task: { directory: string; segmentBytes: number }): Promise<TaskResult<string>> {
   return attempt(() => preallocateSegment(new NodeEnv(), task.directory, task.segmentBytes));
 }
 

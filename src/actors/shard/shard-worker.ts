@@ -15,6 +15,7 @@ import {
   type OpenSnapshots,
   type RecoveryReport,
 } from '../../engines/store/shard-store.js';
+import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { exposeControl } from '../runtime/control-channel.js';
@@ -31,8 +32,10 @@ export interface ShardWorkerData {
   readonly adopt: boolean;
   readonly isNew: boolean;
   readonly readOnly: boolean;
-  readonly order: number | undefined;
-  readonly pageBytes: number | undefined;
+  /** Every space of the store, the default one included. */
+  readonly spaces: readonly SpaceDefinition[];
+  /** Imported before the store is opened: they register engines. */
+  readonly engineModules: readonly string[];
   readonly segmentBytes: number | undefined;
   readonly recoveryMode: WalRecoveryMode | undefined;
   /** Log bytes behind the last checkpoint at which the next one is asked for; at least the size of the data. */
@@ -95,7 +98,31 @@ export class ShardControl {
   }
 
   check(): string[] {
-    return this.#shard.store.tree.check();
+    return this.#shard.store.spaces.check();
+  }
+
+  /** Harmless when it is open. @throws ERR_MEMORY_FULL */
+  openSpace(definition: SpaceDefinition): void {
+    this.#shard.openSpace(definition);
+  }
+
+  /** Resolves when its memory is given back. */
+  async dropSpace(spaceId: number): Promise<void> {
+    const dropped = this.#shard.dropSpace(spaceId);
+    this.#loop.wake();
+    await dropped;
+  }
+
+  /** Resolves when this shard's part of the space is held by the engine of its definition. @throws ERR_MEMORY_FULL: it stays where it was */
+  async switchEngine(definition: SpaceDefinition): Promise<void> {
+    const switched = this.#shard.switchEngine(definition);
+    this.#loop.wake();
+    await switched;
+  }
+
+  /** Undefined when nothing is being moved. */
+  switchProgress(spaceId: number): SwitchProgress | undefined {
+    return this.#shard.switchProgress(spaceId);
   }
 
   /** Serves what the rings hold, syncs, closes the files. The thread ends afterwards. */
@@ -123,6 +150,8 @@ const GAP_WEIGHT = 0.25;
 const PARK_MS_MAX = 1000;
 /** After a checkpoint that failed the next one is asked for no earlier. */
 const CHECKPOINT_RETRY_MS = 5000;
+/** Between two looks for entries that have expired, while there are requests. */
+const BACKGROUND_MS = 20;
 const CORES = availableParallelism();
 
 class ShardLoop {
@@ -139,6 +168,8 @@ class ShardLoop {
   #checkpointAsked = false;
   #checkpointNotBefore = 0;
   #spareAsked = false;
+  /** When background work is looked at next, on performance.now()'s clock. */
+  #backgroundDue = 0;
 
   constructor(shard: Shard, control: ControlBlock, data: ShardWorkerData) {
     this.#shard = shard;
@@ -152,6 +183,7 @@ class ShardLoop {
 
   /** Something arrived outside the rings. */
   wake(): void {
+    this.#backgroundDue = 0;
     if (this.#parked) this.#control.shardDoorbell(this.#shard.index).unpark();
   }
 
@@ -184,12 +216,13 @@ class ShardLoop {
     for (;;) {
       const taken = shard.step();
       const now = performance.now();
+      if (now >= this.#backgroundDue) this.#background(now);
       if (taken > 0) {
         this.#gapMs += GAP_WEIGHT * (Math.min(now - this.#lastWork, 10) - this.#gapMs);
         this.#lastWork = now;
         this.#askHost();
       } else {
-        if (this.#stopping !== undefined && !shard.hasWork) {
+        if (this.#stopping !== undefined && !shard.hasUnfinished) {
           this.#stopping();
           return;
         }
@@ -200,12 +233,13 @@ class ShardLoop {
         const spinMs = this.#control.isCrowded(CORES) ? 0 : this.#spinMs;
         if (now - this.#lastWork > spinMs) {
           if (shard.idle()) break;
+          if (this.#backgroundDue <= now) break;
           bell.raise();
           if (shard.hasWork || this.#stopping !== undefined) bell.lower();
           else {
             this.#parked = true;
             this.#lastIdleLook = 0;
-            void bell.parkAsync(PARK_MS_MAX).then(() => {
+            void bell.parkAsync(Math.min(PARK_MS_MAX, Math.max(1, shard.expiryDueAt - Date.now()))).then(() => {
               this.#parked = false;
               this.#run();
             });
@@ -219,6 +253,11 @@ class ShardLoop {
     this.#lastIdleLook = 0;
     setImmediate(this.#run);
   };
+
+  /** A slice of what goes on beside requests; the next one at once, or when something may have expired. */
+  #background(now: number): void {
+    this.#backgroundDue = this.#shard.background(Date.now()) ? now : now + BACKGROUND_MS;
+  }
 
   #askHost(): void {
     const { store } = this.#shard;
@@ -243,12 +282,13 @@ function openSnapshots(control: ControlBlock, shard: number): OpenSnapshots {
   return { sequences, count: control.readSnapshots(sequences, control.published(shard)) };
 }
 
-function main(data: ShardWorkerData): void {
+async function main(data: ShardWorkerData): Promise<void> {
   process.on('uncaughtException', (error) => {
     post({ event: 'died', error: toErrorRecord(error) });
     // Lets the message leave; the loop does not go on.
     setImmediate(() => process.exit(1));
   });
+  for (const module of data.engineModules) await import(module);
   const control = new ControlBlock(data.control);
   let store: ShardStore;
   try {
@@ -264,8 +304,7 @@ function main(data: ShardWorkerData): void {
       adopt: data.adopt,
       isNew: data.isNew,
       readOnly: data.readOnly,
-      ...(data.order === undefined ? {} : { order: data.order }),
-      ...(data.pageBytes === undefined ? {} : { pageBytes: data.pageBytes }),
+      spaces: data.spaces,
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });
@@ -282,4 +321,4 @@ function main(data: ShardWorkerData): void {
   loop.start();
 }
 
-main(workerData as ShardWorkerData);
+void main(workerData as ShardWorkerData);

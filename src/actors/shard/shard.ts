@@ -12,16 +12,27 @@ import {
   BLOB_REFERENCE_BYTES,
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
+  OPERATION_EXTENDED,
   OPERATION_HEADER_BYTES,
   OperationKind,
   checkOperation,
+  operationKeyAt,
   readBlobReference,
   readKeyLength,
+  readOperationExpiry,
+  readOperationSpace,
   readValueLength,
 } from '../../engines/operation.js';
-import { Durability, type DurabilityLevel, type ShardStore } from '../../engines/store/shard-store.js';
+import {
+  Durability,
+  newTableSweep,
+  type DurabilityLevel,
+  type ShardStore,
+  type TableSweep,
+} from '../../engines/store/shard-store.js';
+import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
+import type { Space } from '../../engines/store/space-table.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
-import { newSweep, type SweepState } from '../../engines/btree/writer.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import {
   COMPLETED_WORD,
@@ -46,6 +57,13 @@ const UNWRITTEN_BYTES_MAX = 1 << 20;
 /** Pages one slice of a sweep visits. */
 const SWEEP_PAGES = 64;
 const UNIT_BYTES = 4096;
+/** Entries that expire in one group. */
+const EXPIRE_SLICE_ENTRIES = 256;
+const EXPIRY_RETRY_MS = 1000;
+/** Versions of a space on its way to another engine that are copied between two groups. */
+const SWITCH_SLICE_VERSIONS = 256;
+/** Of a clear that cannot go on: not failures of the log. */
+const REFUSALS: ReadonlySet<string> = new Set(['ERR_MEMORY_FULL', 'ERR_READ_ONLY', 'ERR_SPACE_DROPPED']);
 /** Buckets of the filter that tells whether a group touches a key already. */
 const MARK_BUCKETS = 1 << 14;
 
@@ -57,9 +75,16 @@ interface HeldRequest {
 }
 
 interface ClearInProgress {
+  readonly spaceId: number;
   low: Buffer | undefined;
   high: Buffer | undefined;
+  /** Of an engine without order: where in its own the next slice begins. */
+  position: Uint8Array | undefined;
   level: DurabilityLevel;
+}
+
+interface SwitchInProgress {
+  readonly waiters: { resolve: () => void; reject: (error: Error) => void }[];
 }
 
 class ClientLink {
@@ -122,8 +147,13 @@ export class Shard {
   // Requests with records in the open group, to answer them if it fails.
   readonly #groupLinks: ClientLink[] = [];
   readonly #groupRequests: number[] = [];
+  readonly #switches = new Map<number, SwitchInProgress>();
+  /** Spaces to be dropped when no checkpoint reads them. */
+  readonly #drops: { spaceId: number; resolve: () => void }[] = [];
+  /** When the first entry expires, as far as known; 0: look. */
+  #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
-  #sweep: { state: SweepState; resolve: (removedCells: number) => void } | undefined;
+  #sweep: { state: TableSweep; resolve: (removedCells: number) => void } | undefined;
 
   constructor(index: number, store: ShardStore, control: ControlBlock) {
     this.index = index;
@@ -132,6 +162,8 @@ export class Shard {
     this.#counters = control.shardCounters(index);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
+    // A predecessor did not get to the end of these.
+    for (const { definition } of store.spaces.unfinishedSwitches) this.#beginSwitch(definition);
   }
 
   /** Serves a client's rings from now on. A shard that took over from a dead one answers what the dead one had taken. */
@@ -175,6 +207,11 @@ export class Shard {
 
   /** The second look before parking. */
   get hasWork(): boolean {
+    return this.#hasSwitchWork || this.#hasDrops || this.hasUnfinished;
+  }
+
+  /** What must be done before the shard may end. */
+  get hasUnfinished(): boolean {
     if (this.#sweep !== undefined) return true;
     for (const link of this.#links) {
       if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
@@ -316,10 +353,17 @@ export class Shard {
       const kind = bytes[start]!;
       const condition = (head >>> 16) & 0xff;
       const hash = words[(at >> 2) + 1]!;
+      const isExtended = bytes[start + 1]! >= OPERATION_EXTENDED;
+      const space = store.spaces.require(isExtended ? readOperationSpace(bytes, start) : 0);
       if (condition !== Condition.None) {
         if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Taken.Hold;
-        const keyStart = start + OPERATION_HEADER_BYTES;
-        const version = store.versionOf(bytes, keyStart, readKeyLength(bytes, start));
+        const version = store.versionOf(
+          space,
+          bytes,
+          operationKeyAt(bytes, start),
+          readKeyLength(bytes, start),
+          Date.now(),
+        );
         const expected = condition === Condition.IfAbsent ? 0 : readRequestVersion(bytes, at);
         if (version !== expected) {
           if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
@@ -335,23 +379,16 @@ export class Shard {
         if (kind === OperationKind.ApplyBatch) this.#noteBatch();
       }
       const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
-      if (!this.#admit(1, needed, size, kind === OperationKind.Delete)) return Taken.Hold;
+      const expiresAt = isExtended ? readOperationExpiry(bytes, start) : 0;
+      if (!this.#admit(space, 1, needed, size, expiresAt === 0 ? 0 : 1, kind === OperationKind.Delete))
+        return Taken.Hold;
+      if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
       store.append(bytes, words, start, size);
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
     } else if (type === RequestType.Batch) {
-      const count = words[(at >> 2) + 1]!;
-      let deletesOnly = true;
-      for (let record = start; record < end;) {
-        record += checkOperation(bytes, record, end);
-      }
-      for (let record = start; record < end; record += checkOperation(bytes, record, end)) {
-        const kind = bytes[record]!;
-        if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
-          throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
-        }
-        if (kind === OperationKind.Put) deletesOnly = false;
-      }
-      if (!this.#admit(count, end - start, end - start, deletesOnly)) return Taken.Hold;
+      for (let record = start; record < end;) record += checkOperation(bytes, record, end);
+      const batch = new BatchNeeds(store, bytes, start, end);
+      if (!this.#admitBatch(batch, end - start)) return Taken.Hold;
       for (let record = start; record < end;) {
         const size = checkOperation(bytes, record, end);
         store.append(bytes, words, record, size);
@@ -361,10 +398,14 @@ export class Shard {
     } else if (type === RequestType.Clear) {
       checkOperation(bytes, start, end);
       const keyLength = readKeyLength(bytes, start);
-      const keyStart = start + OPERATION_HEADER_BYTES;
+      const keyStart = operationKeyAt(bytes, start);
       const flags = bytes[start + 1]!;
+      const spaceId = readOperationSpace(bytes, start);
+      store.spaces.require(spaceId);
       const highStart = keyStart + keyLength;
       link.clear = {
+        spaceId,
+        position: undefined,
         low: flags & CLEAR_HAS_LOW ? Buffer.from(bytes.subarray(keyStart, highStart)) : undefined,
         high:
           flags & CLEAR_HAS_HIGH
@@ -390,7 +431,7 @@ export class Shard {
   /** The final record of a blob: everything it names must be here and must be fit to be applied. */
   #admitBlob(link: ClientLink, bytes: Buffer, start: number): number {
     const { store } = this;
-    const reference = readBlobReference(bytes, start + OPERATION_HEADER_BYTES + readKeyLength(bytes, start));
+    const reference = readBlobReference(bytes, operationKeyAt(bytes, start) + readKeyLength(bytes, start));
     // Its last chunks may be in this very group: they are applied when it commits.
     if (store.groupRecords > 0) return Taken.Hold;
     if (reference.client !== link.client || !store.hasBlob(reference.client, reference.blob, reference.offset)) {
@@ -403,27 +444,38 @@ export class Shard {
       );
     }
     if (bytes[start] !== OperationKind.ApplyBatch) return Taken.Done;
-    const batch = store.batchBytes(link.client)!;
-    let count = 0;
-    let deletesOnly = true;
-    for (let at = 0; at < batch.length; count++) {
-      const kind = batch[at]!;
-      at += checkOperation(batch, at, batch.length);
-      if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
-        throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
-      }
-      if (kind === OperationKind.Put) deletesOnly = false;
-    }
-    if (count !== reference.count) throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
-    this.#admit(count, batch.length, 0, deletesOnly);
+    const bytesOfBatch = store.batchBytes(link.client)!;
+    for (let at = 0; at < bytesOfBatch.length;) at += checkOperation(bytesOfBatch, at, bytesOfBatch.length);
+    const batch = new BatchNeeds(store, bytesOfBatch, 0, bytesOfBatch.length);
+    if (batch.operations !== reference.count)
+      throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
+    // The group is empty: room there is, or there is none.
+    this.#admitBatch(batch, 0);
     return Taken.Done;
+  }
+
+  /** As #admit, for all spaces of a batch. */
+  #admitBatch(batch: BatchNeeds, recordBytes: number): boolean {
+    const { deletesOnly } = batch;
+    for (const [space, needs] of batch.spaces) {
+      if (!this.#admit(space, needs.operations, needs.bytes, recordBytes, needs.expiring, deletesOnly)) return false;
+      if (needs.nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, needs.nextExpiry);
+    }
+    return true;
   }
 
   /**
    * True when the memory for `bytes` and the place in the log for `recordBytes` are sure. False when they may be once this group is published.
    * @throws ERR_MEMORY_FULL, ERR_BATCH_TOO_LARGE
    */
-  #admit(operations: number, bytes: number, recordBytes: number, deletesOnly: boolean): boolean {
+  #admit(
+    space: Space,
+    operations: number,
+    bytes: number,
+    recordBytes: number,
+    expiring: number,
+    deletesOnly: boolean,
+  ): boolean {
     const { store } = this;
     if (!store.fits(recordBytes)) {
       if (store.groupRecords > 0) return false;
@@ -432,10 +484,10 @@ export class Shard {
         limit,
       });
     }
-    if (store.admits(operations, bytes, deletesOnly)) return true;
+    if (store.admits(space, operations, bytes, expiring, deletesOnly)) return true;
     if (store.groupRecords > 0) return false;
     store.arena.reclaim();
-    if (store.admits(operations, bytes, deletesOnly)) return true;
+    if (store.admits(space, operations, bytes, expiring, deletesOnly)) return true;
     throw this.#memoryFull();
   }
 
@@ -537,35 +589,63 @@ export class Shard {
   #clearSlice(link: ClientLink): void {
     const { store } = this;
     const clear = link.clear!;
-    let entries = CLEAR_SLICE_ENTRIES;
-    while (entries > 1 && !store.admits(entries, 0, true)) entries >>= 2;
-    let refusal: ConcordError | undefined;
-    if (this.#readOnlyCause !== undefined) refusal = this.#readOnlyError();
-    else if (!store.admits(entries, 0, true)) refusal = this.#memoryFull();
-    if (refusal !== undefined) {
-      this.#respondError(link, link.taken, refusal.toRecord());
-      link.clear = undefined;
-      this.#complete(link);
-      return;
-    }
     try {
-      let boundary = store.keyBehind(clear.low, entries);
-      if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
-        boundary = clear.high;
-      const isLast = boundary === clear.high;
+      if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
+      const space = store.spaces.require(clear.spaceId);
       store.beginGroup();
-      store.appendClear(clear.low, boundary);
-      this.#commit(clear.level);
+      const isLast = store.spaces.isOrdered(space)
+        ? this.#appendClearSlice(space, clear)
+        : this.#appendClearDeletes(space, clear);
+      if (store.groupRecords > 0) this.#commit(clear.level);
+      else store.discardGroup();
       this.#counters[ShardCounter.ClearSlices]!++;
-      if (!isLast) {
-        clear.low = boundary;
-        return;
-      }
+      if (!isLast) return;
     } catch (error) {
-      this.#respondError(link, link.taken, this.#failed(error));
+      if (store.groupRecords > 0) store.discardGroup();
+      const isRefusal = error instanceof ConcordError && REFUSALS.has(error.code);
+      this.#respondError(link, link.taken, isRefusal ? error.toRecord() : this.#failed(error));
     }
     link.clear = undefined;
     this.#complete(link);
+  }
+
+  /** Appends one range delete of a few hundred entries. True when it is the last. @throws ERR_MEMORY_FULL */
+  #appendClearSlice(space: Space, clear: ClearInProgress): boolean {
+    const { store } = this;
+    let entries = CLEAR_SLICE_ENTRIES;
+    while (entries > 1 && !store.admits(space, entries, 0, 0, true)) entries >>= 2;
+    if (entries <= 1 && !store.admits(space, entries, 0, 0, true)) throw this.#memoryFull();
+    let boundary = store.keyBehind(space, clear.low, entries);
+    if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
+      boundary = clear.high;
+    store.appendClear(clear.spaceId, clear.low, boundary);
+    const isLast = boundary === clear.high;
+    clear.low = boundary;
+    return isLast;
+  }
+
+  /** The same for an engine without order: a few hundred deletes, in its own. */
+  #appendClearDeletes(space: Space, clear: ClearInProgress): boolean {
+    const { store } = this;
+    const { low, high } = clear;
+    const keys: Buffer[] = [];
+    let last: Buffer | undefined;
+    const next = space.engine.visitVersions(
+      clear.position,
+      CLEAR_SLICE_ENTRIES,
+      (key, keyLength, _value, _valueLength, _seq, _expiresAt, isTombstone) => {
+        const bytes = Buffer.from(key.subarray(0, keyLength));
+        if ((low !== undefined && bytes.compare(low) < 0) || (high !== undefined && bytes.compare(high) >= 0)) return;
+        // Versions of one key come together, the newest last.
+        if (last?.equals(bytes) === true) keys.pop();
+        last = bytes;
+        if (!isTombstone) keys.push(bytes);
+      },
+    );
+    if (keys.length > 0 && !store.admits(space, keys.length, 0, 0, true)) throw this.#memoryFull();
+    for (const key of keys) store.appendDelete(clear.spaceId, key);
+    clear.position = next;
+    return next === undefined;
   }
 
   // ---- answers ------------------------------------------------------------------------------------------------------------------------
@@ -625,27 +705,182 @@ export class Shard {
     return this.#sweep !== undefined;
   }
 
-  /** Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups. Resolves with the cells removed. */
-  compact(): Promise<number> {
-    if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
-    return new Promise((resolve) => {
-      this.#sweep = { state: newSweep(), resolve };
+  /**
+   * Work that goes on beside requests, a slice at a time: entries that expire, spaces on their way to another engine, spaces to be dropped. Call it
+   * between steps. True when there is more to do at once.
+   */
+  background(nowMs: number): boolean {
+    let hasMore = false;
+    if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs);
+    if (this.#hasDrops) this.#dropSpaces();
+    if (this.#hasSwitchWork) {
+      const [spaceId, waiting] = this.#switches.entries().next().value!;
+      this.#switchSlice(spaceId, waiting);
+      hasMore = true;
+    }
+    return hasMore;
+  }
+
+  /** When entries may expire next, ms since the epoch. */
+  get expiryDueAt(): number {
+    return this.#expiryDueAt;
+  }
+
+  /** Deletes some of the entries whose time has come, as a group of its own. True when there are more. */
+  #expireSlice(nowMs: number): boolean {
+    const { store } = this;
+    this.#expiryDueAt = Infinity;
+    if (store.spaces.expiringEntries === 0 || this.#readOnlyCause !== undefined) return false;
+    this.#control.beginApplying(this.index);
+    let expired;
+    try {
+      expired = store.collectExpired(nowMs, EXPIRE_SLICE_ENTRIES);
+    } finally {
+      this.#control.endGroup(this.index, undefined);
+    }
+    try {
+      store.beginGroup();
+      let admitted = 0;
+      for (const { spaceId, key } of expired) {
+        if (!store.admits(store.spaces.require(spaceId), 1, key.length, 0, true)) break;
+        store.appendDelete(spaceId, key);
+        admitted++;
+      }
+      if (admitted > 0) this.#commit(Durability.Memory);
+      else store.discardGroup();
+      this.#counters[ShardCounter.Expired]! += admitted;
+      // Where there is no room for a delete, or none on disk, another look must not come at once.
+      this.#expiryDueAt = admitted < expired.length ? nowMs + EXPIRY_RETRY_MS : store.spaces.nextExpiry();
+    } catch (error) {
+      if (store.groupRecords > 0) store.discardGroup();
+      this.#failed(error);
+      this.#expiryDueAt = nowMs + EXPIRY_RETRY_MS;
+    }
+    return this.#expiryDueAt <= nowMs;
+  }
+
+  // ---- spaces -----------------------------------------------------------------------------------------------------------------------------
+
+  /** Harmless when it is open. @throws ERR_MEMORY_FULL */
+  openSpace(definition: SpaceDefinition): void {
+    this.#unseen(() => {
+      this.store.openSpace(definition);
     });
   }
 
-  /** A sweep changes no key's visible value: it needs no log record and takes no sequence number. */
-  #sweepSlice(sweep: { state: SweepState; resolve: (removedCells: number) => void }): void {
+  /** Resolves when its memory is given back, which waits for a checkpoint that is being written. */
+  dropSpace(spaceId: number): Promise<void> {
+    this.#endSwitch(spaceId, new ConcordError('ERR_SPACE_DROPPED', `space ${spaceId} was dropped`, { space: spaceId }));
+    return new Promise((resolve) => {
+      this.#drops.push({ spaceId, resolve });
+    });
+  }
+
+  get #hasDrops(): boolean {
+    return this.#drops.length > 0 && !this.store.isCheckpointing;
+  }
+
+  #dropSpaces(): void {
+    for (const { spaceId, resolve } of this.#drops.splice(0)) {
+      this.#unseen(() => {
+        this.store.dropSpace(spaceId);
+      });
+      resolve();
+    }
+  }
+
+  /** Resolves when the space is held by the engine of its definition. @throws ERR_MEMORY_FULL: it stays where it was; ERR_SPACE_DROPPED */
+  switchEngine(definition: SpaceDefinition): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#beginSwitch(definition, { resolve, reject });
+    });
+  }
+
+  #beginSwitch(definition: SpaceDefinition, waiter?: { resolve: () => void; reject: (error: Error) => void }): void {
+    const isBegun = this.#unseen(() => this.store.spaces.beginSwitch(definition));
+    if (!isBegun) {
+      this.#endSwitch(definition.id, undefined);
+      waiter?.resolve();
+      return;
+    }
+    const running = this.#switches.get(definition.id);
+    if (running !== undefined) {
+      if (waiter !== undefined) running.waiters.push(waiter);
+      return;
+    }
+    this.#switches.set(definition.id, { waiters: waiter === undefined ? [] : [waiter] });
+  }
+
+  get #hasSwitchWork(): boolean {
+    return this.#switches.size > 0;
+  }
+
+  #switchSlice(spaceId: number, running: SwitchInProgress): void {
+    const { store } = this;
+    const space = store.spaces.get(spaceId);
+    let isDone = space?.building === undefined;
+    let failure: ConcordError | undefined;
+    if (space?.building !== undefined) {
+      try {
+        isDone = this.#unseen(() => store.switchSlice(space, SWITCH_SLICE_VERSIONS));
+      } catch (error) {
+        if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
+        failure = this.#memoryFull();
+      }
+    }
+    if (failure !== undefined || isDone) this.#endSwitch(spaceId, failure);
+    else {
+      // Others have their turn.
+      this.#switches.delete(spaceId);
+      this.#switches.set(spaceId, running);
+    }
+  }
+
+  #endSwitch(spaceId: number, failure: ConcordError | undefined): void {
+    const running = this.#switches.get(spaceId);
+    if (running === undefined) return;
+    this.#switches.delete(spaceId);
+    for (const { resolve, reject } of running.waiters) {
+      if (failure === undefined) resolve();
+      else reject(failure);
+    }
+  }
+
+  switchProgress(spaceId: number): SwitchProgress | undefined {
+    return this.store.switchProgress(spaceId);
+  }
+
+  /** Changes that no key's value shows: no log record, no sequence number, but scans without a snapshot must notice. */
+  #unseen<T>(work: () => T): T {
     const { store } = this;
     this.#control.beginApplying(this.index);
     try {
       store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, store.publishedSeq));
-      store.sweep(sweep.state, SWEEP_PAGES);
+      return work();
+    } finally {
+      this.#control.endGroup(this.index, undefined);
+    }
+  }
+
+  /** Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups. Resolves with the cells removed. */
+  compact(): Promise<number> {
+    if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
+    return new Promise((resolve) => {
+      this.#sweep = { state: newTableSweep(), resolve };
+    });
+  }
+
+  /** A sweep changes no key's visible value: it needs no log record and takes no sequence number. */
+  #sweepSlice(sweep: { state: TableSweep; resolve: (removedCells: number) => void }): void {
+    const { store } = this;
+    try {
+      this.#unseen(() => {
+        store.sweep(sweep.state, SWEEP_PAGES);
+      });
     } catch (error) {
       if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
       // No room to rewrite pages: what is thin stays thin. The caller learns how far it got.
       sweep.state.done = true;
-    } finally {
-      this.#control.endGroup(this.index, undefined);
     }
     this.#counters[ShardCounter.SweptPages]! += SWEEP_PAGES;
     if (!sweep.state.done) return;
@@ -669,6 +904,39 @@ export class Shard {
     this.store.endCheckpoint(durable);
     if (durable) this.#counters[ShardCounter.Checkpoints]!++;
     this.#countLog();
+  }
+}
+
+/** What a batch (its records are checked) asks of each space. */
+class BatchNeeds {
+  readonly spaces = new Map<Space, { operations: number; bytes: number; expiring: number; nextExpiry: number }>();
+  operations = 0;
+  deletesOnly = true;
+
+  /** @throws ERR_SPACE_DROPPED */
+  constructor(store: ShardStore, bytes: Buffer, start: number, end: number) {
+    for (let at = start; at < end;) {
+      const kind = bytes[at]!;
+      if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
+        throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
+      }
+      if (kind === OperationKind.Put) this.deletesOnly = false;
+      const size = checkOperation(bytes, at, end);
+      const space = store.spaces.require(readOperationSpace(bytes, at));
+      let needs = this.spaces.get(space);
+      if (needs === undefined) {
+        this.spaces.set(space, (needs = { operations: 0, bytes: 0, expiring: 0, nextExpiry: 0 }));
+      }
+      needs.operations++;
+      needs.bytes += size;
+      const expiresAt = readOperationExpiry(bytes, at);
+      if (expiresAt !== 0) {
+        needs.expiring++;
+        needs.nextExpiry = needs.nextExpiry === 0 ? expiresAt : Math.min(needs.nextExpiry, expiresAt);
+      }
+      this.operations++;
+      at += size;
+    }
   }
 }
 

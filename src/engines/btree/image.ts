@@ -15,6 +15,8 @@
  * Pages are numbered 1, 2, 3 … in the order of the stream, children before parents and the ends of chains before their starts. So
  * every reference points backwards, and an image whose references are each used once cannot hold a circle.
  *
+ * Rows of other engines, whose entries go into a checkpoint by themselves (checkpoint/entries.ts), are written as free ones.
+ *
  * Checksums and files are the caller's. loadImage() trusts nothing all the same: any bytes give sound pages that form trees, or
  * ERR_CORRUPT. The order of keys across pages and the counts of live entries are left to check(), which takes longer than the load.
  * Threads: writeImage any, while the meta unit is pinned; loadImage the shard thread, into an empty arena.
@@ -29,6 +31,7 @@ import {
   type ArenaWriter,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { BUILDING_SPACE_ID, EngineCode, FREE_TAG, engineCodeOfTag, spaceIdOfTag } from '../engine.js';
 import { validatePage } from './check.js';
 import {
   ROW_WORDS,
@@ -44,7 +47,6 @@ import {
 import { payloadBytesOf, walkChain } from './overflow.js';
 import {
   BRANCH_SLOT_BYTES,
-  CELL_LENGTHS_OFFSET,
   CELL_START_HALFWORD,
   CLASS_BYTE,
   COUNT_HALFWORD,
@@ -56,6 +58,7 @@ import {
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
+  cellLengthsAt,
   headsOffset,
   readVarint,
   skipVarint,
@@ -77,7 +80,10 @@ export function writeImage(arena: ArenaReader, metaUnit: UnitId, emit: (chunk: U
   new ImageWriter(arena, emit).write(metaUnit);
 }
 
-/** Reads an image into an empty arena and publishes it. Construct BTreeWriters afterwards. ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_MEMORY_FULL. */
+/**
+ * Reads an image into an empty arena and publishes it. Ends with the image's last chunk: what follows is the caller's. Construct BTreeWriters afterwards.
+ * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_MEMORY_FULL
+ */
 export function loadImage(arena: ArenaWriter, nextChunk: () => Uint8Array | undefined): void {
   new ImageLoader(arena, nextChunk).load();
 }
@@ -113,6 +119,10 @@ class ImageWriter {
     const rows = new Uint32Array(trees * ROW_WORDS);
     for (let index = 0; index < trees; index++) {
       const counts = treeCounts(arena, metaUnit, index);
+      if (!isWritten(counts.tag)) {
+        writeRow(rows, index * ROW_WORDS, FREE_ROW);
+        continue;
+      }
       walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {
         chain: (firstUnit, totalBytes) => this.#chainNumbers.push(this.#writeChain(firstUnit, totalBytes)),
         page: (unit, level) => {
@@ -175,7 +185,7 @@ class ImageWriter {
       const offsetAt = at + headsAt + 4 * count + 2 * index;
       const cell = at + slotsEnd - cellStart + (chunk[offsetAt]! | (chunk[offsetAt + 1]! << 8));
       if ((chunk[cell]! & CellFlag.Overflow) === 0) continue;
-      const suffixLengthAt = skipVarint(chunk, cell + CELL_LENGTHS_OFFSET);
+      const suffixLengthAt = skipVarint(chunk, cellLengthsAt(chunk, cell));
       const body = skipVarint(chunk, suffixLengthAt) + readVarint(chunk, suffixLengthAt);
       writeU32(chunk, body, this.#chainNumbers[next++]!);
     }
@@ -287,7 +297,7 @@ class ImageLoader {
     const pageCount = readU32(end.bytes, end.at + 4);
     if (pageCount !== this.#pageCount) throw corruptImage(`${pageCount} pages announced, ${this.#pageCount} read`);
     this.#loadRows(trees);
-    if (this.#at < this.#chunk.length || this.#nextChunk() !== undefined) throw corruptImage('bytes after the end');
+    if (this.#at < this.#chunk.length) throw corruptImage('bytes after the end');
     return publishedSeq;
   }
 
@@ -368,8 +378,8 @@ class ImageLoader {
     for (let index = 0; index < count; index++) {
       const cell = base + u16[offsets + index]!;
       if (cell >= pageEnd || (u8[cell]! & CellFlag.Overflow) === 0) continue;
-      const total = readVarint(u8, cell + CELL_LENGTHS_OFFSET);
-      const suffixLengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
+      const total = readVarint(u8, cellLengthsAt(u8, cell));
+      const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, cell));
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (body + 4 > pageEnd) throw this.#corruptPage('a cell reaches beyond its page');
       const number = readU32(u8, body);
@@ -424,6 +434,7 @@ class ImageLoader {
       if (
         row.height > HEIGHT_MAX ||
         isEmpty !== (row.rootUnit === 0) ||
+        !(isWritten(row.tag) || (row.tag === FREE_TAG && isEmpty)) ||
         (row.order !== 0 && (row.order < 3 || row.order > 1000))
       ) {
         throw corruptImage(`tree ${index}: height ${row.height}, root ${row.rootUnit}, order ${row.order}`);
@@ -488,6 +499,14 @@ class ImageLoader {
 }
 
 const OVERFLOW_LEVEL = 0xff;
+
+/** The row of nothing: in an image it also stands for a row whose engine is not written as pages. */
+const FREE_ROW: TreeCounts = { ...readRow(new Uint32Array(ROW_WORDS), 0), tag: FREE_TAG };
+
+/** B+Trees go into an image, except one that is being filled. */
+function isWritten(tag: number): boolean {
+  return tag !== FREE_TAG && engineCodeOfTag(tag) === EngineCode.btree && spaceIdOfTag(tag) !== BUILDING_SPACE_ID;
+}
 
 function corruptImage(what: string): ConcordError {
   return new ConcordError('ERR_CORRUPT', `tree image: ${what}`);

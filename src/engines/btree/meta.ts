@@ -88,7 +88,8 @@ function readU64(words: Uint32Array, at: number): number {
 export function writeRow(words: Uint32Array, at: number, counts: TreeCounts): void {
   const baseClass = 31 - Math.clz32(counts.pageBytes >>> UNIT_SHIFT);
   words[at] = counts.rootUnit;
-  const shape = baseClass | (counts.mayExpire === true ? MAY_EXPIRE : 0) | (counts.isAdaptive === true ? IS_ADAPTIVE : 0);
+  const shape =
+    baseClass | (counts.mayExpire === true ? MAY_EXPIRE : 0) | (counts.isAdaptive === true ? IS_ADAPTIVE : 0);
   words[at + 1] = counts.height | (shape << 8) | (counts.order << 16);
   writeU64(words, at + 2, counts.liveEntries);
   writeU64(words, at + 4, counts.liveKeyBytes);

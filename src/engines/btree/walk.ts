@@ -12,13 +12,13 @@ import {
 import { checkHeight, treeCount, treeCounts } from './meta.js';
 import { walkChain } from './overflow.js';
 import {
-  CELL_LENGTHS_OFFSET,
   CLASS_BYTE,
   COUNT_HALFWORD,
   CellFlag,
   LEAF_SLOT_BYTES,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
+  cellLengthsAt,
   corruptPage,
   headsOffset,
   readVarint,
@@ -68,31 +68,49 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
     for (let index = 0; index < count; index++) {
       const cell = base + u16[offsets + index]!;
       if ((u8[cell]! & CellFlag.Overflow) === 0) continue;
-      const suffixLengthAt = skipVarint(u8, cell + CELL_LENGTHS_OFFSET);
+      const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, cell));
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (!(body + 4 <= base + pageBytes)) throw corruptPage(unit, 'a cell reaches beyond its page');
       const firstUnit = (u8[body]! | (u8[body + 1]! << 8) | (u8[body + 2]! << 16) | (u8[body + 3]! << 24)) >>> 0;
-      visitor.chain(firstUnit, readVarint(u8, cell + CELL_LENGTHS_OFFSET), unit, body);
+      visitor.chain(firstUnit, readVarint(u8, cellLengthsAt(u8, cell)), unit, body);
     }
   }
   visitor.page(unit, level);
 }
 
-/** The walk for ArenaWriter.adopt: every page reachable from a meta page, and that page. */
+function markPage(arena: ArenaReader, unit: UnitId, mark: (unit: UnitId, units: number) => void): void {
+  const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
+  mark(unit, 1 << (arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![base + CLASS_BYTE]! & 3));
+}
+
+/** Reports the meta page itself. */
+export function markMetaPage(arena: ArenaReader, metaUnit: UnitId, mark: (unit: UnitId, units: number) => void): void {
+  markPage(arena, metaUnit, mark);
+}
+
+/** Reports every page of one tree. */
+export function markTree(
+  arena: ArenaReader,
+  metaUnit: UnitId,
+  treeIndex: number,
+  mark: (unit: UnitId, units: number) => void,
+): void {
+  const counts = treeCounts(arena, metaUnit, treeIndex);
+  walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {
+    page: (unit) => {
+      markPage(arena, unit, mark);
+    },
+    chain: (firstUnit, totalBytes) => {
+      walkChain(arena, firstUnit, totalBytes, (unit) => {
+        markPage(arena, unit, mark);
+      });
+    },
+  });
+}
+
+/** The walk for ArenaWriter.adopt where every row is a B+Tree: every page reachable from a meta page, and that page. */
 export function markTrees(arena: ArenaReader, metaUnit: UnitId, mark: (unit: UnitId, units: number) => void): void {
-  const markPage = (unit: UnitId): void => {
-    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
-    mark(unit, 1 << (arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![base + CLASS_BYTE]! & 3));
-  };
+  markMetaPage(arena, metaUnit, mark);
   const count = treeCount(arena, metaUnit);
-  markPage(metaUnit);
-  for (let index = 0; index < count; index++) {
-    const counts = treeCounts(arena, metaUnit, index);
-    walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {
-      page: markPage,
-      chain: (firstUnit, totalBytes) => {
-        walkChain(arena, firstUnit, totalBytes, markPage);
-      },
-    });
-  }
+  for (let index = 0; index < count; index++) markTree(arena, metaUnit, index, mark);
 }

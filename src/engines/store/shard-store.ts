@@ -1,6 +1,6 @@
 /**
- * One shard's data and log, without threads: B+Tree over an arena, write-ahead log, checkpoints, recovery. The shard actor feeds it
- * groups of operation records; tests drive it directly on an in-memory disk.
+ * One shard's data and log, without threads: spaces over an arena (space-table.ts), write-ahead log, checkpoints, recovery. The shard actor feeds
+ * it groups of operation records; tests drive it directly on an in-memory disk.
  *
  *   beginGroup() → append(record)… → commit(level, firstSequence)      log → (sync) → apply → publish
  *
@@ -13,12 +13,11 @@ import { assert } from '../../shared/assert.js';
 import { ConcordError, fromSystemError } from '../../shared/errors.js';
 import type { Env } from '../../shared/env/env.js';
 import { ArenaWriter, type ArenaLayout, type LongPin } from '../../shared/memory/arena.js';
-import { BTreeCursor } from '../btree/cursor.js';
 import { loadImage } from '../btree/image.js';
 import { publishTrees, publishedSeqOf } from '../btree/meta.js';
 import { OverflowWriter } from '../btree/overflow.js';
-import { markTrees } from '../btree/walk.js';
-import { BTreeWriter, type SweepState } from '../btree/writer.js';
+import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
+import { DEFAULT_SPACE_ID, EngineCode, type EngineWriter } from '../engine.js';
 import {
   findCheckpoint,
   readCheckpoint,
@@ -33,25 +32,35 @@ import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
   MAX_BATCH_BYTES,
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   checkOperation,
+  operationBytes,
+  operationKeyAt,
   operationSpan,
   readBlobReference,
   readKeyLength,
+  readOperationExpiry,
+  readOperationSpace,
   readValueLength,
   writeBlobReference,
+  writeOperationExtension,
   writeOperationHeader,
 } from '../operation.js';
 import { MemoryLog, type GroupLog } from './group-log.js';
 import { GroupOrder } from './group-order.js';
+import { SpaceTable, markRows, type ExpiredEntry, type Space, type TableSweep } from './space-table.js';
+import type { SpaceDefinition, SwitchProgress } from './space.js';
+
+export { newTableSweep, type TableSweep } from './space-table.js';
 
 /** How safe a group is before it is acknowledged. Ordered: a group takes the highest its members ask for. */
 export const Durability = { Memory: 0, Os: 1, Sync: 2 } as const;
 export type DurabilityLevel = (typeof Durability)[keyof typeof Durability];
 
-/** The one tree of the default keyspace. */
-export const DEFAULT_TREE = 0;
+const ONLY_DEFAULT_SPACE: readonly SpaceDefinition[] = [{ id: DEFAULT_SPACE_ID, engine: 'btree', tuning: {} }];
 
 export interface ShardStoreOptions {
   readonly env: Env;
@@ -62,8 +71,8 @@ export interface ShardStoreOptions {
   readonly arena: ArenaLayout;
   /** The arena holds a published state of a writer that died; take it over instead of loading the checkpoint. */
   readonly adopt?: boolean;
-  readonly order?: number;
-  readonly pageBytes?: number;
+  /** Every space of the store. Default: only the default one, a B+Tree. */
+  readonly spaces?: readonly SpaceDefinition[] | undefined;
   readonly segmentBytes?: number;
   readonly recoveryMode?: WalRecoveryMode;
   /** The shard is being created: there need not be a log yet. */
@@ -96,6 +105,8 @@ export interface CheckpointPlan {
   /** First frame a recovery from this checkpoint needs: blobs that are on their way began there. */
   readonly replayFromLsn: number;
   readonly publishedSeq: number;
+  /** Spaces that are not written as pages: their entries as of publishedSeq follow the image. */
+  readonly entrySpaces: readonly number[];
 }
 
 /** A blob on its way in: a value's overflow chain being filled, or a batch's records being collected. */
@@ -116,6 +127,7 @@ interface DroppedBlob {
   readonly ofBatch: boolean;
 }
 
+const NO_BYTES = new Uint8Array(0);
 const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
 const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0 };
 /** Operations applied between two publications during recovery. */
@@ -123,11 +135,10 @@ const RECOVERY_PUBLISH_OPERATIONS = 512;
 
 export class ShardStore {
   readonly arena: ArenaWriter;
-  readonly tree: BTreeWriter;
+  readonly spaces: SpaceTable;
   readonly recovery: RecoveryReport;
   readonly #options: ShardStoreOptions;
   readonly #log: GroupLog;
-  readonly #cursor: BTreeCursor;
   #publishedSeq: number;
 
   // The group being built: offsets of its records in the log's buffer.
@@ -151,23 +162,24 @@ export class ShardStore {
   #pin: LongPin | undefined;
   #planned: CheckpointPlan | undefined;
   #checkpointLsn = 0;
+  /** The open snapshots, and the number a checkpoint reads at, while one runs. */
+  #withCheckpoint = new Float64Array(64);
 
   private constructor(
     options: ShardStoreOptions,
     arena: ArenaWriter,
-    tree: BTreeWriter,
+    spaces: SpaceTable,
     log: GroupLog,
     recovery: RecoveryReport,
     publishedSeq: number,
   ) {
     this.#options = options;
     this.arena = arena;
-    this.tree = tree;
+    this.spaces = spaces;
     this.#log = log;
     this.recovery = recovery;
     this.#publishedSeq = publishedSeq;
     this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
-    this.#cursor = new BTreeCursor(arena, DEFAULT_TREE);
   }
 
   /**
@@ -176,10 +188,6 @@ export class ShardStore {
    */
   static open(options: ShardStoreOptions): ShardStore {
     const { env, directory } = options;
-    const treeOptions = {
-      ...(options.order === undefined ? {} : { order: options.order }),
-      ...(options.pageBytes === undefined ? {} : { pageBytes: options.pageBytes }),
-    };
     const exists = directory !== undefined && env.exists(directory);
     if (directory !== undefined && !exists && (!options.isNew || options.readOnly)) {
       throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${options.shard} is missing`, {
@@ -195,32 +203,38 @@ export class ShardStore {
       }
     }
     const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
-    const arena = options.adopt ? ArenaWriter.adopt(options.arena, markTrees) : new ArenaWriter(options.arena);
+    const arena = options.adopt ? ArenaWriter.adopt(options.arena, markRows) : new ArenaWriter(options.arena);
     // Pins of a predecessor's checkpoints: whoever starts a successor has ended those jobs.
     for (const pin of arena.longPins()) arena.unpinLong(pin);
     let replayFromLsn = 1;
+    let spaces: SpaceTable | undefined;
+    const definitions = options.spaces ?? ONLY_DEFAULT_SPACE;
     if (found !== undefined) {
       const reader = readCheckpoint(env, found.path, { storeId: options.storeId, shard: options.shard });
       try {
         replayFromLsn = reader.header.replayFromLsn ?? reader.header.lsn + 1;
-        if (!options.adopt) loadImage(arena, () => reader.nextChunk());
-        // Only the end of the file proves that nothing of it is missing.
-        if (!options.adopt && reader.nextChunk() !== undefined) {
-          throw new ConcordError('ERR_CORRUPT', `${found.path}: it goes on behind the image`, { file: found.path });
+        if (!options.adopt) {
+          loadImage(arena, () => reader.nextChunk());
+          spaces = new SpaceTable(arena, definitions);
+          // Only the end of the file proves that nothing of it is missing.
+          loadEntries(arena, spaces, () => reader.nextChunk());
+          publishTrees(arena, reader.header.publishedSeq);
+          for (const { engine } of spaces.all) engine.endGroup();
         }
       } finally {
         reader.close();
       }
     }
-    const tree = new BTreeWriter(arena, DEFAULT_TREE, treeOptions);
-    if (arena.published() === 0) publishTrees(arena, 0);
+    spaces ??= new SpaceTable(arena, definitions);
+    // A row that is new, or was given up, shows.
+    publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());
 
     if (directory === undefined) {
       const report: RecoveryReport = { checkpoint: undefined, wal: undefined, operationsReplayed: 0 };
-      return new ShardStore(options, arena, tree, new MemoryLog(), report, base);
+      return new ShardStore(options, arena, spaces, new MemoryLog(), report, base);
     }
-    const replay = new Replay(tree, arena, base, options);
+    const replay = new Replay(spaces, arena, base, options);
     const wal = recoverWal(env, directory, {
       storeId: options.storeId,
       shard: options.shard,
@@ -240,9 +254,14 @@ export class ShardStore {
     };
     const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
     const report: RecoveryReport = { checkpoint: found, wal, operationsReplayed: replay.operations };
-    const store = new ShardStore(options, arena, tree, log, report, replay.publishedSeq);
+    const store = new ShardStore(options, arena, spaces, log, report, replay.publishedSeq);
     store.#dropped.push(...unfinished);
     return store;
+  }
+
+  /** The engine of the default space. */
+  get tree(): EngineWriter {
+    return this.spaces.defaultEngine;
   }
 
   /** The highest sequence number whose effects are visible. */
@@ -273,13 +292,15 @@ export class ShardStore {
     this.#droppedLogged = 0;
     this.#span = 0;
     this.#groupBytes = 0;
+    this.spaces.beginAsking();
   }
 
   /**
-   * Whether the group with `operations` more records of `bytes` more bytes can surely be applied. Deletes draw on the arena's reserve.
+   * Whether the group with so many more operations on a space can surely be applied; `expiring` of them put entries that expire. What is admitted
+   * counts into the group. Deletes draw on the arena's reserve.
    */
-  admits(operations: number, bytes: number, deletesOnly: boolean): boolean {
-    return this.tree.admits(this.#records + operations, this.#groupBytes + bytes, deletesOnly);
+  admits(space: Space, operations: number, bytes: number, expiring: number, deletesOnly: boolean): boolean {
+    return this.spaces.ask(space, operations, bytes, expiring, deletesOnly);
   }
 
   /** Whether a record of this many bytes fits into the group's frame. */
@@ -309,18 +330,29 @@ export class ShardStore {
   }
 
   /** Appends one slice of a range delete: [low, high), undefined = unbounded. */
-  appendClear(low: Uint8Array | undefined, high: Uint8Array | undefined): void {
-    const lowLength = low?.length ?? 0;
-    const highLength = high?.length ?? 0;
+  appendClear(spaceId: number, low: Uint8Array | undefined, high: Uint8Array | undefined): void {
+    const flags = (low === undefined ? 0 : CLEAR_HAS_LOW) | (high === undefined ? 0 : CLEAR_HAS_HIGH);
+    this.#appendOwn(OperationKind.ClearRange, flags, spaceId, low ?? NO_BYTES, high ?? NO_BYTES);
+  }
+
+  /** Appends the delete of one key, as the shard itself orders it. */
+  appendDelete(spaceId: number, key: Uint8Array): void {
+    this.#appendOwn(OperationKind.Delete, 0, spaceId, key, NO_BYTES);
+  }
+
+  #appendOwn(kind: number, flags: number, spaceId: number, key: Uint8Array, value: Uint8Array): void {
     if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
-    const length = (OPERATION_HEADER_BYTES + lowLength + highLength + 3) & ~3;
+    const extensionBytes = spaceId === DEFAULT_SPACE_ID ? 0 : OPERATION_EXTENSION_BYTES;
+    const length = operationBytes(key.length, value.length, extensionBytes);
     const at = this.#room(length);
     const bytes = this.#log.bytes;
     bytes.fill(0, at, at + length);
-    const flags = (low === undefined ? 0 : CLEAR_HAS_LOW) | (high === undefined ? 0 : CLEAR_HAS_HIGH);
-    writeOperationHeader(bytes, at, OperationKind.ClearRange, flags, lowLength, highLength);
-    if (low !== undefined) bytes.set(low, at + OPERATION_HEADER_BYTES);
-    if (high !== undefined) bytes.set(high, at + OPERATION_HEADER_BYTES + lowLength);
+    const extended = extensionBytes === 0 ? 0 : OPERATION_EXTENDED;
+    writeOperationHeader(bytes, at, kind, flags | extended, key.length, value.length);
+    if (extensionBytes > 0) writeOperationExtension(bytes, at, spaceId, 0);
+    const keyAt = at + OPERATION_HEADER_BYTES + extensionBytes;
+    bytes.set(key, keyAt);
+    bytes.set(value, keyAt + key.length);
     this.#added(at, length);
   }
 
@@ -414,54 +446,136 @@ export class ShardStore {
   #apply(records: number, firstSeq: number, moved: number): void {
     const bytes = this.#log.bytes;
     const recordAt = this.#recordAt;
-    this.tree.overwritesInPlace = !this.#holdsTogether;
+    const { spaces } = this;
+    spaces.beginGroup(this.#publishedSeq, this.#holdsTogether);
     if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
       const { order } = this.#order;
       for (let i = 0; i < records; i++) {
         const index = order[i]!;
-        applyRecord(this.tree, bytes, recordAt[index]! + moved, firstSeq + index, this);
+        applyRecord(spaces, bytes, recordAt[index]! + moved, firstSeq + index, this);
       }
       return;
     }
     let seq = firstSeq;
     for (let i = 0; i < records; i++) {
-      seq = applyRecord(this.tree, bytes, recordAt[i]! + moved, seq, this);
+      seq = applyRecord(spaces, bytes, recordAt[i]! + moved, seq, this);
     }
   }
 
   #publish(lastSeq: number): void {
     this.#publishedSeq = lastSeq;
     publishTrees(this.arena, lastSeq);
+    this.spaces.endGroup();
     this.arena.reclaim();
   }
 
   // ---- conditions and ranges ----------------------------------------------------------------------------------------------------------
 
-  /** Version of the live entry, 0 if there is none. Sees published groups only; the caller ends a group that touches the key first. */
-  versionOf(key: Uint8Array, start: number, length: number): number {
-    return this.tree.versionOf(key, start, length);
+  /**
+   * Version of the entry that lives at `nowMs`, 0 if there is none. Sees published groups only; the caller ends a group that touches the key first.
+   */
+  versionOf(space: Space, key: Uint8Array, start: number, length: number, nowMs: number): number {
+    return space.engine.versionOf(key, start, length, nowMs);
   }
 
-  /** Key `count` live entries behind `low` (inclusive), undefined when the range ends before. Used to cut a clear into slices. */
-  keyBehind(low: Uint8Array | undefined, count: number): Buffer | undefined {
-    const cursor = this.#cursor;
-    cursor.seek(this.arena.published(), low, low?.length ?? 0, Infinity, false);
-    for (let i = 0; i < count && cursor.valid; i++) cursor.next();
-    if (!cursor.valid) return undefined;
-    const key = Buffer.alloc(cursor.keyLength);
-    cursor.copyKey(key, 0);
-    return key;
+  /**
+   * Key `count` live entries behind `low` (inclusive), undefined when the range ends before. Used to cut a clear into slices. Ordered engines only.
+   */
+  keyBehind(space: Space, low: Uint8Array | undefined, count: number): Buffer | undefined {
+    const cursor = this.spaces.cursorOf(space);
+    try {
+      cursor.seek(this.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
+      for (let i = 0; i < count && cursor.valid; i++) cursor.next();
+      if (!cursor.valid) return undefined;
+      const key = Buffer.alloc(cursor.keyLength);
+      cursor.copyKey(key, 0);
+      return key;
+    } finally {
+      cursor.release();
+    }
   }
 
-  /** Sets the numbers of open snapshots for the group about to be applied. */
+  /** Sets the numbers of open snapshots for the group about to be applied; the array is kept. */
   setSnapshots(sorted: Float64Array, count: number): void {
-    this.tree.setSnapshots(sorted, count, false);
+    const planned = this.#planned;
+    if (planned === undefined || planned.entrySpaces.length === 0) {
+      this.spaces.setSnapshots(sorted, count);
+      return;
+    }
+    // The checkpoint reads engines without pages at its number. (B+Trees keep a version more than they must.)
+    if (this.#withCheckpoint.length <= count) this.#withCheckpoint = new Float64Array(2 * count + 1);
+    const all = this.#withCheckpoint;
+    all.set(sorted.subarray(0, count));
+    all[count] = planned.publishedSeq;
+    all.subarray(0, count + 1).sort();
+    this.spaces.setSnapshots(all, count + 1);
   }
 
   /** One slice of a sweep; publishes under the same sequence number. */
-  sweep(state: SweepState, pageBudget: number): void {
-    this.tree.sweep(state, pageBudget);
+  sweep(state: TableSweep, pageBudget: number): void {
+    this.spaces.sweep(state, this.#publishedSeq, pageBudget);
     this.#publish(this.#publishedSeq);
+  }
+
+  // ---- spaces ---------------------------------------------------------------------------------------------------------------------------
+
+  /** Between groups. Harmless when it is open. @throws ERR_MEMORY_FULL */
+  openSpace(definition: SpaceDefinition): void {
+    this.spaces.open(definition);
+    this.#publish(this.#publishedSeq);
+  }
+
+  /** Between groups. A space that a checkpoint is being written of must wait: see isCheckpointing. */
+  dropSpace(spaceId: number): void {
+    assert(!this.isCheckpointing, 'a space is dropped under a checkpoint');
+    this.spaces.drop(spaceId);
+    this.#publish(this.#publishedSeq);
+  }
+
+  /** A checkpoint reads engines that are changed in place: they must not go away. */
+  get isCheckpointing(): boolean {
+    return this.#planned !== undefined;
+  }
+
+  /**
+   * One slice of moving a space to the engine defined for it. True when the space has it. Between groups.
+   * @throws ERR_MEMORY_FULL: the space stays where it was
+   */
+  switchSlice(space: Space, budget: number): boolean {
+    let isCopied;
+    try {
+      isCopied = this.spaces.switchSlice(space, this.#publishedSeq, budget);
+    } catch (error) {
+      this.spaces.cancelSwitch(space);
+      this.#publish(this.#publishedSeq);
+      throw error;
+    }
+    if (!isCopied || this.isCheckpointing) {
+      this.#publish(this.#publishedSeq);
+      return false;
+    }
+    const old = this.spaces.finishSwitch(space);
+    this.#publish(this.#publishedSeq);
+    // Readers of the old row still hold pins on what they read; the row is gone with the next publication.
+    old.destroy();
+    this.#publish(this.#publishedSeq);
+    return true;
+  }
+
+  switchProgress(spaceId: number): SwitchProgress | undefined {
+    return this.spaces.progress(spaceId);
+  }
+
+  // ---- expiry ---------------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Up to `entriesMax` entries whose time has come, for the caller to delete by a group of its own. Between groups; publishes if it dropped lines
+   * that meant nothing any more.
+   */
+  collectExpired(nowMs: number, entriesMax: number): readonly ExpiredEntry[] {
+    const expired: ExpiredEntry[] = [];
+    if (this.spaces.collectExpired(nowMs, entriesMax, expired) > 0) this.#publish(this.#publishedSeq);
+    return expired;
   }
 
   // ---- blobs --------------------------------------------------------------------------------------------------------------------------
@@ -538,7 +652,10 @@ export class ShardStore {
     const lsn = this.#log.lastLsn;
     let replayFromLsn = lsn + 1;
     for (const incoming of this.#blobs.values()) replayFromLsn = Math.min(replayFromLsn, incoming.firstLsn);
-    this.#planned = { metaUnit: this.#pin.metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq };
+    const entrySpaces: number[] = [];
+    for (const { id, engine } of this.spaces.all) if (engine.code !== EngineCode.btree) entrySpaces.push(id);
+    const { metaUnit } = this.#pin;
+    this.#planned = { metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq, entrySpaces };
     return this.#planned;
   }
 
@@ -574,33 +691,39 @@ interface BlobTable {
 }
 
 /** Applies one record and returns the next free sequence number. */
-function applyRecord(tree: BTreeWriter, bytes: Uint8Array, at: number, seq: number, blobs: BlobTable): number {
+function applyRecord(spaces: SpaceTable, bytes: Uint8Array, at: number, seq: number, blobs: BlobTable): number {
   const keyLength = readKeyLength(bytes, at);
-  const keyStart = at + OPERATION_HEADER_BYTES;
+  const isExtended = bytes[at + 1]! >= OPERATION_EXTENDED;
+  const spaceId = isExtended ? readOperationSpace(bytes, at) : DEFAULT_SPACE_ID;
+  const keyStart = operationKeyAt(bytes, at);
+  const valueStart = keyStart + keyLength;
   switch (bytes[at]) {
-    case OperationKind.Put:
-      tree.put(bytes, keyStart, keyLength, bytes, keyStart + keyLength, readValueLength(bytes, at), seq);
+    case OperationKind.Put: {
+      const expiresAt = isExtended ? readOperationExpiry(bytes, at) : 0;
+      const valueLength = readValueLength(bytes, at);
+      spaces.put(spaceId, bytes, keyStart, keyLength, bytes, valueStart, valueLength, seq, expiresAt);
       return seq + 1;
+    }
     case OperationKind.Delete:
-      tree.del(bytes, keyStart, keyLength, seq);
+      spaces.del(spaceId, bytes, keyStart, keyLength, seq);
       return seq + 1;
     case OperationKind.ClearRange: {
       const flags = bytes[at + 1]!;
-      const low = flags & CLEAR_HAS_LOW ? bytes.subarray(keyStart, keyStart + keyLength) : undefined;
-      const highStart = keyStart + keyLength;
+      const low = flags & CLEAR_HAS_LOW ? bytes.subarray(keyStart, valueStart) : undefined;
       const high =
-        flags & CLEAR_HAS_HIGH ? bytes.subarray(highStart, highStart + readValueLength(bytes, at)) : undefined;
-      tree.removeRange(low, true, high, false, Infinity, seq);
+        flags & CLEAR_HAS_HIGH ? bytes.subarray(valueStart, valueStart + readValueLength(bytes, at)) : undefined;
+      spaces.removeRange(spaceId, low, high, seq);
       return seq + 1;
     }
     case OperationKind.Chunk:
       blobs.applyChunk(bytes, at, blobs.lsn);
       return seq + 1;
     case OperationKind.PutBlob: {
-      const reference = readBlobReference(bytes, keyStart + keyLength);
+      const reference = readBlobReference(bytes, valueStart);
       const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
       if (blob?.overflow === undefined) throw missingBlob(reference.client, reference.blob);
-      tree.putOverflow(bytes, keyStart, keyLength, blob.overflow.finish(), seq);
+      const chain = blob.overflow.finish();
+      spaces.putOverflow(spaceId, bytes, keyStart, keyLength, chain, seq, readOperationExpiry(bytes, at));
       return seq + 1;
     }
     case OperationKind.ApplyBatch: {
@@ -610,7 +733,7 @@ function applyRecord(tree: BTreeWriter, bytes: Uint8Array, at: number, seq: numb
       let next = seq;
       for (let inner = 0; inner < blob.totalBytes;) {
         const size = checkOperation(blob.batch, inner, blob.totalBytes);
-        next = applyRecord(tree, blob.batch, inner, next, blobs);
+        next = applyRecord(spaces, blob.batch, inner, next, blobs);
         inner += size;
       }
       return Math.max(next, seq + 1);
@@ -682,9 +805,45 @@ function takeBlob(
   return incoming;
 }
 
+/** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
+function loadEntries(arena: ArenaWriter, spaces: SpaceTable, nextChunk: () => Uint8Array | undefined): void {
+  const overflow = new OverflowWriter(arena);
+  let value: { spaceId: number; key: Uint8Array; seq: number; expiresAt: number } | undefined;
+  const sink: EntriesSink = {
+    entry: (spaceId, chunk, keyAt, keyLength, valueAt, valueLength, seq, expiresAt) => {
+      // The index of what expires is in the image.
+      spaces.get(spaceId)?.engine.put(chunk, keyAt, keyLength, chunk, valueAt, valueLength, seq, expiresAt);
+    },
+    begin: (spaceId, key, valueLength, seq, expiresAt) => {
+      value = { spaceId, key, seq, expiresAt };
+      overflow.begin(valueLength);
+    },
+    piece: (chunk, at, length) => {
+      overflow.append(chunk, at, length);
+    },
+    end: () => {
+      const { spaceId, key, seq, expiresAt } = value!;
+      const chain = overflow.finish();
+      const engine = spaces.get(spaceId)?.engine;
+      if (engine === undefined) OverflowWriter.discard(arena, chain);
+      else engine.putOverflow(key, 0, key.length, chain, seq, expiresAt);
+    },
+  };
+  for (const { engine } of spaces.all) engine.beginGroup(0, false);
+  const before = arena.reserveMode;
+  arena.reserveMode = true;
+  try {
+    const reader = new EntriesReader(sink);
+    for (let chunk = nextChunk(); chunk !== undefined; chunk = nextChunk()) reader.chunk(chunk);
+    reader.finish();
+  } finally {
+    arena.reserveMode = before;
+  }
+}
+
 /** Applies recovered frames. Frames the checkpoint covers only contribute chunks of blobs that end behind it. */
 class Replay implements BlobTable {
-  readonly #tree: BTreeWriter;
+  readonly #spaces: SpaceTable;
   readonly #arena: ArenaWriter;
   readonly #blobs = new Map<number, IncomingBlob>();
   publishedSeq: number;
@@ -694,14 +853,15 @@ class Replay implements BlobTable {
   #unpublished = 0;
   #lastSeq: number;
 
-  constructor(tree: BTreeWriter, arena: ArenaWriter, publishedSeq: number, options: ShardStoreOptions) {
-    this.#tree = tree;
+  constructor(spaces: SpaceTable, arena: ArenaWriter, publishedSeq: number, options: ShardStoreOptions) {
+    this.#spaces = spaces;
     this.#arena = arena;
     this.#skipsMissingBlobs = options.recoveryMode === 'salvage';
     this.publishedSeq = publishedSeq;
     this.#lastSeq = publishedSeq;
     const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
-    tree.setSnapshots(sequences, count, false);
+    spaces.setSnapshots(sequences, count);
+    spaces.beginGroup(publishedSeq, false);
     // What fitted once must fit again, even if pages fill differently this time.
     arena.reserveMode = true;
   }
@@ -712,14 +872,14 @@ class Replay implements BlobTable {
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     let seq = firstSeq;
     // The live store published after each group. Where its memory was nearly used up, so must this.
-    if (!covered && this.#unpublished > 0 && !this.#tree.admits(operationCount, end - frame.start, true))
+    if (!covered && this.#unpublished > 0 && !this.#spaces.admitsAny(operationCount, end - frame.start))
       this.#publish();
     for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
       if (!covered && this.#skipsMissingBlobs && this.#isMissingBlob(bytes, at)) {
         seq += operationSpan(bytes, at);
       } else if (!covered) {
-        seq = applyRecord(this.#tree, bytes, at, seq, this);
+        seq = applyRecord(this.#spaces, bytes, at, seq, this);
         this.operations++;
       } else if (bytes[at] === OperationKind.Chunk) {
         this.applyChunk(bytes, at, frame.lsn);
@@ -737,7 +897,7 @@ class Replay implements BlobTable {
   /** A record that names a blob of which some chunks are lost. */
   #isMissingBlob(bytes: Buffer, at: number): boolean {
     if (bytes[at] !== OperationKind.PutBlob && bytes[at] !== OperationKind.ApplyBatch) return false;
-    const reference = readBlobReference(bytes, at + OPERATION_HEADER_BYTES + readKeyLength(bytes, at));
+    const reference = readBlobReference(bytes, operationKeyAt(bytes, at) + readKeyLength(bytes, at));
     const incoming = this.#blobs.get(reference.client);
     return incoming?.blob !== reference.blob || incoming.receivedBytes !== reference.offset;
   }
@@ -745,7 +905,7 @@ class Replay implements BlobTable {
   /** A covered final record: its blob is in the checkpoint already. */
   #forgetBlobOf(payload: Uint8Array, at: number): void {
     if (payload[at] !== OperationKind.PutBlob && payload[at] !== OperationKind.ApplyBatch) return;
-    const reference = readBlobReference(payload, at + OPERATION_HEADER_BYTES + readKeyLength(payload, at));
+    const reference = readBlobReference(payload, operationKeyAt(payload, at) + readKeyLength(payload, at));
     this.takeBlob(reference.client, reference.blob, reference.offset)?.overflow?.abort();
   }
 
@@ -767,8 +927,10 @@ class Replay implements BlobTable {
 
   #publish(): void {
     publishTrees(this.#arena, this.#lastSeq);
+    this.#spaces.endGroup();
     this.#arena.reclaim();
     this.publishedSeq = this.#lastSeq;
+    this.#spaces.beginGroup(this.publishedSeq, false);
     this.#unpublished = 0;
   }
 

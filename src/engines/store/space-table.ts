@@ -1,0 +1,619 @@
+/**
+ * The spaces of one shard: which engine holds which, what a logged operation does to them, the index of entries that expire, and the move of a
+ * space from one engine to another.
+ *
+ *   record ──▶ space ──▶ engine.put / del / removeRange
+ *                │            └──▶ what it replaced expires? its line leaves the index;  it expires itself? a line goes in
+ *                └── is being moved, and the copy has passed this key? ──▶ the same on the new engine
+ *
+ * Moving. The new engine is filled slice by slice, between groups, from the old one's newest state, in the old one's own order. An operation on a
+ * key the copy has passed is applied to both; on one it has not, to the old engine only, and the copy will meet its result. So the two agree on
+ * everything passed at any time, without a log to catch up from, and a store in memory can do it too. At the end one publication exchanges them.
+ * A writer that dies leaves a half filled engine under a name nobody looks for; its successor drops it and begins again.
+ *
+ * The index is a B+Tree of its own: expiresAt u48 · space u32 · seq u48 (big-endian) → key. It is derived: a line whose entry is gone or has another
+ * version means nothing and is dropped when its time comes. Threads: the shard's thread only.
+ */
+import { assert } from '../../shared/assert.js';
+import { ConcordError } from '../../shared/errors.js';
+import type { ArenaReader, ArenaWriter, UnitId } from '../../shared/memory/arena.js';
+import { markMetaPage } from '../btree/walk.js';
+import { TreeTable, treeCount, treeCounts } from '../btree/meta.js';
+import { OverflowWriter, walkChain, type OverflowChain } from '../btree/overflow.js';
+import { SEGMENT_UNIT_SHIFT } from '../../shared/memory/arena.js';
+import '../built-in.js';
+import {
+  BUILDING_SPACE_ID,
+  DEFAULT_SPACE_ID,
+  EXPIRY_SPACE_ID,
+  FREE_TAG,
+  engineCodeOfTag,
+  engineNamed,
+  engineOfCode,
+  newSweep,
+  rowTag,
+  spaceIdOfTag,
+  type Engine,
+  type EngineCursor,
+  type EngineWriter,
+  type SweepState,
+} from '../engine.js';
+import type { SpaceDefinition, SwitchProgress } from './space.js';
+
+/** Reader slots of an arena that belong to no client: background jobs on it, and its own shard. */
+export const JOB_READER_SLOT = 256;
+export const SHARD_READER_SLOT = 319;
+
+const INDEX_KEY_BYTES = 16;
+const NO_SNAPSHOTS = new Float64Array(0);
+/** Bytes that one line of the index takes beside the key. */
+const INDEX_LINE_BYTES = INDEX_KEY_BYTES;
+
+interface Building {
+  readonly engine: EngineWriter;
+  /** The copy has passed all that comes before; undefined: nothing yet. */
+  position: Uint8Array | undefined;
+  copied: number;
+}
+
+export interface Space {
+  readonly id: number;
+  definition: SpaceDefinition;
+  engine: EngineWriter;
+  cursor: EngineCursor | undefined;
+  building: Building | undefined;
+  /** Group in which the engine was touched last. */
+  group: number;
+  /** Of the group that is being put together: what must be admitted. */
+  askedGroup: number;
+  askedOperations: number;
+  askedBytes: number;
+}
+
+/** An entry whose time has come. */
+export interface ExpiredEntry {
+  readonly spaceId: number;
+  readonly key: Buffer;
+}
+
+/** Reports every page reachable from a meta page, whatever engines its rows have: the walk for ArenaWriter.adopt. */
+export function markRows(arena: ArenaReader, metaUnit: UnitId, mark: (unit: UnitId, units: number) => void): void {
+  markMetaPage(arena, metaUnit, mark);
+  const count = treeCount(arena, metaUnit);
+  for (let row = 0; row < count; row++) {
+    const { tag } = treeCounts(arena, metaUnit, row);
+    if (tag !== FREE_TAG) engineOfCode(engineCodeOfTag(tag)).mark(arena, metaUnit, row, mark);
+  }
+}
+
+export class SpaceTable {
+  readonly #arena: ArenaWriter;
+  readonly #spaces = new Map<number, Space>();
+  #default: Space;
+  #index: EngineWriter | undefined;
+  #indexCursor: EngineCursor | undefined;
+  readonly #indexKey = new Uint8Array(INDEX_KEY_BYTES);
+  #group = 1;
+  #publishedSeq = 0;
+  #isAtomic = false;
+  readonly #touched: Space[] = [];
+  #indexTouched = false;
+  #snapshots: Float64Array = NO_SNAPSHOTS;
+  #snapshotCount = 0;
+
+  // What the group that is being put together has asked for.
+  readonly #asked: Space[] = [];
+  #askedGroup = 1;
+  #askedExpiring = 0;
+  #askedOperations = 0;
+
+  /**
+   * Opens what the arena's rows hold. Spaces without a row begin empty; rows of spaces that are not defined any more, and engines that were being
+   * filled, give their memory back.
+   */
+  constructor(arena: ArenaWriter, definitions: readonly SpaceDefinition[]) {
+    this.#arena = arena;
+    const table = TreeTable.of(arena);
+    const wanted = new Map(definitions.map((definition) => [definition.id, definition]));
+    for (let row = 0; row < table.count; row++) {
+      const { tag } = table.row(row);
+      if (tag === FREE_TAG) continue;
+      const id = spaceIdOfTag(tag);
+      const definition = wanted.get(id);
+      const engine = engineOfCode(engineCodeOfTag(tag));
+      const writer = engine.openWriter(arena, row, id, definition?.tuning ?? {});
+      if (id === EXPIRY_SPACE_ID) this.#index = writer;
+      else if (definition === undefined || this.#spaces.has(id)) writer.destroy();
+      else this.#spaces.set(id, newSpace(definition, writer));
+    }
+    for (const definition of definitions) if (!this.#spaces.has(definition.id)) this.open(definition);
+    const defaultSpace = this.#spaces.get(DEFAULT_SPACE_ID);
+    assert(defaultSpace !== undefined, 'every shard has the default space');
+    this.#default = defaultSpace;
+  }
+
+  get defaultEngine(): EngineWriter {
+    return this.#default.engine;
+  }
+
+  get(spaceId: number): Space | undefined {
+    return spaceId === DEFAULT_SPACE_ID ? this.#default : this.#spaces.get(spaceId);
+  }
+
+  /** @throws ERR_SPACE_DROPPED */
+  require(spaceId: number): Space {
+    const space = this.get(spaceId);
+    if (space === undefined)
+      throw new ConcordError('ERR_SPACE_DROPPED', `space ${spaceId} was dropped`, { space: spaceId });
+    return space;
+  }
+
+  get all(): IterableIterator<Space> {
+    return this.#spaces.values();
+  }
+
+  // ---- definitions ----------------------------------------------------------------------------------------------------------------------
+
+  /** Harmless when it is open. The caller publishes. */
+  open(definition: SpaceDefinition): void {
+    if (this.#spaces.has(definition.id)) return;
+    const engine = engineNamed(definition.engine);
+    const row = TreeTable.of(this.#arena).freeRow();
+    this.#spaces.set(
+      definition.id,
+      newSpace(definition, engine.openWriter(this.#arena, row, definition.id, definition.tuning)),
+    );
+  }
+
+  /** Its lines in the index stay until their time comes. The caller publishes. */
+  drop(spaceId: number): void {
+    assert(spaceId !== DEFAULT_SPACE_ID, 'the default space stays');
+    const space = this.#spaces.get(spaceId);
+    if (space === undefined) return;
+    this.#spaces.delete(spaceId);
+    space.building?.engine.destroy();
+    space.engine.destroy();
+  }
+
+  // ---- admission ------------------------------------------------------------------------------------------------------------------------
+
+  /** Forgets what was asked for: a new group begins. */
+  beginAsking(): void {
+    this.#asked.length = 0;
+    this.#askedGroup++;
+    this.#askedExpiring = 0;
+    this.#askedOperations = 0;
+  }
+
+  /**
+   * Whether the group with so many more operations of one space can surely be applied; `expiring` of them put entries that expire. Counts them in
+   * if so.
+   */
+  ask(space: Space, operations: number, bytes: number, expiring: number, deletesOnly: boolean): boolean {
+    if (space.askedGroup !== this.#askedGroup) {
+      space.askedGroup = this.#askedGroup;
+      space.askedOperations = 0;
+      space.askedBytes = 0;
+      this.#asked.push(space);
+    }
+    space.askedOperations += operations;
+    space.askedBytes += bytes;
+    this.#askedExpiring += expiring;
+    this.#askedOperations += operations;
+    if (this.#admitsAsked(deletesOnly)) return true;
+    space.askedOperations -= operations;
+    space.askedBytes -= bytes;
+    this.#askedExpiring -= expiring;
+    this.#askedOperations -= operations;
+    return false;
+  }
+
+  /** Whether any one space could take a group that is of spaces not looked at. Deletes and puts alike draw on the reserve. */
+  admitsAny(operations: number, bytes: number): boolean {
+    for (const { engine } of this.#spaces.values()) if (!engine.admits(operations, bytes, true)) return false;
+    return true;
+  }
+
+  #admitsAsked(deletesOnly: boolean): boolean {
+    const asked = this.#asked;
+    const indexOperations = this.#indexOperations();
+    const first = asked[0]!;
+    if (asked.length === 1 && indexOperations === 0 && first.building === undefined) {
+      return first.engine.admits(first.askedOperations, first.askedBytes, deletesOnly);
+    }
+    let units = 0;
+    for (const { engine, building, askedOperations, askedBytes } of asked) {
+      if (!engine.admits(askedOperations, askedBytes, deletesOnly)) return false;
+      units += engine.unitsNeeded(askedOperations, askedBytes);
+      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes);
+    }
+    if (indexOperations > 0) {
+      units += this.#requireIndex().unitsNeeded(indexOperations, indexOperations * (INDEX_LINE_BYTES + 64));
+    }
+    if (units <= this.#arena.freeUnits(deletesOnly)) return true;
+    this.#arena.reclaim();
+    return units <= this.#arena.freeUnits(deletesOnly);
+  }
+
+  /** Lines that may come and go: two for an entry that expires, and one for each that may replace such an entry. */
+  #indexOperations(): number {
+    const index = this.#index;
+    const mayReplace = index !== undefined && index.counts().cells > 0;
+    return this.#askedExpiring * 2 + (mayReplace ? this.#askedOperations : 0);
+  }
+
+  // ---- operations -----------------------------------------------------------------------------------------------------------------------
+
+  /** The open snapshots of the groups to come, ascending; kept, not copied. `extra`: one more that only engines without pages need. */
+  setSnapshots(sorted: Float64Array, count: number): void {
+    this.#snapshots = sorted;
+    this.#snapshotCount = count;
+  }
+
+  beginGroup(publishedSeq: number, isAtomic: boolean): void {
+    this.#group++;
+    this.#publishedSeq = publishedSeq;
+    this.#isAtomic = isAtomic;
+  }
+
+  /** After the publication. */
+  endGroup(): void {
+    for (const space of this.#touched) {
+      space.engine.endGroup();
+      space.building?.engine.endGroup();
+    }
+    this.#touched.length = 0;
+    if (this.#indexTouched) this.#index!.endGroup();
+    this.#indexTouched = false;
+  }
+
+  #touch(space: Space): void {
+    space.group = this.#group;
+    this.#touched.push(space);
+    space.engine.setSnapshots(this.#snapshots, this.#snapshotCount);
+    space.engine.beginGroup(this.#publishedSeq, this.#isAtomic);
+    const building = space.building?.engine;
+    if (building === undefined) return;
+    building.setSnapshots(this.#snapshots, this.#snapshotCount);
+    building.beginGroup(this.#publishedSeq, false);
+  }
+
+  put(
+    spaceId: number,
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    value: Uint8Array,
+    valueStart: number,
+    valueLength: number,
+    seq: number,
+    expiresAt: number,
+  ): void {
+    const space = this.get(spaceId);
+    if (space === undefined) return;
+    if (space.group !== this.#group) this.#touch(space);
+    const { engine } = space;
+    engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
+    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (expiresAt !== 0) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
+    if (hasPassed(space, key, keyStart, keyLength)) {
+      space.building!.engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
+    }
+  }
+
+  /** The engine owns the chain from then on; it is freed if the space is gone. */
+  putOverflow(
+    spaceId: number,
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    chain: OverflowChain,
+    seq: number,
+    expiresAt: number,
+  ): void {
+    const space = this.get(spaceId);
+    if (space === undefined) {
+      OverflowWriter.discard(this.#arena, chain);
+      return;
+    }
+    if (space.group !== this.#group) this.#touch(space);
+    const { engine } = space;
+    const copy = hasPassed(space, key, keyStart, keyLength) ? copyChain(this.#arena, chain) : undefined;
+    engine.putOverflow(key, keyStart, keyLength, chain, seq, expiresAt);
+    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (expiresAt !== 0) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
+    if (copy !== undefined) space.building!.engine.putOverflow(key, keyStart, keyLength, copy, seq, expiresAt);
+  }
+
+  del(spaceId: number, key: Uint8Array, keyStart: number, keyLength: number, seq: number): void {
+    const space = this.get(spaceId);
+    if (space === undefined) return;
+    if (space.group !== this.#group) this.#touch(space);
+    const { engine } = space;
+    engine.del(key, keyStart, keyLength, seq);
+    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (hasPassed(space, key, keyStart, keyLength)) space.building!.engine.del(key, keyStart, keyLength, seq);
+  }
+
+  /** [low, high), undefined: open. What is left of the range in the index goes when its time comes. */
+  removeRange(spaceId: number, low: Uint8Array | undefined, high: Uint8Array | undefined, seq: number): void {
+    const space = this.get(spaceId);
+    if (space === undefined) return;
+    if (space.group !== this.#group) this.#touch(space);
+    space.engine.removeRange(low, true, high, false, Infinity, seq);
+    // The copy holds nothing but what it has passed.
+    space.building?.engine.removeRange(low, true, high, false, Infinity, seq);
+  }
+
+  // ---- expiry ---------------------------------------------------------------------------------------------------------------------------
+
+  #requireIndex(): EngineWriter {
+    if (this.#index === undefined) {
+      const row = TreeTable.of(this.#arena).freeRow();
+      this.#index = engineNamed('btree').openWriter(this.#arena, row, EXPIRY_SPACE_ID, {});
+    }
+    return this.#index;
+  }
+
+  #touchedIndex(): EngineWriter {
+    const index = this.#requireIndex();
+    if (!this.#indexTouched) {
+      this.#indexTouched = true;
+      index.setSnapshots(NO_SNAPSHOTS, 0);
+      index.beginGroup(this.#publishedSeq, true);
+    }
+    return index;
+  }
+
+  #list(spaceId: number, key: Uint8Array, keyStart: number, keyLength: number, seq: number, expiresAt: number): void {
+    const index = this.#touchedIndex();
+    writeIndexKey(this.#indexKey, expiresAt, spaceId, seq);
+    index.put(this.#indexKey, 0, INDEX_KEY_BYTES, key, keyStart, keyLength, seq, 0);
+  }
+
+  #unlist(spaceId: number, expiresAt: number, entrySeq: number, seq: number): void {
+    const index = this.#touchedIndex();
+    writeIndexKey(this.#indexKey, expiresAt, spaceId, entrySeq);
+    index.del(this.#indexKey, 0, INDEX_KEY_BYTES, seq);
+  }
+
+  /** Entries that are listed to expire. */
+  get expiringEntries(): number {
+    return this.#index?.counts().liveEntries ?? 0;
+  }
+
+  /** Time of the first line, Infinity if there is none. */
+  nextExpiry(): number {
+    const cursor = this.#seekIndex();
+    if (cursor === undefined || !cursor.valid) return Infinity;
+    cursor.copyKey(this.#indexKey, 0);
+    return readBigEndian(this.#indexKey, 0, 6);
+  }
+
+  #seekIndex(): EngineCursor | undefined {
+    const index = this.#index;
+    if (index === undefined || index.counts().cells === 0) return undefined;
+    this.#indexCursor ??= engineOfCode(index.code).openCursor(
+      this.#arena,
+      index.row,
+      EXPIRY_SPACE_ID,
+      SHARD_READER_SLOT,
+    );
+    this.#indexCursor.seek(this.#arena.published(), undefined, 0, Infinity, false, 1);
+    return this.#indexCursor;
+  }
+
+  /**
+   * Looks at up to `linesMax` lines that are due at `nowMs`: entries to delete go to `expired`; lines that mean nothing any more are removed at once
+   * (the caller publishes). Returns the number of those removed. Between groups only.
+   */
+  collectExpired(nowMs: number, linesMax: number, expired: ExpiredEntry[]): number {
+    const cursor = this.#seekIndex();
+    if (cursor === undefined) return 0;
+    const stale: Uint8Array[] = [];
+    for (let lines = 0; cursor.valid && lines < linesMax; lines++, cursor.next()) {
+      const line = new Uint8Array(INDEX_KEY_BYTES);
+      cursor.copyKey(line, 0);
+      if (readBigEndian(line, 0, 6) > nowMs) break;
+      const spaceId = readBigEndian(line, 6, 4);
+      const key = cursor.copyValue();
+      const space = this.get(spaceId);
+      if (space?.engine.versionOf(key, 0, key.length, 0) === readBigEndian(line, 10, 6)) expired.push({ spaceId, key });
+      else stale.push(line);
+    }
+    cursor.release();
+    if (stale.length > 0) {
+      this.beginGroup(this.#publishedSeq, false);
+      const index = this.#touchedIndex();
+      for (const line of stale) index.del(line, 0, INDEX_KEY_BYTES, this.#publishedSeq);
+    }
+    return stale.length;
+  }
+
+  // ---- engines exchanged ------------------------------------------------------------------------------------------------------------------
+
+  /** Begins to move the space, if its engine is not the one that is defined for it. True if there is something to do. */
+  beginSwitch(definition: SpaceDefinition): boolean {
+    const space = this.require(definition.id);
+    const engine = engineNamed(definition.engine);
+    space.definition = definition;
+    if (space.building !== undefined && space.building.engine.code !== engine.code) this.cancelSwitch(space);
+    if (space.engine.code === engine.code) {
+      if (space.building !== undefined) this.cancelSwitch(space);
+      return false;
+    }
+    space.building ??= { engine: this.#openBuilding(engine, definition), position: undefined, copied: 0 };
+    return true;
+  }
+
+  #openBuilding(engine: Engine, definition: SpaceDefinition): EngineWriter {
+    const row = TreeTable.of(this.#arena).freeRow();
+    return engine.openWriter(this.#arena, row, BUILDING_SPACE_ID, definition.tuning);
+  }
+
+  /** The caller publishes. */
+  cancelSwitch(space: Space): void {
+    space.building?.engine.destroy();
+    space.building = undefined;
+  }
+
+  /** Spaces whose engine is not the one that is defined for them. */
+  get unfinishedSwitches(): Space[] {
+    return [...this.#spaces.values()].filter(
+      (space) => space.engine.code !== engineNamed(space.definition.engine).code,
+    );
+  }
+
+  /**
+   * Copies about `budget` versions of a space that is being moved. Between groups; the caller publishes. True when all is copied: finishSwitch() may
+   * follow. @throws ERR_MEMORY_FULL: cancelSwitch()
+   */
+  switchSlice(space: Space, publishedSeq: number, budget: number): boolean {
+    const building = space.building!;
+    const { engine } = building;
+    this.beginGroup(publishedSeq, false);
+    this.#touch(space);
+    const next = space.engine.visitVersions(
+      building.position,
+      budget,
+      (key, keyLength, value, valueLength, seq, expiresAt, isTombstone) => {
+        building.copied++;
+        if (isTombstone) engine.del(key, 0, keyLength, seq);
+        else engine.put(key, 0, keyLength, value, 0, valueLength, seq, expiresAt);
+      },
+    );
+    if (next === undefined) return true;
+    building.position = next;
+    return false;
+  }
+
+  /** The new engine takes the space: visible with the next publication, which the caller makes. Returns the old one, to be destroyed behind it. */
+  finishSwitch(space: Space): EngineWriter {
+    const { engine } = space.building!;
+    const old = space.engine;
+    engine.tag = rowTag(space.id, engine.code);
+    space.engine = engine;
+    space.building = undefined;
+    space.cursor = undefined;
+    old.tag = rowTag(BUILDING_SPACE_ID, old.code);
+    return old;
+  }
+
+  progress(spaceId: number): SwitchProgress | undefined {
+    const space = this.#spaces.get(spaceId);
+    if (space?.building === undefined) return undefined;
+    return { copied: space.building.copied, total: Math.max(space.building.copied, space.engine.counts().cells) };
+  }
+
+  // ---- all of them ------------------------------------------------------------------------------------------------------------------------
+
+  /** A cursor on the space's published state, for the shard itself. */
+  cursorOf(space: Space): EngineCursor {
+    space.cursor ??= engineOfCode(space.engine.code).openCursor(
+      this.#arena,
+      space.engine.row,
+      space.id,
+      SHARD_READER_SLOT,
+    );
+    return space.cursor;
+  }
+
+  isOrdered(space: Space): boolean {
+    return engineOfCode(space.engine.code).isOrdered;
+  }
+
+  /** One slice of a sweep over all engines. Between groups; the caller publishes. */
+  sweep(state: TableSweep, publishedSeq: number, budget: number): void {
+    if (state.pending === undefined) state.pending = [...this.#spaces.keys()];
+    const space = this.get(state.pending[0] ?? DEFAULT_SPACE_ID);
+    if (state.pending.length > 0 && space !== undefined) {
+      this.beginGroup(publishedSeq, false);
+      this.#touch(space);
+      const before = state.current.removedCells;
+      space.engine.sweep(state.current, budget);
+      state.removedCells += state.current.removedCells - before;
+      if (!state.current.done) return;
+    }
+    state.pending.shift();
+    state.current = newSweep();
+    state.done = state.pending.length === 0;
+  }
+
+  check(): string[] {
+    const problems: string[] = [];
+    for (const { id, engine } of this.#spaces.values()) {
+      for (const problem of engine.check())
+        problems.push(id === DEFAULT_SPACE_ID ? problem : `space ${id}: ${problem}`);
+    }
+    for (const problem of this.#index?.check() ?? []) problems.push(`expiry index: ${problem}`);
+    return problems;
+  }
+}
+
+/** A sweep of all spaces. */
+export interface TableSweep {
+  /** Spaces to come, the current one first; undefined before the first slice. */
+  pending: number[] | undefined;
+  current: SweepState;
+  removedCells: number;
+  done: boolean;
+}
+
+export function newTableSweep(): TableSweep {
+  return { pending: undefined, current: newSweep(), removedCells: 0, done: false };
+}
+
+function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
+  return {
+    id: definition.id,
+    definition,
+    engine,
+    cursor: undefined,
+    building: undefined,
+    group: 0,
+    askedGroup: 0,
+    askedOperations: 0,
+    askedBytes: 0,
+  };
+}
+
+function hasPassed(space: Space, key: Uint8Array, keyStart: number, keyLength: number): boolean {
+  const { building } = space;
+  if (building?.position === undefined) return false;
+  return space.engine.isBefore(key, keyStart, keyLength, building.position);
+}
+
+function copyChain(arena: ArenaWriter, chain: OverflowChain): OverflowChain {
+  const writer = new OverflowWriter(arena);
+  writer.begin(chain.totalBytes);
+  walkChain(arena, chain.firstUnit, chain.totalBytes, (unit, _pageClass, payloadAt, payloadBytes) => {
+    writer.append(arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!, payloadAt, payloadBytes);
+  });
+  return writer.finish();
+}
+
+/** A line of the index. */
+export function indexKey(expiresAt: number, spaceId: number, seq: number): Buffer {
+  const key = Buffer.allocUnsafe(INDEX_KEY_BYTES);
+  writeIndexKey(key, expiresAt, spaceId, seq);
+  return key;
+}
+
+function writeIndexKey(into: Uint8Array, expiresAt: number, spaceId: number, seq: number): void {
+  writeBigEndian(into, 0, 6, expiresAt);
+  writeBigEndian(into, 6, 4, spaceId);
+  writeBigEndian(into, 10, 6, seq);
+}
+
+function writeBigEndian(into: Uint8Array, at: number, bytes: number, value: number): void {
+  for (let index = at + bytes - 1; index >= at; index--) {
+    into[index] = value % 256;
+    value = Math.floor(value / 256);
+  }
+}
+
+function readBigEndian(from: Uint8Array, at: number, bytes: number): number {
+  let value = 0;
+  for (let index = at; index < at + bytes; index++) value = value * 256 + from[index]!;
+  return value;
+}
