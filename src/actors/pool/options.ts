@@ -1,14 +1,27 @@
 /**
- * Options of a pool: types, defaults, validation. One schema; errors name the option. Threads: any.
+ * Options of a pool: types, and how what is given becomes what the pool works with. Keys, bounds and defaults are those of config/schema.ts; an
+ * error names every wrong option. Threads: any.
  */
 import { availableParallelism } from 'node:os';
-import { z } from 'zod';
+import { isAbsolute, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { z } from 'zod';
+import { Findings, keyAt, nested, nodeOfOptions } from '../../config/check.js';
+import type { GivenValue, Origin } from '../../config/check.js';
+import { givenValues, loadConfig } from '../../config/load.js';
+import { sectionAt } from '../../config/keys.js';
+import type { ConfigSection } from '../../config/keys.js';
+import { SHARDS_MAX, storeOptionsSchema } from '../../config/schema.js';
+import { assert } from '../../shared/assert.js';
 import { invalidArgument } from '../../shared/errors.js';
 import type { CustomValueEncoding, ValueEncodingName } from '../../shared/codec/value-encoding.js';
 import type { KeyEncodingName } from '../../shared/codec/key-encoding.js';
+import type { BuiltInEngine } from '../../engines/engine.js';
 import { Durability, type DurabilityLevel } from '../../engines/store/shard-store.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { MAX_SHARDS } from '../control-block.js';
+
+assert(SHARDS_MAX === MAX_SHARDS, `configuration allows ${SHARDS_MAX} shards, the control block ${MAX_SHARDS}`);
 
 /**
  * When a write is acknowledged. `sync`: after fdatasync, survives a power loss. `os`: after write(), survives the death of the process. `memory`:
@@ -16,13 +29,36 @@ import { MAX_SHARDS } from '../control-block.js';
  */
 export type DurabilityName = 'sync' | 'os' | 'memory';
 
-export interface PoolOptions {
-  /** Writer threads, each with its own part of the keys. Fixed when the directory is created. Default 'auto': cores - 1, at least 1. */
-  readonly shards?: number | 'auto';
+/** How entries that have expired are removed. They are absent for every read from their time on, whatever this says. */
+export interface ExpiryOptions {
+  /** How often a shard looks for them, 10 ms to 24 days. Default 1000. */
+  readonly intervalMs?: number;
+  /** How many a shard removes in one go, 1 … 65,536: other writes wait no longer than that. Default 1000. */
+  readonly batch?: number;
+}
+
+/** Options that can change while the store is open. */
+export interface LiveOptions {
   /** Default of each write. Default 'sync'. */
   readonly durability?: DurabilityName;
+  /** A checkpoint is written when the log behind the last one is longer than this and than the data. Default 64 MiB. */
+  readonly checkpointLogBytes?: number;
+  readonly expiry?: ExpiryOptions;
+}
+
+export interface PoolOptions extends LiveOptions {
+  /** Structure of the default space, remembered by the directory. An engine of your own needs engineModules. Default 'btree'. */
+  readonly engine?: BuiltInEngine | (string & {});
+  /** Modules that every thread of the pool imports at its start, to call registerEngine(). Relative paths count from the working directory. */
+  readonly engineModules?: readonly string[];
+  /** Writer threads, each with its own part of the keys. Fixed when the directory is created. Default 'auto': cores - 1, at least 1. */
+  readonly shards?: number | 'auto';
   /** Shared memory reserved per shard, 4 MiB to 64 GiB; the operating system commits it as it is used. Default 1 GiB. */
   readonly memoryBytes?: number;
+  /** B+Tree: shared memory per shard that the default space may use before cold pages live in its file only. Default: no budget. */
+  readonly budgetBytes?: number;
+  /** Memtable: bytes at which it asks to be frozen. */
+  readonly memtableBytes?: number;
   /** Remembered by the directory. Default 'utf8'. */
   readonly keyEncoding?: KeyEncodingName;
   /** Remembered by the directory; a custom one must be given at each open. Default 'utf8'. */
@@ -37,75 +73,115 @@ export interface PoolOptions {
   readonly recoveryMode?: WalRecoveryMode;
   /** B+Tree: most children of a branch and entries of a leaf, 3 … 1000. Default: as many as fit a page. */
   readonly order?: number;
-  /** B+Tree: size of a page, 4096 … 32768, a power of two. Default 4096. */
-  readonly pageBytes?: number;
+  /** B+Tree: size of a page, 4096 … 32768, a power of two; or 'adaptive': by the sizes of the entries seen. */
+  readonly pageBytes?: number | 'adaptive';
   /** Bytes of one log segment, a multiple of 4096 from 256 KiB to 1 GiB. Default 32 MiB. */
   readonly segmentBytes?: number;
-  /** A checkpoint is written when the log behind the last one is longer than this and than the data. Default 64 MiB. */
-  readonly checkpointLogBytes?: number;
   /** Threads of the background pool. Default 1 per two cores, at least 1. */
   readonly backgroundThreads?: number;
+  /**
+   * Where options that are not given here come from. true: concordkv.json or concordkv.yaml of the working directory, if there is one, and
+   * CONCORDKV_* variables. A path: that file and the variables. Default false: nothing but what is given here. See docs/configuration.md.
+   */
+  readonly config?: boolean | string;
 }
 
-/** What a write might need at worst is kept free: of less memory hardly any would be left for data. */
-const MIN_MEMORY_BYTES = 4 << 20;
-/** A segment holds the largest request whole, see BATCH_INLINE_MAX_BYTES. */
-const MIN_SEGMENT_BYTES = 256 * 1024;
-const MAX_MEMORY_BYTES = 64 * 2 ** 30;
-
-const schema = z.strictObject({
-  shards: z.union([z.literal('auto'), z.int().min(1).max(MAX_SHARDS)]).default('auto'),
-  durability: z.enum(['sync', 'os', 'memory']).default('sync'),
-  memoryBytes: z
-    .int()
-    .min(MIN_MEMORY_BYTES)
-    .max(MAX_MEMORY_BYTES)
-    .default(2 ** 30),
-  keyEncoding: z.enum(['utf8', 'binary', 'tuple']).optional(),
-  valueEncoding: z.unknown().optional(),
-  readOnly: z.boolean().default(false),
-  createIfMissing: z.boolean().default(true),
-  errorIfExists: z.boolean().default(false),
-  recoveryMode: z.enum(['tolerate-torn-tail', 'strict', 'point-in-time', 'salvage']).default('tolerate-torn-tail'),
-  order: z.int().min(3).max(1000).optional(),
-  pageBytes: z.union([z.literal(4096), z.literal(8192), z.literal(16384), z.literal(32768)]).optional(),
-  segmentBytes: z
-    .int()
-    .min(MIN_SEGMENT_BYTES)
-    .max(2 ** 30)
-    .multipleOf(4096)
-    .default(32 * 2 ** 20),
-  checkpointLogBytes: z
-    .int()
-    .min(64 * 1024)
-    .max(2 ** 40)
-    .default(64 * 2 ** 20),
-  backgroundThreads: z.int().min(1).max(64).optional(),
-});
-
-export interface ResolvedOptions extends z.output<typeof schema> {
+export interface ResolvedOptions extends Omit<z.output<typeof storeOptionsSchema>, 'valueEncoding'> {
+  readonly errorIfExists: boolean;
   readonly shardCount: number | undefined;
   readonly backgroundThreads: number;
+  /** File URLs and names of packages, as import() takes them. */
+  readonly engineModules: string[];
   readonly valueEncoding: ValueEncodingName | CustomValueEncoding | undefined;
 }
 
-/** @throws TypeError (ERR_INVALID_ARG) naming every wrong option. */
+const OPTION: Origin = { source: 'option' };
+/** The section of the schema without the directory, which is an argument. */
+const STORE_OPTIONS: ConfigSection = {
+  path: 'store',
+  members: new Map([...sectionAt('store').members].filter(([name]) => name !== 'directory')),
+};
+
+/** @throws TypeError (ERR_INVALID_ARG) naming every wrong option; ERR_NOT_FOUND if the file of `config` is not there. */
 export function resolveOptions(options: unknown): ResolvedOptions {
-  const parsed = schema.safeParse(options ?? {});
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map((issue) => {
-      const where = issue.path.length > 0 ? `option ${issue.path.join('.')}` : 'options';
-      return `${where}: ${issue.message}`;
-    });
-    throw invalidArgument(problems.join('; '));
+  const given = options ?? {};
+  if (typeof given !== 'object' || Array.isArray(given)) throw invalidArgument('options must be an object');
+  const { config, errorIfExists, valueEncoding, ...rest } = given as Record<string, unknown>;
+  const findings = new Findings();
+  const customEncoding = typeof valueEncoding === 'object' && valueEncoding !== null ? valueEncoding : undefined;
+  findings.addNode(nodeOfOptions(customEncoding === undefined ? { ...rest, valueEncoding } : rest), STORE_OPTIONS);
+  if (errorIfExists !== undefined && typeof errorIfExists !== 'boolean') {
+    findings.refuse('errorIfExists', OPTION, () => ': it must be true or false');
   }
-  const cores = availableParallelism();
+  if (config !== undefined && typeof config !== 'boolean' && (typeof config !== 'string' || config === '')) {
+    findings.refuse('config', OPTION, () => ': it must be true, false or the path of a file');
+  }
+  findings.throwProblems();
+
+  let values: ReadonlyMap<string, GivenValue> = findings.given;
+  if (config !== undefined && config !== false) {
+    const loaded = loadConfig({ file: config as string | true });
+    for (const warning of loaded.warnings) process.emitWarning(warning, 'ConcordKVWarning');
+    const others = [...givenValues(loaded)].filter(([path]) => path.startsWith('store.') && path !== 'store.directory');
+    values = new Map([...others, ...values]);
+  }
+  const parsed = storeOptionsSchema.parse(nested(values)['store'] ?? {});
+  findings.checkTogether(parsed);
+  findings.throwProblems();
   return {
-    ...parsed.data,
-    valueEncoding: parsed.data.valueEncoding as ResolvedOptions['valueEncoding'],
-    shardCount: parsed.data.shards === 'auto' ? undefined : parsed.data.shards,
-    backgroundThreads: parsed.data.backgroundThreads ?? Math.max(1, cores >> 1),
+    ...parsed,
+    engineModules: parsed.engineModules.map(moduleUrl),
+    valueEncoding: (customEncoding ?? parsed.valueEncoding) as ResolvedOptions['valueEncoding'],
+    errorIfExists: errorIfExists === true,
+    shardCount: parsed.shards === 'auto' ? undefined : parsed.shards,
+    backgroundThreads: parsed.backgroundThreads ?? Math.max(1, availableParallelism() >> 1),
   };
+}
+
+/** Files as URLs, which every thread can import; names of packages stay as they are. */
+function moduleUrl(name: string): string {
+  return /^\.{1,2}[/\\]/.test(name) || isAbsolute(name) ? pathToFileURL(resolve(name)).href : name;
+}
+
+const NOT_LIVE = {
+  restart: 'it cannot change while the store is open; close the store and open it with the new value',
+  creation: 'it cannot change while the store is open; it counts only for what is created with it',
+} as const;
+
+/** Options of an open store after a change. */
+export interface OptionsChange {
+  readonly options: ResolvedOptions;
+  /** Paths of what is different now, such as 'expiry.batch'. */
+  readonly changed: readonly string[];
+}
+
+/**
+ * What `change` makes of the options of an open store; the caller hands the new values to who works with them.
+ * @throws TypeError (ERR_INVALID_ARG) naming every option that is wrong, or cannot change while the store is open
+ */
+export function changeOptions(current: ResolvedOptions, change: unknown): OptionsChange {
+  if (typeof change !== 'object' || change === null || Array.isArray(change)) {
+    throw invalidArgument('the options to change must be an object');
+  }
+  const findings = new Findings();
+  findings.addNode(nodeOfOptions(change), STORE_OPTIONS);
+  for (const path of findings.given.keys()) {
+    const { changes } = keyAt(path)!;
+    if (changes !== 'live') findings.refuse(path, OPTION, () => `: ${NOT_LIVE[changes]}`);
+  }
+  findings.throwProblems();
+  const options: ResolvedOptions = { ...current, expiry: { ...current.expiry } };
+  const changed: string[] = [];
+  for (const [path, { value }] of findings.given) {
+    const segments = path.split('.').slice(1);
+    const name = segments.pop()!;
+    let at = options as unknown as Record<string, unknown>;
+    for (const segment of segments) at = at[segment] as Record<string, unknown>;
+    if (at[name] === value) continue;
+    at[name] = value;
+    changed.push([...segments, name].join('.'));
+  }
+  return { options, changed };
 }
 
 /** Shards of a new store when none are asked for. */

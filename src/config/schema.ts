@@ -1,0 +1,396 @@
+/**
+ * The one schema of configuration: every key of a config file, its type, bounds, default, description, and how it may be given and changed.
+ *
+ *   section    keys of                                              environment           command line
+ *   store      a store: the options of ConcordPool.open a file can hold   CONCORDKV_<KEY>       own flags, --set store.<key>=
+ *   http       concordkv serve                                      CONCORDKV_HTTP_<KEY>  own flags, --set http.<key>=
+ *   log        concordkv serve                                      CONCORDKV_LOG_<KEY>   own flags, --set log.<key>=
+ *
+ * Whatever else knows keys is derived from here: pool options, flags, environment variables, JSON schema, the file `config init` writes, and the
+ * table in docs/configuration.md. Must hold: a key's name ends in its unit (Bytes, Ms), and what changes live is said here and nowhere else.
+ * Threads: any.
+ */
+import { availableParallelism } from 'node:os';
+import { z } from 'zod';
+import type { BuiltInEngine } from '../engines/engine.js';
+import type { WalRecoveryMode } from '../engines/wal/recovery.js';
+import type { KeyEncodingName } from '../shared/codec/key-encoding.js';
+import type { ValueEncodingName } from '../shared/codec/value-encoding.js';
+
+/** How text becomes a value; bytes and ms take units in text ("128MiB", "5s") and are plain numbers in code. */
+export type KeyKind = 'bytes' | 'ms' | 'integer' | 'boolean' | 'text' | 'list';
+
+/**
+ * When a new value counts. live: at once, in an open store or running server. restart: at the next open or start. creation: only for what is created
+ * with it; a store that exists keeps its own.
+ */
+export type ChangeTime = 'live' | 'restart' | 'creation';
+
+/** Continues a sentence. */
+export const CHANGE_TEXT: Readonly<Record<ChangeTime, string>> = {
+  live: 'at once, while the store is open',
+  restart: 'with the next open or start',
+  creation: 'only for what is created with it',
+};
+
+export interface KeyFacts {
+  readonly kind: KeyKind;
+  /** Begins in lower case, ends without a full stop. */
+  readonly description: string;
+  readonly changes: ChangeTime;
+  /** A flag of its own on the command line; every key can be given by --set. */
+  readonly flag?: string;
+  /** What it is when nobody gives it: for keys without a default in the schema, or with one that depends on the machine. */
+  readonly unset?: string;
+  /** Words to propose for a value that is none of them. */
+  readonly words?: readonly string[];
+  /** Never printed, neither in errors. */
+  readonly isSecret?: boolean;
+  /** A path, or a list of them: relative ones in a file count from the directory of the file. */
+  readonly isPath?: boolean;
+}
+
+/** What each key's schema says about itself. */
+export const keyFacts = z.registry<KeyFacts>();
+
+function key<T extends z.ZodType>(schema: T, facts: KeyFacts): T {
+  keyFacts.add(schema, facts);
+  return schema;
+}
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+const GiB = 1024 * MiB;
+/** Timers of the runtime count in 31 bits: 24 days. */
+const TIMER_MS_MAX = 24 * 24 * 3_600_000;
+
+/** As many as the control block of a pool has room for; the pool checks that. */
+export const SHARDS_MAX = 64;
+export const DURABILITIES = ['sync', 'os', 'memory'] as const;
+export const RECOVERY_MODES = [
+  'tolerate-torn-tail',
+  'strict',
+  'point-in-time',
+  'salvage',
+] as const satisfies readonly WalRecoveryMode[];
+export const KEY_ENCODING_NAMES = ['utf8', 'binary', 'tuple'] as const satisfies readonly KeyEncodingName[];
+export const VALUE_ENCODING_NAMES = [
+  'utf8',
+  'binary',
+  'json',
+  'msgpack',
+] as const satisfies readonly ValueEncodingName[];
+export const ENGINE_NAMES = [
+  'btree',
+  'hash',
+  'rbtree',
+  'array',
+  'memtable',
+] as const satisfies readonly BuiltInEngine[];
+export const LOG_LEVEL_NAMES = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+
+/** Options of an open store that a file can hold; PoolOptions documents them for code. */
+export const storeShape = {
+  engine: key(
+    z
+      .string()
+      .regex(/^[a-z][a-z0-9-]{0,31}$/)
+      .optional(),
+    {
+      kind: 'text',
+      description:
+        'structure that holds the entries of the default space: btree, hash, rbtree, array, memtable or one of engineModules',
+      changes: 'creation',
+      flag: '--engine',
+      unset: 'btree',
+      words: ENGINE_NAMES,
+    },
+  ),
+  engineModules: key(z.array(z.string().min(1).max(4096)).max(64).default([]), {
+    kind: 'list',
+    description: 'modules every thread of the pool imports at its start, to register engines of your own',
+    changes: 'restart',
+    isPath: true,
+  }),
+  shards: key(z.union([z.literal('auto'), z.int().min(1).max(SHARDS_MAX)]).default('auto'), {
+    kind: 'integer',
+    description: 'writer threads, each with its own part of the keys; auto: cores - 1, at least 1',
+    changes: 'creation',
+    flag: '--shards',
+  }),
+  durability: key(z.enum(DURABILITIES).default('sync'), {
+    kind: 'text',
+    description:
+      'when a write that does not choose is acknowledged. sync: after fdatasync; os: after write(); memory: before the log is written',
+    changes: 'live',
+    flag: '--durability',
+  }),
+  // What a write might need at worst is kept free: of less memory hardly any would be left for data.
+  memoryBytes: key(
+    z
+      .int()
+      .min(4 * MiB)
+      .max(64 * GiB)
+      .default(GiB),
+    {
+      kind: 'bytes',
+      description: 'shared memory reserved per shard; the operating system commits it as it is used',
+      changes: 'restart',
+      flag: '--memory',
+    },
+  ),
+  budgetBytes: key(
+    z
+      .int()
+      .min(MiB)
+      .max(64 * GiB)
+      .optional(),
+    {
+      kind: 'bytes',
+      description: 'btree: shared memory per shard the default space may use before cold pages live in its file only',
+      changes: 'creation',
+      unset: 'no budget: all of it stays in memory',
+    },
+  ),
+  memtableBytes: key(
+    z
+      .int()
+      .min(64 * KiB)
+      .max(16 * GiB)
+      .optional(),
+    {
+      kind: 'bytes',
+      description: 'memtable: size at which it asks to be frozen',
+      changes: 'creation',
+      unset: 'chosen by the engine',
+    },
+  ),
+  order: key(z.int().min(3).max(1000).optional(), {
+    kind: 'integer',
+    description: 'btree: most children of a branch and entries of a leaf',
+    changes: 'creation',
+    unset: 'as many as fit a page',
+  }),
+  pageBytes: key(
+    z.union([z.literal(4096), z.literal(8192), z.literal(16384), z.literal(32768), z.literal('adaptive')]).optional(),
+    {
+      kind: 'bytes',
+      description: 'btree: size of a page; adaptive: by the sizes of the entries seen',
+      changes: 'creation',
+      unset: 'chosen by the engine',
+    },
+  ),
+  keyEncoding: key(z.enum(KEY_ENCODING_NAMES).optional(), {
+    kind: 'text',
+    description: 'what keys are',
+    changes: 'creation',
+    flag: '--key-encoding',
+    unset: 'what the store was created with; utf8 for a new one',
+  }),
+  valueEncoding: key(z.enum(VALUE_ENCODING_NAMES).optional(), {
+    kind: 'text',
+    description: 'what values are; an encoding of your own can only be given in code',
+    changes: 'creation',
+    flag: '--value-encoding',
+    unset: 'what the store was created with; utf8 for a new one',
+  }),
+  readOnly: key(z.boolean().default(false), {
+    kind: 'boolean',
+    description: 'recover into memory, refuse writes, touch no file',
+    changes: 'restart',
+  }),
+  createIfMissing: key(z.boolean().default(true), {
+    kind: 'boolean',
+    description: 'create a store where there is none',
+    changes: 'restart',
+  }),
+  recoveryMode: key(z.enum(RECOVERY_MODES).default('tolerate-torn-tail'), {
+    kind: 'text',
+    description: 'what a damaged log means at open',
+    changes: 'restart',
+  }),
+  // A segment holds the largest request whole, see BATCH_INLINE_MAX_BYTES.
+  segmentBytes: key(
+    z
+      .int()
+      .min(256 * KiB)
+      .max(GiB)
+      .multipleOf(4096)
+      .default(32 * MiB),
+    { kind: 'bytes', description: 'size of one log segment', changes: 'restart' },
+  ),
+  checkpointLogBytes: key(
+    z
+      .int()
+      .min(64 * KiB)
+      .max(1024 * GiB)
+      .default(64 * MiB),
+    {
+      kind: 'bytes',
+      description: 'a checkpoint is written when the log behind the last one is longer than this and than the data',
+      changes: 'live',
+    },
+  ),
+  backgroundThreads: key(z.int().min(1).max(64).optional(), {
+    kind: 'integer',
+    description: 'threads that write checkpoints and exports',
+    changes: 'restart',
+    unset: 'one per two cores, at least 1',
+  }),
+  expiry: z
+    .strictObject({
+      intervalMs: key(z.int().min(10).max(TIMER_MS_MAX).default(1000), {
+        kind: 'ms',
+        description: 'how often a shard removes entries that have expired; reads never show them, whatever this is',
+        changes: 'live',
+      }),
+      batch: key(z.int().min(1).max(65_536).default(1000), {
+        kind: 'integer',
+        description: 'expired entries a shard removes in one go, so that writes wait no longer than that',
+        changes: 'live',
+      }),
+    })
+    .prefault({}),
+};
+
+const directoryShape = {
+  directory: key(z.string().min(1).max(4096).optional(), {
+    kind: 'text',
+    description: 'directory of the store, for the command; ConcordPool.open takes it as an argument',
+    changes: 'restart',
+    flag: '--db',
+    unset: 'none: --db must say it',
+    isPath: true,
+  }),
+};
+
+const ms = (min: number, defaultMs: number): z.ZodDefault<z.ZodInt> =>
+  z.int().min(min).max(TIMER_MS_MAX).default(defaultMs);
+
+const httpSection = z.strictObject({
+  host: key(z.string().min(1).max(255).default('127.0.0.1'), {
+    kind: 'text',
+    description:
+      'address to listen on; there is no authentication, so keep it on loopback or behind something that has',
+    changes: 'restart',
+    flag: '--host',
+  }),
+  port: key(z.int().min(0).max(65_535).default(8480), {
+    kind: 'integer',
+    description: 'port; 0 chooses a free one',
+    changes: 'restart',
+    flag: '--port',
+  }),
+  threads: key(
+    z
+      .int()
+      .min(1)
+      .max(64)
+      .default(Math.max(1, Math.min(4, availableParallelism()))),
+    {
+      kind: 'integer',
+      description: 'threads that serve requests',
+      changes: 'restart',
+      flag: '--threads',
+      unset: 'one per core, at most 4',
+    },
+  ),
+  bodyBytesMax: key(
+    z
+      .int()
+      .min(1)
+      .max(GiB)
+      .default(64 * MiB),
+    {
+      kind: 'bytes',
+      description: 'longest request body; longer ones are answered 413',
+      changes: 'live',
+      flag: '--max-body',
+    },
+  ),
+  bodyBytesInFlightMax: key(
+    z
+      .int()
+      .min(1)
+      .default(256 * MiB),
+    {
+      kind: 'bytes',
+      description: 'sum of bodies over 64 KiB that one thread holds at once; beyond it 503',
+      changes: 'live',
+      flag: '--max-bodies',
+    },
+  ),
+  headerBytesMax: key(
+    z
+      .int()
+      .min(KiB)
+      .max(MiB)
+      .default(16 * KiB),
+    { kind: 'bytes', description: 'request line and headers; longer ones are answered 431', changes: 'restart' },
+  ),
+  connectionsMax: key(z.int().min(1).max(1_000_000).default(1024), {
+    kind: 'integer',
+    description: 'open connections over all threads; more are closed on accept',
+    changes: 'live',
+    flag: '--max-connections',
+  }),
+  headersTimeoutMs: key(ms(1, 15_000), {
+    kind: 'ms',
+    description: 'from the first byte of a request to the last one of its headers',
+    changes: 'live',
+  }),
+  requestTimeoutMs: key(ms(1, 120_000), {
+    kind: 'ms',
+    description: 'from the first byte of a request to its last one',
+    changes: 'live',
+    flag: '--request-timeout',
+  }),
+  keepAliveTimeoutMs: key(ms(1, 72_000), {
+    kind: 'ms',
+    description: 'an idle connection is closed after this',
+    changes: 'live',
+    flag: '--keep-alive',
+  }),
+  stallTimeoutMs: key(ms(1, 60_000), {
+    kind: 'ms',
+    description: 'a connection on which no byte moves is cut after this',
+    changes: 'live',
+  }),
+  drainMs: key(ms(0, 10_000), {
+    kind: 'ms',
+    description: 'how long requests in flight may take after SIGTERM',
+    changes: 'live',
+    flag: '--drain',
+  }),
+  backlog: key(z.int().min(1).max(65_535).default(511), {
+    kind: 'integer',
+    description: 'pending connections in the kernel',
+    changes: 'restart',
+  }),
+});
+
+const logSection = z.strictObject({
+  level: key(z.enum(LOG_LEVEL_NAMES).default('info'), {
+    kind: 'text',
+    description: 'least level of the JSON lines on stdout',
+    changes: 'live',
+    flag: '--log-level',
+  }),
+});
+
+/** What ConcordPool.open takes besides a directory, as far as a file can hold it. */
+export const storeOptionsSchema = z.strictObject(storeShape);
+
+/** A file may say where its JSON schema is, as editors expect it. */
+export const SCHEMA_KEY = '$schema';
+
+export const configSchema = z.strictObject({
+  store: z.strictObject({ ...directoryShape, ...storeShape }).prefault({}),
+  http: httpSection.prefault({}),
+  log: logSection.prefault({}),
+});
+
+/** All keys with the values in effect. */
+export type Config = z.output<typeof configSchema>;
+/** What may be given in code: every key is optional; sizes and times are numbers. */
+export type ConfigInput = z.input<typeof configSchema>;
