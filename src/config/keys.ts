@@ -54,14 +54,12 @@ function allowedOf(schema: z.ZodType, kind: KeyKind): string {
   }
   if (schema instanceof z.ZodNumber) {
     const { minValue, maxValue } = schema;
-    const multiple = schema.def.checks
-      ?.map((check) => check._zod.def)
-      .find(({ check }) => check === 'multiple_of')?.value;
+    const { multipleOf } = z.toJSONSchema(schema);
     const noun = kind === 'bytes' ? 'a size' : kind === 'ms' ? 'a time' : 'an integer';
     const low = formatNumber(minValue!, kind);
     const bounds =
       maxValue! >= Number.MAX_SAFE_INTEGER ? `from ${low} on` : `from ${low} to ${formatNumber(maxValue!, kind)}`;
-    return `${noun} ${bounds}${typeof multiple === 'number' ? `, a multiple of ${multiple}` : ''}`;
+    return `${noun} ${bounds}${multipleOf === undefined ? '' : `, a multiple of ${multipleOf}`}`;
   }
   if (schema instanceof z.ZodBoolean) return 'true or false';
   if (schema instanceof z.ZodArray) return 'a list of texts that are not empty';
@@ -76,7 +74,6 @@ function variableOf(segments: readonly string[]): string {
 }
 
 function keyOf(schema: z.ZodType, segments: readonly string[], facts: KeyFacts): ConfigKey {
-  const absent = schema.safeParse(undefined);
   const choices = unwrapped(schema);
   return {
     ...facts,
@@ -85,17 +82,21 @@ function keyOf(schema: z.ZodType, segments: readonly string[], facts: KeyFacts):
     segments,
     schema,
     variable: variableOf(segments),
-    defaultValue: absent.success ? absent.data : undefined,
-    allowed:
-      facts.words === undefined
-        ? allowedOf(choices, facts.kind)
-        : `${either(facts.words)}, or another name of a-z, 0-9 and -`,
+    // Asked for seldom, and every thread that attaches to a pool comes through here.
+    get defaultValue() {
+      const absent = schema.safeParse(undefined);
+      return absent.success ? absent.data : undefined;
+    },
+    get allowed() {
+      if (facts.words === undefined) return allowedOf(choices, facts.kind);
+      return `${either(facts.words)}, or another name of a-z, 0-9 and -`;
+    },
   };
 }
 
 function sectionOf(schema: z.ZodObject, segments: readonly string[]): ConfigSection {
   const members = new Map<string, ConfigKey | ConfigSection>();
-  for (const [name, member] of Object.entries(schema.shape)) {
+  for (const [name, member] of Object.entries<z.ZodType>(schema.shape)) {
     const path = [...segments, name];
     const inner = unwrapped(member);
     if (inner instanceof z.ZodObject) members.set(name, sectionOf(inner, path));
