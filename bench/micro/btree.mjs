@@ -82,7 +82,7 @@ function measure(count) {
       for (let index = 0; index < count; index++) {
         const at = order[index];
         stamp(at);
-        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq, 0);
         if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
       }
       publishTrees(arena, seq);
@@ -101,7 +101,7 @@ function measure(count) {
       for (let index = 0; index < count; index++) {
         const at = again[index];
         stamp(at);
-        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq, 0);
         if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
       }
       publishTrees(arena, seq);
@@ -109,7 +109,7 @@ function measure(count) {
     rows,
   );
 
-  const find = new BTreeReader(reader);
+  const find = new BTreeReader(reader, 0, 0);
   const key = new Uint8Array(KEY_BYTES);
   let bad = 0;
   const lookups = shuffled(count, next);
@@ -118,7 +118,7 @@ function measure(count) {
       const at = lookups[index];
       for (let byte = 0; byte < KEY_BYTES; byte++) key[byte] = keys[at * KEY_BYTES + byte];
       const metaUnit = reader.pin(0);
-      if (!find.find(metaUnit, 0, key, KEY_BYTES, Infinity)) bad++;
+      if (!find.find(metaUnit, key, KEY_BYTES, Infinity, 0)) bad++;
       else if (copy) {
         const bytes = find.copyValue();
         if (bytes[0] !== (at & 255) || bytes[99] !== (at & 255) || bytes.length !== VALUE_BYTES) bad++;
@@ -130,11 +130,11 @@ function measure(count) {
   timed('find + copy, random', count, () => findAll(true), rows);
   timed('find, random', count, () => findAll(false), rows);
 
-  const cursor = new BTreeCursor(reader, 0);
+  const cursor = new BTreeCursor(reader, 0, 0);
   const scan = () => {
     const metaUnit = reader.pin(0);
     let entries = 0;
-    for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, false); more; more = cursor.next()) {
+    for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, false, 0); more; more = cursor.next()) {
       cursor.copyKey(key, 0);
       if (cursor.copyValue().length !== VALUE_BYTES) bad++;
       entries++;
@@ -150,7 +150,7 @@ function measure(count) {
     () => {
       const metaUnit = reader.pin(0);
       let entries = 0;
-      for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, true); more; more = cursor.prev()) {
+      for (let more = cursor.seek(metaUnit, undefined, 0, Infinity, true, 0); more; more = cursor.prev()) {
         cursor.copyKey(key, 0);
         if (cursor.copyValue().length !== VALUE_BYTES) bad++;
         entries++;
@@ -165,7 +165,7 @@ function measure(count) {
     count,
     () => {
       const metaUnit = reader.pin(0);
-      cursor.seek(metaUnit, undefined, 0, Infinity, false);
+      cursor.seek(metaUnit, undefined, 0, Infinity, false, 0);
       if (cursor.count() !== count) bad++;
       reader.unpin(0);
     },
@@ -176,20 +176,20 @@ function measure(count) {
     count,
     () => {
       for (let index = 0; index < count; index++) {
-        if (!tree.del(keys, again[index] * KEY_BYTES, KEY_BYTES, ++seq)) bad++;
+        if (!tree.del(keys, again[index] * KEY_BYTES, KEY_BYTES, ++seq, 0)) bad++;
         if (index % GROUP === GROUP - 1) publishTrees(arena, seq);
       }
       publishTrees(arena, seq);
     },
     rows,
   );
-  if (tree.stats().leafPages !== 0) bad++;
+  if (tree.counts().leafPages !== 0) bad++;
   timed(
     'put, new, ascending',
     count,
     () => {
       for (let at = 0; at < count; at++) {
-        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq);
+        tree.put(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, ++seq, 0);
         if (at % GROUP === GROUP - 1) publishTrees(arena, seq);
       }
       publishTrees(arena, seq);
@@ -206,7 +206,7 @@ function measure(count) {
     count,
     () => {
       const loader = bulkTree.bulkLoader();
-      for (let at = 0; at < count; at++) loader.add(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, at + 1);
+      for (let at = 0; at < count; at++) loader.add(keys, at * KEY_BYTES, KEY_BYTES, value, 0, VALUE_BYTES, at + 1, 0);
       loader.finish();
       publishTrees(bulkArena, count);
     },

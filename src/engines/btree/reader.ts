@@ -97,7 +97,8 @@ export class BTreeReader extends EntryView implements EngineReader {
 
   #findBeyond(metaUnit: UnitId, key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
     const cursor = (this.#cursor ??= new BTreeCursor(this.arena, this.row, this.tag));
-    if (!cursor.seek(metaUnit, key, keyLength, atSeq, false, atMs) || cursor.compareKey(key, keyLength) !== 0) return false;
+    if (!cursor.seek(metaUnit, key, keyLength, atSeq, false, atMs) || cursor.compareKey(key, keyLength) !== 0)
+      return false;
     this.viewSame(cursor);
     return true;
   }

@@ -106,7 +106,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const row = table.row(rowIndex);
     const isNew = row.rootUnit === 0 && row.cells === 0;
     const order = isNew ? (options.order ?? row.order) : row.order;
-    const isAdaptive = isNew && options.pageBytes !== undefined ? options.pageBytes === 'adaptive' : row.isAdaptive === true;
+    const isAdaptive =
+      isNew && options.pageBytes !== undefined ? options.pageBytes === 'adaptive' : row.isAdaptive === true;
     const pageBytes = isNew && typeof options.pageBytes === 'number' ? options.pageBytes : row.pageBytes;
     if (order !== 0 && !(Number.isInteger(order) && order >= 3 && order <= 1000)) {
       throw invalidArgument(`order must be an integer from 3 to 1000, not ${order}`);
@@ -211,7 +212,18 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     bytes[1] = chain.firstUnit >>> 8;
     bytes[2] = chain.firstUnit >>> 16;
     bytes[3] = chain.firstUnit >>> 24;
-    const existed = this.#put(CellFlag.Overflow, key, keyStart, keyLength, chain.totalBytes, bytes, 0, 4, seq, expiresAt);
+    const existed = this.#put(
+      CellFlag.Overflow,
+      key,
+      keyStart,
+      keyLength,
+      chain.totalBytes,
+      bytes,
+      0,
+      4,
+      seq,
+      expiresAt,
+    );
     this.arena.stagedUnits -= chain.units;
     this.#overflowPages += chain.pages;
     this.#overflowUnits += chain.units;

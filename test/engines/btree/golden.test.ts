@@ -12,7 +12,7 @@ import { ArenaWriter, createArena } from '../../../dist/shared/memory/arena.js';
 const text = (value: string): Buffer => Buffer.from(value);
 
 function put(tree: BTreeWriter, key: string, value: Uint8Array, seq: number): void {
-  tree.put(text(key), 0, key.length, value, 0, value.length, seq);
+  tree.put(text(key), 0, key.length, value, 0, value.length, seq, 0);
 }
 
 /** Rows of 16 bytes with their offsets; runs of zero rows are left out. */
@@ -29,11 +29,26 @@ function dump(title: string, bytes: Uint8Array, bytesShown = bytes.length): stri
   return lines;
 }
 
+/** A leaf of its own, so that the pages above stay as they are. */
+function expiringLeaf(): string[] {
+  const arena = new ArenaWriter(createArena({ memoryBytes: 1 << 20 }));
+  const tree = new BTreeWriter(arena, 0);
+  tree.put(text('a'), 0, 1, text('stays'), 0, 5, 1, 0);
+  tree.put(text('b'), 0, 1, text('goes'), 0, 4, 2, 0x0102_0304_0506);
+  tree.put(text('c'), 0, 1, Buffer.alloc(3000), 0, 3000, 3, 2 ** 48 - 1);
+  publishTrees(arena, 3);
+  const { rootUnit } = tree.counts();
+  return dump(
+    'leaf with entries that expire: the second at 0x010203040506, the third, in a chain, at the last possible time',
+    arena.u8[0]!.subarray(rootUnit * 4096, (rootUnit + 1) * 4096),
+  );
+}
+
 it('pages and images have their golden bytes', () => {
   const arena = new ArenaWriter(createArena({ memoryBytes: 1 << 20 }));
   const page = (unit: number): Uint8Array => arena.u8[0]!.subarray(unit * 4096, (unit + 1) * 4096);
   const tree = new BTreeWriter(arena, 0, { order: 3 });
-  tree.setSnapshots(Float64Array.of(3, 4), 2, false);
+  tree.setSnapshots(Float64Array.of(3, 4), 2);
   const large = Buffer.alloc(2100, 0xee);
   put(tree, 'user:1', text('ada'), 1);
   put(tree, 'user:2', text(''), 2);
@@ -42,7 +57,7 @@ it('pages and images have their golden bytes', () => {
   put(tree, 'user:30', large, 2 ** 40 + 7);
   const meta = publishTrees(arena, 2 ** 40 + 7);
   expect(tree.check()).toEqual([]);
-  const counts = tree.stats();
+  const counts = tree.counts();
   const lines: string[] = [];
   const words = arena.u32[0]!;
   const root = counts.rootUnit;
@@ -67,6 +82,7 @@ it('pages and images have their golden bytes', () => {
   const image = Buffer.concat(chunks);
   lines.push('', ...dump('image, first 64 bytes: header and the start of page 1', image, 64));
   lines.push('', ...dump('image, end record', image.subarray(image.length - 72)));
+  lines.push('', ...expiringLeaf());
   const file = new URL('../../golden/btree-pages.txt', import.meta.url);
   const golden = `${lines.join('\n')}\n`;
   if (process.env['UPDATE'] === '1') writeFileSync(file, golden);

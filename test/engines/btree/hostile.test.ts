@@ -35,7 +35,7 @@ function readEverything(reader: ArenaReader): void {
     for (let index = 0; index < 620; index += 7) {
       orCorrupt(() => {
         const key = keyOf(index);
-        if (scene.find.find(metaUnit, 0, key, key.length, atSeq)) scene.find.copyValue();
+        if (scene.find.find(metaUnit, key, key.length, atSeq, 0)) scene.find.copyValue();
       });
     }
     for (const reverse of [false, true]) {
@@ -43,7 +43,7 @@ function readEverything(reader: ArenaReader): void {
         const key = Buffer.alloc(4096 + 64);
         let entries = 0;
         for (
-          let more = scene.cursor.seek(metaUnit, undefined, 0, atSeq, reverse);
+          let more = scene.cursor.seek(metaUnit, undefined, 0, atSeq, reverse, 0);
           more;
           more = reverse ? scene.cursor.prev() : scene.cursor.next()
         ) {

@@ -1,16 +1,16 @@
 /** Random histories against a model that knows every version, under many shapes of trees. fast-check prints the seed on failure. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { newSweep } from '../../../dist/engines/btree/writer.js';
+import { newSweep } from '../../../dist/engines/engine.js';
 import { Scene } from './support.js';
 
 type Step =
-  | { type: 'put'; key: number; value: number }
+  | { type: 'put'; key: number; value: number; expiry: number }
   | { type: 'del'; key: number }
   | { type: 'publish' }
   | { type: 'snapshot' }
   | { type: 'release'; which: number }
-  | { type: 'keepNewest'; on: boolean }
+  | { type: 'time'; passes: number }
   | { type: 'sweep'; pages: number }
   | { type: 'range'; low: number; high: number; lowInclusive: boolean; highInclusive: boolean; limit: number };
 
@@ -18,13 +18,18 @@ const step = (keys: number, values: number): fc.Arbitrary<Step> =>
   fc.oneof(
     {
       weight: 30,
-      arbitrary: fc.record({ type: fc.constant('put' as const), key: fc.nat(keys - 1), value: fc.nat(values) }),
+      arbitrary: fc.record({
+        type: fc.constant('put' as const),
+        key: fc.nat(keys - 1),
+        value: fc.nat(values),
+        expiry: fc.nat(40),
+      }),
     },
     { weight: 14, arbitrary: fc.record({ type: fc.constant('del' as const), key: fc.nat(keys - 1) }) },
     { weight: 4, arbitrary: fc.record({ type: fc.constant('publish' as const) }) },
     { weight: 2, arbitrary: fc.record({ type: fc.constant('snapshot' as const) }) },
     { weight: 2, arbitrary: fc.record({ type: fc.constant('release' as const), which: fc.nat(5) }) },
-    { weight: 1, arbitrary: fc.record({ type: fc.constant('keepNewest' as const), on: fc.boolean() }) },
+    { weight: 1, arbitrary: fc.record({ type: fc.constant('time' as const), passes: fc.nat(10) }) },
     {
       weight: 1,
       arbitrary: fc.record({ type: fc.constant('sweep' as const), pages: fc.integer({ min: 1, max: 20 }) }),
@@ -46,7 +51,8 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
   for (const step of steps) {
     switch (step.type) {
       case 'put':
-        scene.put(keyOf(step.key), valueOf(step.value));
+        // Four in five never expire.
+        scene.put(keyOf(step.key), valueOf(step.value), step.expiry < 8 ? scene.nowMs + step.expiry - 1 : 0);
         break;
       case 'del':
         scene.del(keyOf(step.key));
@@ -60,8 +66,8 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
       case 'release':
         if (scene.snapshots.length > 0) scene.releaseSnapshot(step.which % scene.snapshots.length);
         break;
-      case 'keepNewest':
-        scene.setKeepNewest(step.on);
+      case 'time':
+        scene.nowMs += step.passes;
         break;
       case 'sweep': {
         const state = newSweep();
@@ -78,16 +84,16 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
   }
   scene.verify();
   scene.snapshots.length = 0;
-  scene.setKeepNewest(false);
+  scene.setSnapshots();
   for (let pass = 0; pass < 8; pass++) {
     const state = newSweep();
     while (!state.done) scene.tree.sweep(state, 1000);
   }
-  expect(scene.tree.stats().cells).toBe(scene.tree.stats().liveEntries);
+  expect(scene.tree.counts().cells).toBe(scene.tree.counts().liveEntries);
   scene.verify();
-  for (const key of scene.keysAt(Infinity)) scene.del(Buffer.from(key, 'hex'));
+  for (const key of scene.liveKeys()) scene.del(Buffer.from(key, 'hex'));
   scene.verify();
-  expect(scene.tree.stats()).toMatchObject({ rootUnit: 0, height: 0, cells: 0, treeUnits: 0, overflowUnits: 0 });
+  expect(scene.tree.counts()).toMatchObject({ rootUnit: 0, height: 0, cells: 0, treeUnits: 0, overflowUnits: 0 });
   scene.publish();
   scene.arena.reclaim();
   expect(scene.arena.usedUnits).toBe(8 + 1);

@@ -16,7 +16,7 @@ function scene() {
   const put = (index: number, generation: number): void => {
     const key = keyOf(index);
     const value = valueOf(index, generation);
-    tree.put(key, 0, key.length, value, 0, value.length, ++seq);
+    tree.put(key, 0, key.length, value, 0, value.length, ++seq, 0);
   };
   const publish = (): void => {
     publishTrees(arena, seq);
@@ -25,10 +25,10 @@ function scene() {
   for (let index = 0; index < KEYS; index++) put(index, 0);
   publish();
   const reader = new ArenaReader(layout);
-  const entries = new BTreeReader(reader);
+  const entries = new BTreeReader(reader, 0, 0);
   const read = (metaUnit: number, index: number): string | undefined => {
     const key = keyOf(index);
-    return entries.find(metaUnit, 0, key, key.length, Infinity) ? entries.valueUtf8() : undefined;
+    return entries.find(metaUnit, key, key.length, Infinity, 0) ? entries.valueUtf8() : undefined;
   };
   const root = (): number => treeCounts(reader, reader.published(), 0).rootUnit;
   return { arena, tree, put, publish, reader, read, root };
@@ -78,10 +78,10 @@ test('the cell a pinned reader may stand on is not used again', () => {
   tree.overwritesInPlace = true;
   put(7, 1);
   publish();
-  const slow = new BTreeReader(reader);
+  const slow = new BTreeReader(reader, 0, 0);
   const metaUnit = reader.pin(2);
   const key = keyOf(7);
-  expect(slow.find(metaUnit, 0, key, key.length, Infinity)).toBe(true);
+  expect(slow.find(metaUnit, key, key.length, Infinity, 0)).toBe(true);
   for (let generation = 2; generation < 60; generation++) {
     put(7, generation);
     publish();

@@ -11,8 +11,8 @@ import { BTreeReader } from '../../../dist/engines/btree/reader.js';
 const { layout, slot, keyCount, flags } = workerData;
 const stop = new Int32Array(flags);
 const arena = new ArenaReader(layout);
-const find = new BTreeReader(arena);
-const cursor = new BTreeCursor(arena, 0);
+const find = new BTreeReader(arena, 0, 0);
+const cursor = new BTreeCursor(arena, 0, 0);
 const bad = [];
 let reads = 0;
 let scans = 0;
@@ -45,7 +45,7 @@ while (Atomics.load(stop, 0) === 0 && bad.length === 0) {
     lastSeq = seq;
     for (let turn = 0; turn < 50; turn++) {
       const index = random() % keyCount;
-      if (!find.find(meta, 0, key, keyOf(index), Infinity)) continue;
+      if (!find.find(meta, key, keyOf(index), Infinity, 0)) continue;
       const generation = verify(index, find.copyValue());
       if (generation < (newest.get(index) ?? 0)) bad.push(`key ${index} went back to generation ${generation}`);
       newest.set(index, generation);
@@ -55,7 +55,7 @@ while (Atomics.load(stop, 0) === 0 && bad.length === 0) {
       let before = -1;
       const reverse = random() % 2 === 0;
       let entries = 0;
-      let more = cursor.seek(meta, undefined, 0, Infinity, reverse);
+      let more = cursor.seek(meta, undefined, 0, Infinity, reverse, 0);
       for (; more; more = reverse ? cursor.prev() : cursor.next()) {
         const length = cursor.copyKey(key, 0);
         const index = Number(key.toString('latin1', 1, length));

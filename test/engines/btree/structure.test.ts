@@ -4,7 +4,8 @@ import { checkArena } from '../../../dist/engines/btree/check.js';
 import { markTrees, publishTrees, publishedSeqOf, treeCount, treeCounts } from '../../../dist/engines/btree/meta.js';
 import { BTreeCursor } from '../../../dist/engines/btree/cursor.js';
 import { BTreeReader } from '../../../dist/engines/btree/reader.js';
-import { BTreeWriter, OverflowWriter, newSweep } from '../../../dist/engines/btree/writer.js';
+import { BTreeWriter, OverflowWriter } from '../../../dist/engines/btree/writer.js';
+import { newSweep } from '../../../dist/engines/engine.js';
 import { ArenaReader, ArenaWriter, createArena } from '../../../dist/shared/memory/arena.js';
 import { Scene, hex } from './support.js';
 
@@ -27,7 +28,7 @@ function putAll(tree: BTreeWriter, order: Iterable<number>, value: Uint8Array, p
   let seq = 0;
   for (const index of order) {
     const key = key16(index);
-    tree.put(key, 0, key.length, value, 0, value.length, ++seq);
+    tree.put(key, 0, key.length, value, 0, value.length, ++seq, 0);
     if (seq % 500 === 0) publish(seq);
   }
   publish(seq);
@@ -74,13 +75,13 @@ describe('fill', () => {
     for (let cycle = 0; cycle < 6; cycle++) {
       for (const index of shuffled(4000)) {
         const key = key16(index);
-        scene.tree.put(key, 0, 16, value, 0, 100, ++seq);
+        scene.tree.put(key, 0, 16, value, 0, 100, ++seq, 0);
         if (seq % 100 === 0) publishTrees(scene.arena, seq);
       }
       for (const index of shuffled(4000)) {
         if (index % 10 === 0) continue;
         const key = key16(index);
-        expect(scene.tree.del(key, 0, 16, ++seq)).toBe(true);
+        expect(scene.tree.del(key, 0, 16, ++seq, 0)).toBe(true);
         if (seq % 100 === 0) publishTrees(scene.arena, seq);
       }
       publishTrees(scene.arena, seq);
@@ -89,7 +90,7 @@ describe('fill', () => {
       used.push(scene.arena.usedUnits);
     }
     expect(Math.max(...used)).toBeLessThanOrEqual(used[0]! * 1.3);
-    expect(scene.tree.stats().leafPages).toBeLessThan(40);
+    expect(scene.tree.counts().leafPages).toBeLessThan(40);
   });
 });
 
@@ -104,7 +105,8 @@ describe('bulk load', () => {
           seq: index + 1,
         })).sort((a, b) => Buffer.compare(a.key, b.key));
         scene.tree.bulkLoad(entries);
-        for (const entry of entries) scene.model.set(hex(entry.key), [{ seq: entry.seq, value: entry.value }]);
+        for (const entry of entries)
+          scene.model.set(hex(entry.key), [{ seq: entry.seq, value: entry.value, expiresAt: 0 }]);
         scene.seq = count;
         scene.verify();
         if (count > 5) {
@@ -160,13 +162,13 @@ describe('full memory', () => {
       let count = 0;
       for (; ; count++) {
         const key = keyOf(count);
-        const before = scene.tree.stats();
+        const before = scene.tree.counts();
         try {
           scene.put(key, value);
         } catch (error) {
           expect(error).toMatchObject({ code: 'ERR_MEMORY_FULL' });
           scene.seq--;
-          expect({ ...scene.tree.stats(), rootUnit: 0 }).toEqual({ ...before, rootUnit: 0 });
+          expect({ ...scene.tree.counts(), rootUnit: 0 }).toEqual({ ...before, rootUnit: 0 });
           break;
         }
         if (count % 5 === 0) scene.publish();
@@ -206,7 +208,7 @@ describe('full memory', () => {
         for (const cell of cells) {
           scene.seq++;
           if (cell.remove) scene.tree.del(cell.key, 0, 16, scene.seq);
-          else scene.tree.put(cell.key, 0, 16, cell.value, 0, cell.value.length, scene.seq);
+          else scene.tree.put(cell.key, 0, 16, cell.value, 0, cell.value.length, scene.seq, 0);
           most = Math.max(most, scene.arena.usedUnits);
         }
         publishTrees(scene.arena, scene.seq);
@@ -246,7 +248,7 @@ describe('admission', () => {
       scene.publish();
     }
     expect(refused).toBeGreaterThan(20);
-    expect(scene.tree.stats().liveEntries).toBeGreaterThan(100);
+    expect(scene.tree.counts().liveEntries).toBeGreaterThan(100);
     scene.verify();
   });
 });
@@ -257,7 +259,7 @@ describe('several trees in one arena', () => {
     const reader = new ArenaReader(arena.layout);
     const trees = Array.from({ length: 200 }, (_, index) => new BTreeWriter(arena, index, { order: 3 + index }));
     for (const [index, tree] of trees.entries()) {
-      for (let entry = 0; entry <= index; entry++) tree.put(key16(entry), 0, 16, key16(index), 0, 16, entry + 1);
+      for (let entry = 0; entry <= index; entry++) tree.put(key16(entry), 0, 16, key16(index), 0, 16, entry + 1, 0);
     }
     const meta = publishTrees(arena, 777);
     expect(checkArena(arena)).toEqual([]);
@@ -266,11 +268,11 @@ describe('several trees in one arena', () => {
     expect(publishedSeqOf(reader, meta)).toBe(777);
     expect(treeCounts(reader, meta, 150)).toMatchObject({ liveEntries: 151, order: 153, liveKeyBytes: 151 * 16 });
     expect(treeCounts(reader, meta, 200)).toMatchObject({ liveEntries: 0, height: 0 });
-    const find = new BTreeReader(reader);
-    expect(find.find(meta, 150, key16(150), 16, Infinity)).toBe(true);
+    const find = new BTreeReader(reader, 150, 0);
+    expect(find.find(meta, key16(150), 16, Infinity, 0)).toBe(true);
     expect(find.valueUtf8()).toBe(key16(150).toString());
-    expect(find.find(meta, 150, key16(151), 16, Infinity)).toBe(false);
-    expect(find.find(meta, 300, key16(1), 16, Infinity)).toBe(false);
+    expect(find.find(meta, key16(151), 16, Infinity, 0)).toBe(false);
+    expect(new BTreeReader(reader, 300, 0).find(meta, key16(1), 16, Infinity, 0)).toBe(false);
     reader.unpin(0);
     trees[150]!.clear();
     publishTrees(arena, 778);
@@ -281,8 +283,8 @@ describe('several trees in one arena', () => {
     const reader = new ArenaReader(createArena({ memoryBytes: MIB }));
     const meta = reader.pin(0);
     expect(meta).toBe(0);
-    expect(new BTreeReader(reader).find(meta, 0, key16(0), 16, Infinity)).toBe(false);
-    expect(new BTreeCursor(reader, 0).seek(meta, undefined, 0, Infinity, false)).toBe(false);
+    expect(new BTreeReader(reader, 0, 0).find(meta, key16(0), 16, Infinity, 0)).toBe(false);
+    expect(new BTreeCursor(reader, 0, 0).seek(meta, undefined, 0, Infinity, false, 0)).toBe(false);
     expect(treeCount(reader, meta)).toBe(0);
   });
 });
@@ -295,16 +297,16 @@ describe('adoption of a tree', () => {
     for (let index = 0; index < 500; index += 3) scene.put(key16(index), Buffer.from('second'));
     scene.publish();
     const lostKey = Buffer.from('never published');
-    scene.tree.put(lostKey, 0, lostKey.length, lostKey, 0, 3, scene.seq + 1);
+    scene.tree.put(lostKey, 0, lostKey.length, lostKey, 0, 3, scene.seq + 1, 0);
     const overflow = new OverflowWriter(scene.arena);
     overflow.begin(50_000);
     overflow.append(Buffer.alloc(30_000), 0, 30_000);
     scene.arena = ArenaWriter.adopt(scene.arena.layout, markTrees);
     scene.tree = new BTreeWriter(scene.arena, 0);
     expect(scene.tree.order).toBe(5);
-    expect(scene.tree.versionOf(lostKey, 0, lostKey.length)).toBe(0);
+    expect(scene.tree.versionOf(lostKey, 0, lostKey.length, 0)).toBe(0);
     const snapshots = Float64Array.from(scene.snapshots);
-    scene.tree.setSnapshots(snapshots, 1, false);
+    scene.tree.setSnapshots(snapshots, 1);
     scene.verify();
     for (let index = 0; index < 500; index += 2) scene.del(key16(index));
     scene.verify();
@@ -325,11 +327,11 @@ describe('overflow chains', () => {
       scene.publish();
     }
     const chain = overflow.finish();
-    expect(scene.tree.putOverflow(Buffer.from('large'), 0, 5, chain, ++scene.seq)).toBe(false);
-    scene.model.set(hex(Buffer.from('large')), [{ seq: scene.seq, value: bytes }]);
+    expect(scene.tree.putOverflow(Buffer.from('large'), 0, 5, chain, ++scene.seq, 0)).toBe(false);
+    scene.model.set(hex(Buffer.from('large')), [{ seq: scene.seq, value: bytes, expiresAt: 0 }]);
     scene.verify();
     const meta = scene.reader.pin(0);
-    expect(scene.find.find(meta, 0, Buffer.from('large'), 5, Infinity)).toBe(true);
+    expect(scene.find.find(meta, Buffer.from('large'), 5, Infinity, 0)).toBe(true);
     const copy = Buffer.alloc(bytes.length);
     for (let at = 0; at < bytes.length; at += 99_991)
       expect(scene.find.readValue(copy, at, at, 99_991)).toBe(Math.min(99_991, bytes.length - at));
@@ -342,7 +344,7 @@ describe('overflow chains', () => {
     scene.verify();
     scene.publish();
     scene.arena.reclaim();
-    expect(scene.tree.stats().overflowUnits).toBe(0);
+    expect(scene.tree.counts().overflowUnits).toBe(0);
   });
 
   it('that are aborted or discarded leave nothing behind', () => {
@@ -370,11 +372,11 @@ describe('overflow chains', () => {
       if (index % 2 === 0) scene.arena.free(unit);
     });
     const value = Buffer.alloc(300_000, 3);
-    scene.tree.put(Buffer.from('k'), 0, 1, value, 0, value.length, 1);
+    scene.tree.put(Buffer.from('k'), 0, 1, value, 0, value.length, 1, 0);
     publishTrees(scene.arena, 1);
-    expect(scene.tree.stats().overflowPages).toBeGreaterThan(40);
+    expect(scene.tree.counts().overflowPages).toBeGreaterThan(40);
     const meta = scene.reader.pin(0);
-    expect(scene.find.find(meta, 0, Buffer.from('k'), 1, Infinity)).toBe(true);
+    expect(scene.find.find(meta, Buffer.from('k'), 1, Infinity, 0)).toBe(true);
     expect(scene.find.copyValue().equals(value)).toBe(true);
   });
 });
@@ -388,16 +390,16 @@ describe('cursor', () => {
     const meta = scene.reader.pin(0);
     for (let index = 0; index < 400; index++) {
       const up = index % 2 === 0 ? index : index + 1;
-      const found = scene.cursor.seek(meta, key16(index), 16, Infinity, false);
+      const found = scene.cursor.seek(meta, key16(index), 16, Infinity, false, 0);
       expect(found).toBe(up < 400);
       if (found) expect(scene.cursor.compareKey(key16(up), 16)).toBe(0);
       const down = index % 2 === 0 ? index : index - 1;
-      expect(scene.cursor.seek(meta, key16(index), 16, Infinity, true)).toBe(true);
+      expect(scene.cursor.seek(meta, key16(index), 16, Infinity, true, 0)).toBe(true);
       expect(scene.cursor.keyUtf8()).toBe(key16(down).toString());
       expect(scene.cursor.compareKey(key16(down + 1), 16)).toBeLessThan(0);
     }
-    expect(scene.cursor.seek(meta, Buffer.from('a'), 1, Infinity, true)).toBe(false);
-    expect(scene.cursor.seek(meta, Buffer.from('z'), 1, Infinity, false)).toBe(false);
+    expect(scene.cursor.seek(meta, Buffer.from('a'), 1, Infinity, true, 0)).toBe(false);
+    expect(scene.cursor.seek(meta, Buffer.from('z'), 1, Infinity, false, 0)).toBe(false);
     expect(scene.cursor.next()).toBe(false);
     scene.reader.unpin(0);
   });
@@ -420,20 +422,20 @@ describe('cursor', () => {
       );
       cursor.setEnd(key16(high), 16, inclusive);
       const seen: string[] = [];
-      for (let more = cursor.seek(meta, key16(low), 16, Infinity, false); more; more = cursor.next())
+      for (let more = cursor.seek(meta, key16(low), 16, Infinity, false, 0); more; more = cursor.next())
         seen.push(cursor.valueUtf8());
       expect(seen).toEqual(upwards.map(String));
       expect(cursor.next()).toBe(false);
-      expect(cursor.seek(meta, key16(low), 16, Infinity, false) ? cursor.count() : 0).toBe(upwards.length);
+      expect(cursor.seek(meta, key16(low), 16, Infinity, false, 0) ? cursor.count() : 0).toBe(upwards.length);
       const downwards = Array.from({ length: 200 }, (_, index) => 199 - index).filter(
         (index) => index * 2 <= high && inside(index, low, true),
       );
       cursor.setEnd(key16(low), 16, inclusive);
       seen.length = 0;
-      for (let more = cursor.seek(meta, key16(high), 16, Infinity, true); more; more = cursor.prev())
+      for (let more = cursor.seek(meta, key16(high), 16, Infinity, true, 0); more; more = cursor.prev())
         seen.push(cursor.valueUtf8());
       expect(seen).toEqual(downwards.map(String));
-      expect(cursor.seek(meta, key16(high), 16, Infinity, true) ? cursor.count() : 0).toBe(downwards.length);
+      expect(cursor.seek(meta, key16(high), 16, Infinity, true, 0) ? cursor.count() : 0).toBe(downwards.length);
     }
     cursor.setEnd(undefined, 0, false);
     scene.reader.unpin(0);
@@ -457,7 +459,7 @@ describe('sweep', () => {
     scene.snapshot();
     for (let index = 0; index < 3000; index++) if (index % 10 !== 0) scene.del(key16(index));
     scene.publish();
-    expect(scene.tree.stats().cells).toBeGreaterThan(5000);
+    expect(scene.tree.counts().cells).toBeGreaterThan(5000);
     scene.releaseSnapshot(0);
     const state = newSweep();
     let slices = 0;
@@ -466,8 +468,8 @@ describe('sweep', () => {
       scene.publish();
     }
     expect(slices).toBeGreaterThan(5);
-    expect(scene.tree.stats().cells).toBe(300);
-    expect(scene.tree.stats().leafPages).toBeLessThan(25);
+    expect(scene.tree.counts().cells).toBe(300);
+    expect(scene.tree.counts().leafPages).toBeLessThan(25);
     scene.verify();
   });
 });

@@ -11,6 +11,8 @@ export interface Version {
   seq: number;
   /** Undefined: a delete. */
   value: Buffer | undefined;
+  /** 0: never. */
+  expiresAt: number;
 }
 
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
@@ -26,28 +28,29 @@ export class Scene {
   /** Key in hex → versions, oldest first. */
   readonly model = new Map<string, Version[]>();
   snapshots: number[] = [];
-  keepNewest = false;
+  /** Of every read: what expires is judged by it. */
+  nowMs = 1_000_000;
 
   constructor(options: BTreeOptions = {}, memoryBytes = 16 << 20) {
     this.arena = new ArenaWriter(createArena({ memoryBytes }));
     this.reader = new ArenaReader(this.arena.layout);
     this.tree = new BTreeWriter(this.arena, 0, options);
-    this.find = new BTreeReader(this.reader);
-    this.cursor = new BTreeCursor(this.reader, 0);
+    this.find = new BTreeReader(this.reader, 0, 0);
+    this.cursor = new BTreeCursor(this.reader, 0, 0);
   }
 
-  put(key: Uint8Array, value: Uint8Array): void {
+  put(key: Uint8Array, value: Uint8Array, expiresAt = 0): void {
     const seq = ++this.seq;
-    const existed = this.tree.put(key, 0, key.length, value, 0, value.length, seq);
-    expect(existed).toBe(this.live(hex(key)) !== undefined);
-    this.#record(hex(key), { seq, value: Buffer.from(value) });
+    const existed = this.tree.put(key, 0, key.length, value, 0, value.length, seq, expiresAt);
+    this.#expectReplaced(hex(key), existed);
+    this.#record(hex(key), { seq, value: Buffer.from(value), expiresAt });
   }
 
   del(key: Uint8Array): void {
     const seq = ++this.seq;
     const existed = this.tree.del(key, 0, key.length, seq);
-    expect(existed).toBe(this.live(hex(key)) !== undefined);
-    if (existed) this.#record(hex(key), { seq, value: undefined });
+    this.#expectReplaced(hex(key), existed);
+    if (existed) this.#record(hex(key), { seq, value: undefined, expiresAt: 0 });
   }
 
   removeRange(
@@ -58,7 +61,7 @@ export class Scene {
     limit: number,
   ): void {
     const seq = ++this.seq;
-    const keys = this.keysAt(Infinity).filter(
+    const keys = this.liveKeys().filter(
       (key) =>
         (low === undefined || key > hex(low) || (lowInclusive && key === hex(low))) &&
         (high === undefined || key < hex(high) || (highInclusive && key === hex(high))),
@@ -76,23 +79,18 @@ export class Scene {
       inclusive = true;
     }
     expect(removed).toBe(keys.length);
-    for (const key of keys) this.#record(key, { seq, value: undefined });
+    for (const key of keys) this.#record(key, { seq, value: undefined, expiresAt: 0 });
   }
 
   snapshot(): number {
     this.snapshots.push(this.seq);
-    this.#setSnapshots();
+    this.setSnapshots();
     return this.seq;
   }
 
   releaseSnapshot(index: number): void {
     this.snapshots.splice(index, 1);
-    this.#setSnapshots();
-  }
-
-  setKeepNewest(keep: boolean): void {
-    this.keepNewest = keep;
-    this.#setSnapshots();
+    this.setSnapshots();
   }
 
   publish(): void {
@@ -112,53 +110,77 @@ export class Scene {
     return undefined;
   }
 
+  /** As readers see it: without what has expired. */
+  visible(key: string, seq: number): Version | undefined {
+    const version = this.at(key, seq);
+    return version === undefined || (version.expiresAt !== 0 && version.expiresAt <= this.nowMs) ? undefined : version;
+  }
+
   keysAt(seq: number): string[] {
-    return [...this.model.keys()].filter((key) => this.at(key, seq) !== undefined).sort();
+    return [...this.model.keys()].filter((key) => this.visible(key, seq) !== undefined).sort();
+  }
+
+  /** Expired ones included. */
+  liveKeys(): string[] {
+    return [...this.model.keys()].filter((key) => this.live(key) !== undefined).sort();
   }
 
   /** Publishes, then compares everything that readers can see with the model, for the newest state and every snapshot. */
   verify(): void {
     expect(checkArena(this.arena)).toEqual([]);
     this.publish();
-    const counts = this.tree.stats();
-    const liveKeys = this.keysAt(Infinity);
-    expect(counts.liveEntries).toBe(liveKeys.length);
+    expect(this.tree.counts().liveEntries).toBe(this.liveKeys().length);
     for (const atSeq of [Infinity, ...this.snapshots]) {
       const keys = this.keysAt(atSeq);
       const meta = this.reader.pin(0);
       const forwards: string[] = [];
-      for (let more = this.cursor.seek(meta, undefined, 0, atSeq, false); more; more = this.cursor.next()) {
+      for (let more = this.cursor.seek(meta, undefined, 0, atSeq, false, this.nowMs); more; more = this.cursor.next()) {
         const key = Buffer.alloc(this.cursor.keyLength);
         this.cursor.copyKey(key, 0);
-        const version = this.at(hex(key), atSeq)!;
+        const version = this.visible(hex(key), atSeq)!;
         expect(version).toBeDefined();
         expect(this.cursor.seq).toBe(version.seq);
+        expect(this.cursor.expiresAt).toBe(version.expiresAt);
         expect(this.cursor.copyValue().equals(version.value!)).toBe(true);
         forwards.push(hex(key));
       }
       expect(forwards).toEqual(keys);
       const backwards: string[] = [];
-      for (let more = this.cursor.seek(meta, undefined, 0, atSeq, true); more; more = this.cursor.prev()) {
+      for (let more = this.cursor.seek(meta, undefined, 0, atSeq, true, this.nowMs); more; more = this.cursor.prev()) {
         const key = Buffer.alloc(this.cursor.keyLength);
         this.cursor.copyKey(key, 0);
         expect(this.cursor.seq).toBe(this.at(hex(key), atSeq)!.seq);
         backwards.push(hex(key));
       }
       expect(backwards.reverse()).toEqual(keys);
-      expect(this.cursor.seek(meta, undefined, 0, atSeq, false) ? this.cursor.count() : 0).toBe(keys.length);
-      expect(this.cursor.seek(meta, undefined, 0, atSeq, true) ? this.cursor.count() : 0).toBe(keys.length);
+      expect(this.cursor.seek(meta, undefined, 0, atSeq, false, this.nowMs) ? this.cursor.count() : 0).toBe(
+        keys.length,
+      );
+      expect(this.cursor.seek(meta, undefined, 0, atSeq, true, this.nowMs) ? this.cursor.count() : 0).toBe(keys.length);
       for (const key of this.model.keys()) {
         const bytes = Buffer.from(key, 'hex');
-        const version = this.at(key, atSeq);
-        expect(this.find.find(meta, 0, bytes, bytes.length, atSeq)).toBe(version !== undefined);
+        const version = this.visible(key, atSeq);
+        expect(this.find.find(meta, bytes, bytes.length, atSeq, this.nowMs)).toBe(version !== undefined);
+        if (atSeq === Infinity) {
+          expect(this.tree.versionOf(bytes, 0, bytes.length, this.nowMs)).toBe(version?.seq ?? 0);
+          expect(this.tree.foundExpiresAt).toBe(version?.expiresAt ?? 0);
+          expect(this.tree.versionOf(bytes, 0, bytes.length, 0)).toBe(this.live(key)?.seq ?? 0);
+        }
         if (version === undefined) continue;
         expect(this.find.seq).toBe(version.seq);
         expect(this.find.valueLength).toBe(version.value!.length);
         expect(this.find.copyValue().equals(version.value!)).toBe(true);
-        if (atSeq === Infinity) expect(this.tree.versionOf(bytes, 0, bytes.length)).toBe(version.seq);
       }
       this.reader.unpin(0);
     }
+  }
+
+  #expectReplaced(key: string, existed: boolean): void {
+    const replaced = this.live(key);
+    expect(existed).toBe(replaced !== undefined);
+    const expires = replaced !== undefined && replaced.expiresAt !== 0;
+    expect(this.tree.replacedExpiresAt).toBe(expires ? replaced.expiresAt : 0);
+    expect(this.tree.replacedSeq).toBe(expires ? replaced.seq : 0);
   }
 
   #record(key: string, version: Version): void {
@@ -167,8 +189,8 @@ export class Scene {
     else versions.push(version);
   }
 
-  #setSnapshots(): void {
+  setSnapshots(): void {
     const sorted = Float64Array.from(this.snapshots).sort();
-    this.tree.setSnapshots(sorted, sorted.length, this.keepNewest);
+    this.tree.setSnapshots(sorted, sorted.length);
   }
 }

@@ -3,7 +3,8 @@ import { Worker } from 'node:worker_threads';
 import { expect, it } from 'vitest';
 import { checkArena } from '../../../dist/engines/btree/check.js';
 import { publishTrees } from '../../../dist/engines/btree/meta.js';
-import { BTreeWriter, newSweep } from '../../../dist/engines/btree/writer.js';
+import { BTreeWriter } from '../../../dist/engines/btree/writer.js';
+import { newSweep } from '../../../dist/engines/engine.js';
 import { ArenaReader, ArenaWriter, createArena } from '../../../dist/shared/memory/arena.js';
 
 const DURATION_MS = Number(process.env['DURATION'] ?? 4) * 1000;
@@ -52,7 +53,7 @@ it('readers in two threads see only whole values of published states while pages
             const generation = ++generations[index]!;
             const text = `${index} ${generation} ${(index * 31 + generation) % 65521} `;
             const value = Buffer.from(text.padEnd(random(12) === 0 ? 5000 : 30 + random(200), '.'));
-            tree.put(key, 0, key.length, value, 0, value.length, seq);
+            tree.put(key, 0, key.length, value, 0, value.length, seq, 0);
           }
         } catch (error) {
           // Readers may hold what the writer needs: it goes on with the next group.
@@ -98,7 +99,7 @@ it('a reader thread that is terminated while pinned holds memory only until its 
   const value = Buffer.alloc(100);
   const put = (index: number, seq: number): void => {
     const key = Buffer.from(`k${String(index).padStart(9, '0')}`);
-    tree.put(key, 0, key.length, value, 0, value.length, seq);
+    tree.put(key, 0, key.length, value, 0, value.length, seq, 0);
   };
   for (let index = 0; index < 1000; index++) put(index, index + 1);
   publishTrees(arena, 1000);
