@@ -303,7 +303,7 @@ describe('conditions, rings and responses', () => {
     ];
     await scene.run();
     expect(await Promise.all(calls)).toEqual(['done', 'condition failed', 'done', 'done']);
-    const version = scene.store.versionOf(Buffer.from('k'), 0, 1);
+    const version = scene.store.versionOf(scene.store.spaces.require(0), Buffer.from('k'), 0, 1, 0);
     const updates = [alice.put('k', '3', { ifVersion: version }), bob.put('k', '4', { ifVersion: version })];
     await scene.run();
     expect((await Promise.all(updates)).sort()).toEqual(['condition failed', 'done']);

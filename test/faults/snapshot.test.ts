@@ -84,7 +84,7 @@ class ShardSide {
       storeId: STORE_ID,
       shard: index,
       arena,
-      order: 5,
+      spaces: [{ id: 0, engine: 'btree', tuning: { order: 5 } }],
     });
     this.shard = new Shard(index, store, control);
     control.setShardState(index, ShardState.Running);
@@ -271,7 +271,7 @@ test.each(SEEDS)(
         side.sweep();
         while (side.shard.idle());
       }
-      const { cells, liveEntries } = side.shard.store.tree.stats();
+      const { cells, liveEntries } = side.shard.store.tree.counts();
       expect(cells, replay).toBe(liveEntries);
       expect(liveEntries).toBe(side.groups.at(-1)!.state.size);
     }
@@ -291,8 +291,8 @@ test('a cursor that stands on an old version goes on over writes and sweeps', ()
   let low = Buffer.alloc(0);
   // Chunk by chunk, as an iterator does: each chunk starts anew behind the last key, at the snapshot's number.
   for (let round = 0; seen.size < keys.length; round++) {
-    const cursor = new BTreeCursor(store.arena, 0);
-    cursor.seek(store.arena.published(), low, low.length, sequence, false);
+    const cursor = new BTreeCursor(store.arena, 0, 0);
+    cursor.seek(store.arena.published(), low, low.length, sequence, false, 0);
     for (let i = 0; i < 17 && cursor.valid; i++, cursor.next()) {
       const key = Buffer.alloc(cursor.keyLength);
       cursor.copyKey(key, 0);

@@ -12,7 +12,7 @@ import { MemEnv } from '../../dist/shared/env/mem-env.js';
 import type { CrashPolicy } from '../../dist/shared/env/mem-env.js';
 import { Random } from '../../dist/shared/random.js';
 import { createStore } from '../support/store-scene.js';
-import { Workload, judge } from '../support/store-workload.js';
+import { EMPTY_HISTORY, Workload, judge, spacesOf } from '../support/store-workload.js';
 import type { Knowledge } from '../support/store-workload.js';
 
 const { POWER_LOSS_WORKLOADS, POWER_LOSS_STEPS, POWER_LOSS_SEED, POWER_LOSS_AT } = process.env;
@@ -41,7 +41,18 @@ interface Outcome {
   readonly violations: string[];
 }
 
-function run(seed: number, options: { ignoreSync: boolean; steps: number; policies: number }): Outcome {
+interface RunOptions {
+  readonly ignoreSync: boolean;
+  readonly steps: number;
+  readonly policies: number;
+  /** Of the space at first. Default 'btree'. */
+  readonly engine?: string;
+  /** Engines it is moved to. Default: it is not. */
+  readonly engines?: readonly string[];
+}
+
+function run(seed: number, options: RunOptions): Outcome {
+  const { engine = 'btree', engines = [] } = options;
   const outcome: Outcome = { crashes: 0, continued: 0, recoveries: 0, violations: [] };
   let workload: Workload | undefined = undefined;
   const env = new MemEnv({
@@ -54,7 +65,7 @@ function run(seed: number, options: { ignoreSync: boolean; steps: number; polici
         const others = POLICIES.length - 2;
         const policy = POLICIES[variant < 2 ? variant : 2 + ((2 * index + variant) % others)]!;
         const random = new Random(seed * 1e6 + index * 8 + variant);
-        const problem = crash(env, workload, random, policy, outcome);
+        const problem = crash(env, workload, random, policy, outcome, engines);
         if (problem === undefined) continue;
         outcome.violations.push(
           `crash before operation ${index} (${kind} ${path}), ${JSON.stringify(policy)}: ${problem}\n` +
@@ -63,8 +74,9 @@ function run(seed: number, options: { ignoreSync: boolean; steps: number; polici
       }
     },
   });
-  const store = createStore(env);
-  workload = new Workload(env, store, new Random(seed));
+  const store = createStore(env, { spaces: spacesOf(engine) });
+  const known = { history: EMPTY_HISTORY, synced: 0, engine };
+  workload = new Workload(env, store, new Random(seed), known, engines);
   for (let step = 0; step < options.steps && outcome.violations.length < 5; step++) workload.step();
   return outcome;
 }
@@ -76,6 +88,7 @@ function crash(
   random: Random,
   policy: CrashPolicy,
   outcome: Outcome,
+  engines: readonly string[],
 ): string | undefined {
   outcome.crashes++;
   const inRecovery: { index: number; problem: string | undefined }[] = [];
@@ -99,8 +112,9 @@ function crash(
   if (outcome.crashes % 4 !== 0) return undefined;
   outcome.continued++;
   // What a recovery has shown must stay, and what is written behind it must be as safe as ever.
-  const next: Knowledge = { history: known.history.slice(0, verdict.index + 1), synced: verdict.index };
-  const workload = new Workload(disk, verdict.store, random, next);
+  const { engine = 'btree' } = known;
+  const next: Knowledge = { history: known.history.slice(0, verdict.index + 1), synced: verdict.index, engine };
+  const workload = new Workload(disk, verdict.store, random, next, engines);
   for (let step = random.below(6); step > 0; step--) workload.step();
   const after = judge(disk.crash(random, random.pick(POLICIES)), workload);
   return after.problem === undefined ? undefined : `after going on from group ${verdict.index}: ${after.problem}`;
@@ -114,6 +128,19 @@ describe('power loss at every file operation', () => {
     expect(crashes).toBeGreaterThan(STEPS);
     expect(continued).toBeGreaterThan(STEPS / 5);
     expect(recoveries).toBeGreaterThan(STEPS / 5);
+  });
+
+  test.each(['hash', 'rbtree', 'array', 'memtable'])('leaves the same in a space of the %s engine', (engine) => {
+    const { crashes, violations } = run(11, { ignoreSync: false, steps: STEPS, policies: 3, engine });
+    expect(violations.join('\n')).toBe('');
+    expect(crashes).toBeGreaterThan(STEPS);
+  });
+
+  test('leaves one engine with everything in it, wherever a space was on its way from one to another', () => {
+    const engines = ['btree', 'hash', 'rbtree', 'array', 'memtable'];
+    const { crashes, violations } = run(21, { ignoreSync: false, steps: 2 * STEPS, policies: 2, engines });
+    expect(violations.join('\n')).toBe('');
+    expect(crashes).toBeGreaterThan(STEPS);
   });
 
   test('would be noticed if fsync did nothing', () => {

@@ -3,7 +3,6 @@
  *
  * A state is a map from key to the fingerprint of its value, so that thousands of states can be kept and compared.
  */
-import { BTreeCursor } from '../../dist/engines/btree/cursor.js';
 import { writeImage } from '../../dist/engines/btree/image.js';
 import { CheckpointWriter } from '../../dist/engines/checkpoint/writer.js';
 import {
@@ -15,7 +14,9 @@ import {
   writeBlobReference,
   writeOperationHeader,
 } from '../../dist/engines/operation.js';
-import { DEFAULT_TREE, ShardStore } from '../../dist/engines/store/shard-store.js';
+import { writeEntries } from '../../dist/engines/checkpoint/entries.js';
+import { JOB_READER_SLOT } from '../../dist/engines/store/space-table.js';
+import { ShardStore } from '../../dist/engines/store/shard-store.js';
 import type { CheckpointPlan, DurabilityLevel, ShardStoreOptions } from '../../dist/engines/store/shard-store.js';
 import { crc32 } from '../../dist/shared/checksum.js';
 import type { Env } from '../../dist/shared/env/env.js';
@@ -178,7 +179,7 @@ export function buildGroup(store: ShardStore, operations: readonly Operation[]):
   for (const operation of operations) {
     if (operation.kind === 'clear') {
       const bound = (key: string | undefined): Buffer | undefined => (key === undefined ? undefined : Buffer.from(key));
-      store.appendClear(bound(operation.low), bound(operation.high));
+      store.appendClear(0, bound(operation.low), bound(operation.high));
     } else {
       const bytes = recordOf(operation);
       // Of their own: the store reads them as words too.
@@ -211,13 +212,15 @@ export function spanOfAll(operations: readonly Operation[]): number {
 
 export function readState(store: ShardStore, atSeq = Infinity): State {
   const state = new Map<string, string>();
-  const cursor = new BTreeCursor(store.arena, DEFAULT_TREE);
-  cursor.seek(store.arena.published(), undefined, 0, atSeq, false);
+  const cursor = store.spaces.cursorOf(store.spaces.require(0));
+  cursor.setRange(undefined, undefined);
+  cursor.seek(store.arena.published(), undefined, 0, atSeq, false, 1);
   for (; cursor.valid; cursor.next()) {
     const key = Buffer.alloc(cursor.keyLength);
     cursor.copyKey(key, 0);
     state.set(key.toString(), fingerprint(cursor.copyValue()));
   }
+  cursor.release();
   return state;
 }
 
@@ -234,9 +237,12 @@ export function writeCheckpoint(env: Env, store: ShardStore, plan: CheckpointPla
   const header = { storeId: STORE_ID, shard: SHARD, lsn, replayFromLsn, publishedSeq, createdAt: env.now() };
   const writer = CheckpointWriter.create(env, directory, header);
   try {
-    writeImage(new ArenaReader(store.arena.layout), metaUnit, (chunk) => {
+    const emit = (chunk: Uint8Array): void => {
       writer.write(chunk);
-    });
+    };
+    const arena = new ArenaReader(store.arena.layout);
+    writeImage(arena, metaUnit, emit);
+    for (const space of plan.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, publishedSeq, emit);
     return writer.finish().path;
   } catch (error) {
     writer.abort();

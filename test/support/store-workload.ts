@@ -8,8 +8,7 @@
  * which. Everything follows from the seed.
  */
 import { preallocateSegment } from '../../dist/engines/wal/preallocate.js';
-import { newSweep } from '../../dist/engines/btree/writer.js';
-import { Durability } from '../../dist/engines/store/shard-store.js';
+import { Durability, newTableSweep } from '../../dist/engines/store/shard-store.js';
 import type { CheckpointPlan, DurabilityLevel, ShardStore } from '../../dist/engines/store/shard-store.js';
 import { ConcordError } from '../../dist/shared/errors.js';
 import type { MemEnv } from '../../dist/shared/env/mem-env.js';
@@ -25,6 +24,7 @@ import {
   stateText,
   writeCheckpoint,
 } from './store-scene.js';
+import type { SpaceDefinition } from '../../dist/engines/store/space.js';
 import type { Operation, State } from './store-scene.js';
 
 export interface HistoryEntry {
@@ -35,6 +35,8 @@ export interface HistoryEntry {
 export interface Knowledge {
   readonly history: readonly HistoryEntry[];
   readonly synced: number;
+  /** Of the only space, as the manifest has it. Default 'btree'. */
+  readonly engine?: string;
 }
 
 export const EMPTY_HISTORY: readonly HistoryEntry[] = [{ lastSeq: 0, state: new Map() }];
@@ -43,7 +45,7 @@ export type Verdict =
   { readonly problem: string } | { readonly problem: undefined; readonly store: ShardStore; readonly index: number };
 
 /** Recovers the disk and compares it with what is known. */
-export function judge(disk: MemEnv, known: Knowledge, open: (disk: MemEnv) => ShardStore = openStore): Verdict {
+export function judge(disk: MemEnv, known: Knowledge, open: (disk: MemEnv) => ShardStore = opener(known)): Verdict {
   let store;
   try {
     store = open(disk);
@@ -62,9 +64,17 @@ export function judge(disk: MemEnv, known: Knowledge, open: (disk: MemEnv) => Sh
   if (found !== expected) return { problem: `after group ${index} there is\n${found}\ninstead of\n${expected}` };
   const problems = store.tree.check();
   if (problems.length > 0) return { problem: `check: ${problems.join('; ')}` };
-  const { liveEntries } = store.tree.stats();
+  const { liveEntries } = store.tree.counts();
   if (liveEntries !== history[index]!.state.size) return { problem: `counts ${liveEntries} entries` };
   return { problem: undefined, store, index };
+}
+
+export function spacesOf(engine = 'btree'): readonly SpaceDefinition[] {
+  return [{ id: 0, engine, tuning: {} }];
+}
+
+function opener({ engine }: Knowledge): (disk: MemEnv) => ShardStore {
+  return (disk) => openStore(disk, { spaces: spacesOf(engine) });
 }
 
 interface BlobOnItsWay {
@@ -85,6 +95,9 @@ export class Workload {
   store: ShardStore;
   history: HistoryEntry[];
   synced: number;
+  engine: string;
+  /** Engines the space is moved to, in turn. */
+  readonly #engines: readonly string[];
   readonly #env: MemEnv;
   readonly #random: Random;
   readonly #blobs = new Map<number, BlobOnItsWay>();
@@ -98,7 +111,10 @@ export class Workload {
     store: ShardStore,
     random: Random,
     known: Knowledge = { history: EMPTY_HISTORY, synced: 0 },
+    engines: readonly string[] = [],
   ) {
+    this.engine = known.engine ?? 'btree';
+    this.#engines = engines;
     this.#env = env;
     this.#random = random;
     this.store = store;
@@ -114,6 +130,10 @@ export class Workload {
 
   /** Does something. */
   step(): void {
+    if (this.#engines.length > 0 && this.#random.below(100) < 25) {
+      this.#switchStep();
+      return;
+    }
     const dice = this.#random.below(100);
     if (dice < 50) this.#group(this.#someOperations(this.#random.pick([1, 2, 3, 5, 8, 20])));
     else if (dice < 66) this.#blobStep();
@@ -124,7 +144,7 @@ export class Workload {
     else if (dice < 89) {
       this.store.log.offerSpare(preallocateSegment(this.#env, DIRECTORY, SEGMENT_BYTES));
     } else if (dice < 92) this.#snapshotStep();
-    else if (dice < 94) this.store.sweep(newSweep(), 4);
+    else if (dice < 94) this.store.sweep(newTableSweep(), 4);
     else if (dice < 96) this.#dropBlob();
     else this.#restart();
   }
@@ -227,6 +247,18 @@ export class Workload {
     this.store.endCheckpoint(isFinished);
   }
 
+  /** Decides on another engine, or goes on with the move. */
+  #switchStep(): void {
+    const { spaces } = this.store;
+    const space = spaces.require(0);
+    if (space.building !== undefined) {
+      this.store.switchSlice(space, this.#random.between(1, 40));
+      return;
+    }
+    this.engine = this.#random.pick(this.#engines);
+    spaces.beginSwitch(spacesOf(this.engine)[0]!);
+  }
+
   #snapshotStep(): void {
     if (this.#snapshots.length < 3) this.#snapshots.push(this.store.publishedSeq);
     else this.#snapshots.splice(this.#random.below(3), 1);
@@ -241,6 +273,7 @@ export class Workload {
     const verdict = judge(this.#env, this);
     if (verdict.problem !== undefined) throw new Error(`restart: ${verdict.problem}`);
     this.store = verdict.store;
+    for (const { definition } of this.store.spaces.unfinishedSwitches) this.store.spaces.beginSwitch(definition);
     this.history.length = verdict.index + 1;
     // The recovery made durable what it showed.
     this.synced = verdict.index;

@@ -9,7 +9,7 @@ import {
   operationBytes,
   writeOperationHeader,
 } from '../../dist/engines/operation.js';
-import { DEFAULT_TREE, ShardStore } from '../../dist/engines/store/shard-store.js';
+import { ShardStore } from '../../dist/engines/store/shard-store.js';
 import { ControlBlock, ShardState } from '../../dist/actors/control-block.js';
 import { ShardLink, newRequest } from '../../dist/actors/client/shard-link.js';
 import { REQUEST_HEADER_BYTES, REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../../dist/actors/shard/request.js';
@@ -72,11 +72,11 @@ export function put(link: ShardLink, key: string, value: string): Promise<boolea
 
 export function readAt(shard: Shard, key: string, atSeq: number): string | undefined {
   const { arena } = shard.store;
-  const reader = new BTreeReader(arena);
+  const reader = new BTreeReader(arena, 0, 0);
   const bytes = Buffer.from(key);
   const metaUnit = arena.pin(255);
   try {
-    return reader.find(metaUnit, DEFAULT_TREE, bytes, bytes.length, atSeq) ? reader.valueUtf8() : undefined;
+    return reader.find(metaUnit, bytes, bytes.length, atSeq, 0) ? reader.valueUtf8() : undefined;
   } finally {
     arena.unpin(255);
   }
