@@ -13,7 +13,7 @@
  *                  40  leafPages u32 · 44  branchPages u32 · 48  overflowPages u32
  *                  52  treeUnits u32 (leaf and branch) · 56  overflowUnits u32 · 60  tag u32 (space and engine, see rowTag())
  *
- * shape: bits 0 … 1 class of new leaves, bit 6 entries may expire, bit 7 page sizes are adaptive.
+ * shape: bits 0 … 1 class of new leaves, bit 5 pages may be in a page file (paged/format.ts), bit 6 entries may expire, bit 7 page sizes are adaptive.
  * Other engines than the B+Tree use root, height and the page counts as they like; the rest means the same everywhere.
  *
  * 63 trees fit one unit; with more the page takes the next class. Threads: reading any, under a pin; TreeTable the writer only.
@@ -38,6 +38,7 @@ export const ROW_WORDS = 16;
 /** In a row. */
 export const ROW_TAG_WORD = 15;
 /** In the shape byte. */
+const IS_PAGED = 0x20;
 const MAY_EXPIRE = 0x40;
 const IS_ADAPTIVE = 0x80;
 const SEQ_WORD = 6;
@@ -56,6 +57,8 @@ export interface TreeCounts {
   readonly isAdaptive?: boolean;
   /** An entry that expires was put since the tree was empty. Left out: no. */
   readonly mayExpire?: boolean;
+  /** Some of its pages may be in a page file: children and chains may be references. Left out: no. */
+  readonly isPaged?: boolean;
   readonly liveEntries: number;
   readonly liveKeyBytes: number;
   readonly liveValueBytes: number;
@@ -89,7 +92,10 @@ export function writeRow(words: Uint32Array, at: number, counts: TreeCounts): vo
   const baseClass = 31 - Math.clz32(counts.pageBytes >>> UNIT_SHIFT);
   words[at] = counts.rootUnit;
   const shape =
-    baseClass | (counts.mayExpire === true ? MAY_EXPIRE : 0) | (counts.isAdaptive === true ? IS_ADAPTIVE : 0);
+    baseClass |
+    (counts.isPaged === true ? IS_PAGED : 0) |
+    (counts.mayExpire === true ? MAY_EXPIRE : 0) |
+    (counts.isAdaptive === true ? IS_ADAPTIVE : 0);
   words[at + 1] = counts.height | (shape << 8) | (counts.order << 16);
   writeU64(words, at + 2, counts.liveEntries);
   writeU64(words, at + 4, counts.liveKeyBytes);
@@ -112,6 +118,7 @@ export function readRow(words: Uint32Array, at: number): TreeCounts {
     pageBytes: 4096 << ((shape >>> 8) & PAGE_CLASS_MAX),
     isAdaptive: ((shape >>> 8) & IS_ADAPTIVE) !== 0,
     mayExpire: ((shape >>> 8) & MAY_EXPIRE) !== 0,
+    isPaged: ((shape >>> 8) & IS_PAGED) !== 0,
     liveEntries: readU64(words, at + 2),
     liveKeyBytes: readU64(words, at + 4),
     liveValueBytes: readU64(words, at + 6),
