@@ -1,19 +1,31 @@
 /** The public face of ConcordKV: everything a user may import. */
-export {
-  ConcordPool,
-  type BatchOperation,
-  type DelOptions,
-  type PoolHandle,
-  type PutOptions,
-  type WriteOptions,
-} from './actors/pool/concord-pool.js';
+export { ConcordPool, type PoolHandle, type SpaceInfo } from './actors/pool/concord-pool.js';
 export type { ConcordIterator, ConcordSyncIterator } from './actors/pool/iterators.js';
-export type { Problem, RepairReport, VerifyReport } from './actors/pool/maintenance.js';
-export type { DurabilityName, PoolOptions } from './actors/pool/options.js';
+export type {
+  AnySpace,
+  BatchOperation,
+  DelOptions,
+  PutOptions,
+  SpaceBatchOperation,
+  TtlOptions,
+  WriteOptions,
+} from './actors/pool/keyspace.js';
+export type { MaintenanceOptions, Problem, RepairReport, VerifyReport } from './actors/pool/maintenance.js';
+export type { DurabilityName, ExpiryOptions, LiveOptions, PoolOptions } from './actors/pool/options.js';
 export type { IteratorOptions, RangeOptions } from './actors/pool/range.js';
-export type { Entry, ReadOptions } from './actors/pool/reads.js';
-export { Snapshot } from './actors/pool/snapshot.js';
-export type { PoolStats, ShardStats } from './actors/pool/stats.js';
+export type { Entry, ReadOptions, SyncReadOptions } from './actors/pool/reads.js';
+export { Snapshot, type AnySnapshot, type SnapshotReads } from './actors/pool/snapshot.js';
+export { Space, type SwitchOptions, type SwitchProgressEvent } from './actors/pool/space.js';
+export type { SpaceOptions, TuningOptions } from './actors/pool/space-options.js';
+export type { PoolStats, ShardStats, SpaceStats } from './actors/pool/stats.js';
+export {
+  engineNames,
+  registerEngine,
+  type Engine,
+  type EngineCursor,
+  type EngineReader,
+  type EngineWriter,
+} from './engines/engine.js';
 export { MAX_BATCH_BYTES, MAX_VALUE_BYTES } from './engines/operation.js';
 export { MAX_KEY_BYTES, type KeyEncodingName } from './shared/codec/key-encoding.js';
 export { type TupleElement } from './shared/codec/tuple.js';

@@ -14,6 +14,9 @@ test('the package exports these names, and the limits have these values', () => 
     'MAX_KEY_BYTES',
     'MAX_VALUE_BYTES',
     'Snapshot',
+    'Space',
+    'engineNames',
+    'registerEngine',
   ]);
   expect(concord.MAX_KEY_BYTES).toBe(4096);
   expect(concord.MAX_VALUE_BYTES).toBe(256 << 20);

@@ -281,7 +281,7 @@ describe('a format version of the future is ERR_FORMAT_VERSION and names the fil
 
   test('the manifest', async () => {
     const directory = await storeAt(scratchDirectory());
-    editManifest(directory, (manifest) => (manifest['formatVersion'] = 2));
+    editManifest(directory, (manifest) => (manifest['formatVersion'] = 3));
     await expectVersionError(directory, join(directory, 'MANIFEST'));
   });
 

@@ -15,10 +15,14 @@ import {
   BLOB_REFERENCE_BYTES,
   CHUNK_BYTES,
   CHUNK_OF_BATCH,
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   operationBytes,
+  operationKeyAt,
   writeBlobReference,
+  writeOperationExtension,
   writeOperationHeader,
 } from '../../engines/operation.js';
 import {
@@ -81,6 +85,10 @@ export interface BlobSource {
   readonly count: number;
   /** Key of the value; empty for a batch. */
   readonly key: Uint8Array;
+  /** Of the value; 0 for a batch, whose operations say for themselves. */
+  readonly spaceId: number;
+  /** Of the value; 0: never. */
+  readonly expiresAt: number;
 }
 
 let capturedResolve: Resolve;
@@ -425,18 +433,24 @@ export class ShardLink {
 
   /** The record that uses a blob whose chunks have been taken. */
   #lastOfBlob(
-    { kind, key, bytes, count }: BlobSource,
+    { kind, key, bytes, count, spaceId, expiresAt }: BlobSource,
     blob: number,
     durability: number,
     condition: number,
     version: number,
     hash: number,
   ): Buffer {
-    const last = newRequest(operationBytes(key.length, BLOB_REFERENCE_BYTES), durability, condition, hash, version);
+    const isExtended = spaceId !== 0 || expiresAt !== 0;
+    const extensionBytes = isExtended ? OPERATION_EXTENSION_BYTES : 0;
+    const recordBytes = operationBytes(key.length, BLOB_REFERENCE_BYTES, extensionBytes);
+    const last = newRequest(recordBytes, durability, condition, hash, version);
+    const at = REQUEST_HEADER_BYTES;
     const opKind = kind === 'batch' ? OperationKind.ApplyBatch : OperationKind.PutBlob;
-    writeOperationHeader(last, REQUEST_HEADER_BYTES, opKind, 0, key.length, BLOB_REFERENCE_BYTES);
-    last.set(key, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
-    writeBlobReference(last, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + key.length, {
+    writeOperationHeader(last, at, opKind, isExtended ? OPERATION_EXTENDED : 0, key.length, BLOB_REFERENCE_BYTES);
+    if (isExtended) writeOperationExtension(last, at, spaceId, expiresAt);
+    const keyStart = operationKeyAt(last, at);
+    last.set(key, keyStart);
+    writeBlobReference(last, keyStart + key.length, {
       client: this.#client,
       blob,
       offset: bytes.length,

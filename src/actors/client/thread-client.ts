@@ -1,5 +1,6 @@
 /**
- * What one thread needs to use a pool: its client slot, a link and a view of memory per shard, and the pump that publishes requests once per
+ * What one thread needs to use a pool: its client slot, a link and the memory of each shard, views of the spaces
+ * it reads, and the pump that publishes requests once per
  * microtask and settles completions.
  *
  * Waiting for completions: while calls are in flight the pump looks at the completion counters from setImmediate, which lets other I/O of
@@ -12,11 +13,9 @@ import { availableParallelism } from 'node:os';
 import { ConcordError } from '../../shared/errors.js';
 import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
 import type { Doorbell } from '../../shared/memory/park.js';
-import { BTreeCursor } from '../../engines/btree/cursor.js';
-import { BTreeReader } from '../../engines/btree/reader.js';
-import { DEFAULT_TREE } from '../../engines/store/shard-store.js';
 import { ControlBlock, PoolState, ShardState } from '../control-block.js';
 import { ShardLink } from './shard-link.js';
+import { SpaceView } from './space-view.js';
 
 /** How long completions are polled before the thread parks, when every thread can have a core. Covers a disk sync. */
 const SPIN_MS = 0.6;
@@ -33,10 +32,8 @@ export interface ClientSetup {
   readonly rings: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
 }
 
-export interface ShardView {
+export interface ShardLine {
   readonly arena: ArenaReader;
-  readonly reader: BTreeReader;
-  readonly cursor: BTreeCursor;
   readonly link: ShardLink;
   readonly doorbell: Doorbell;
 }
@@ -44,7 +41,8 @@ export interface ShardView {
 export class ThreadClient {
   readonly client: number;
   readonly control: ControlBlock;
-  readonly shards: ShardView[];
+  readonly shards: readonly ShardLine[];
+  readonly #views = new Map<number, readonly SpaceView[]>();
   readonly #doorbell: Doorbell;
   #publishQueued = false;
   #pumping = false;
@@ -60,16 +58,28 @@ export class ThreadClient {
       this.#submitted();
     };
     this.shards = setup.arenas.map((layout, shard) => {
-      const arena = new ArenaReader(layout);
       const { requests, responses } = setup.rings[shard]!;
       return {
-        arena,
-        reader: new BTreeReader(arena),
-        cursor: new BTreeCursor(arena, DEFAULT_TREE),
+        arena: new ArenaReader(layout),
         link: new ShardLink(shard, setup.client, requests, responses, onSubmit),
         doorbell: this.control.shardDoorbell(shard),
       };
     });
+  }
+
+  /** The space as this thread reads it, by shard. */
+  viewsOf(spaceId: number): readonly SpaceView[] {
+    let views = this.#views.get(spaceId);
+    if (views === undefined) {
+      views = this.shards.map((line) => new SpaceView(line, spaceId, this.client));
+      this.#views.set(spaceId, views);
+    }
+    return views;
+  }
+
+  /** The space is gone. */
+  forgetViews(spaceId: number): void {
+    this.#views.delete(spaceId);
   }
 
   /** The pool is closed in this thread; what is in flight is still settled. */

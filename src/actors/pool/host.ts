@@ -20,7 +20,9 @@ import { NodeEnv } from '../../shared/env/node-env.js';
 import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { createRing } from '../../shared/memory/ring.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
+import type { EngineTuning } from '../../engines/engine.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
+import type { SwitchProgress } from '../../engines/store/space.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
@@ -29,21 +31,29 @@ import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-w
 import type { ClientSetup } from '../client/thread-client.js';
 import {
   beginCreation,
+  defaultSpaceOf,
+  definitionsOf,
   finishCreation,
   inspectDirectory,
   newManifest,
   readManifest,
   removeCreationMarker,
+  replaceManifest,
   shardDirectory,
   type Manifest,
+  type SpaceRecord,
 } from './manifest.js';
 import { defaultShardCount, type DurabilityName, type ResolvedOptions } from './options.js';
+import { SpaceCatalog } from './space-catalog.js';
+import type { SpaceSpec } from './space-options.js';
 
 /** A shard that dies this often within the window stays down. */
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
 const CLOSE_CHECKPOINT_LOG_BYTES = 4 << 20;
+/** Between two looks at a shard that died and whose successor is not up yet. */
+const RESTART_POLL_MS = 5;
 
 /** What an attaching thread gets: structured-cloneable. */
 export interface AttachReply {
@@ -53,10 +63,12 @@ export interface AttachReply {
 
 export interface ClientSettings {
   readonly directory: string;
-  readonly keyEncoding: Manifest['keyEncoding'];
-  readonly valueEncoding: string;
   readonly durability: DurabilityName;
   readonly readOnly: boolean;
+  /** Which spaces there are: see registry.ts. */
+  readonly registry: SharedArrayBuffer;
+  /** Imported by each thread before it reads: they register engines. */
+  readonly engineModules: readonly string[];
 }
 
 export interface HostEvents {
@@ -140,15 +152,35 @@ export class ClientGate {
   }
 
   checkpoint(directory: string): Promise<void> {
-    return this.#host.exportTo(directory);
+    return this.#host.checkpoint(directory);
+  }
+
+  openSpace(name: string, spec: SpaceSpec): Promise<SpaceRecord> {
+    return this.#host.openSpace(name, spec);
+  }
+
+  dropSpace(id: number): Promise<boolean> {
+    return this.#host.dropSpace(id);
+  }
+
+  switchEngine(id: number, engine: string, tuning: EngineTuning): Promise<void> {
+    return this.#host.switchEngine(id, engine, tuning);
+  }
+
+  cancelSwitch(id: number): Promise<void> {
+    return this.#host.cancelSwitch(id);
+  }
+
+  switchProgress(id: number): Promise<SwitchProgress | undefined> {
+    return this.#host.switchProgress(id);
   }
 }
 
 export class PoolHost extends EventEmitter<HostEvents> {
   readonly directory: string;
   readonly control: ControlBlock;
-  readonly manifest: Manifest;
   readonly settings: ClientSettings;
+  readonly #catalog: SpaceCatalog;
   readonly #options: ResolvedOptions;
   readonly #lock: DirectoryLock | undefined;
   readonly #arenas: ArenaLayout[];
@@ -167,20 +199,31 @@ export class PoolHost extends EventEmitter<HostEvents> {
   ) {
     super();
     this.directory = directory;
-    this.manifest = manifest;
     this.#options = options;
     this.#lock = lock;
     this.control = ControlBlock.create(manifest.shards);
+    this.#catalog = new SpaceCatalog(manifest, {
+      readOnly: options.readOnly,
+      defaultTuning: tuningOf(options),
+      save: (changed) => {
+        if (directory !== ':memory:') replaceManifest(new NodeEnv(), directory, changed);
+      },
+      askShards: (call) => this.#askAll(call),
+    });
     this.settings = {
       directory,
-      keyEncoding: manifest.keyEncoding,
-      valueEncoding: manifest.valueEncoding,
       durability: options.durability,
       readOnly: options.readOnly,
+      registry: this.#catalog.registry.sab,
+      engineModules: options.engineModules,
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
     const { memoryBytes } = options;
     this.#arenas = Array.from({ length: manifest.shards }, () => createArena({ memoryBytes }));
+  }
+
+  get manifest(): Manifest {
+    return this.#catalog.manifest;
   }
 
   /**
@@ -293,8 +336,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       adopt,
       isNew,
       readOnly: options.readOnly,
-      order: options.order,
-      pageBytes: options.pageBytes,
+      spaces: this.#catalog.definitions(),
+      engineModules: options.engineModules,
       segmentBytes: options.segmentBytes,
       recoveryMode: options.recoveryMode,
       checkpointLogBytes: options.checkpointLogBytes,
@@ -428,6 +471,26 @@ export class PoolHost extends EventEmitter<HostEvents> {
     }
   }
 
+  /** Asks every shard, those that die meanwhile once more. @throws as #ask, when all have answered */
+  async #askAll<T>(call: (remote: RemoteControl<ShardControl>, shard: number) => Promise<T>): Promise<T[]> {
+    const outcomes = await Promise.allSettled(
+      this.#shards.map(async (handle) => {
+        for (;;) {
+          try {
+            return await this.#ask(handle, (remote) => call(remote, handle.index));
+          } catch (error) {
+            if (!(error instanceof ConcordError) || error.code !== 'ERR_SHARD_RESTARTED') throw error;
+            await new Promise((resolve) => setTimeout(resolve, RESTART_POLL_MS));
+          }
+        }
+      }),
+    );
+    return outcomes.map((outcome) => {
+      if (outcome.status === 'rejected') throw outcome.reason;
+      return outcome.value;
+    });
+  }
+
   #assertUp({ index }: ShardHandle): void {
     if (this.control.shardState(index) !== ShardState.Failed) return;
     throw new ConcordError('ERR_SHARD_FAILED', `shard ${index} failed repeatedly and stays down`, { shard: index });
@@ -486,6 +549,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
         header: this.#headerOf(handle, plan),
         arena: this.#arenas[handle.index]!,
         metaUnit: plan.metaUnit,
+        entrySpaces: plan.entrySpaces,
+        engineModules: this.#options.engineModules,
         cancel,
       });
       durable = true;
@@ -520,7 +585,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
    * Writes a consistent copy of the whole store, as of one snapshot, to a new directory that can be opened.
    * @throws ERR_EXISTS, ERR_IO, ERR_DISK_FULL, ERR_PERMISSION
    */
-  async exportTo(target: string): Promise<void> {
+  async checkpoint(target: string): Promise<void> {
     const directory = resolve(target);
     const env = new NodeEnv();
     if (inspectDirectory(env, directory) === 'store' || inspectDirectory(env, directory) === 'foreign') {
@@ -568,11 +633,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
           },
           arena: this.#arenas[handle.index]!,
           metaUnit: plan.metaUnit,
+          entrySpaces: plan.entrySpaces,
+          engineModules: this.#options.engineModules,
           cancel,
           snapshotSeq,
+          spaces: definitionsOf(manifest),
           memoryBytes: this.#options.memoryBytes,
-          pageBytes: this.#options.pageBytes,
-          order: this.#options.order,
           segmentBytes: this.#options.segmentBytes,
         });
       } finally {
@@ -581,6 +647,28 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     this.#beginJob(handle, run);
     await handle.checkpoint!.done;
+  }
+
+  // ---- spaces -----------------------------------------------------------------------------------------------------------------------------
+
+  openSpace(name: string, spec: SpaceSpec): Promise<SpaceRecord> {
+    return this.#catalog.open(name, spec);
+  }
+
+  dropSpace(id: number): Promise<boolean> {
+    return this.#catalog.drop(id);
+  }
+
+  switchEngine(id: number, engine: string, tuning: EngineTuning): Promise<void> {
+    return this.#catalog.switchEngine(id, engine, tuning);
+  }
+
+  cancelSwitch(id: number): Promise<void> {
+    return this.#catalog.cancelSwitch(id);
+  }
+
+  switchProgress(id: number): Promise<SwitchProgress | undefined> {
+    return this.#catalog.progress(id);
   }
 
   /** Removes what no snapshot needs and packs pages. Resolves with the versions removed. */
@@ -744,14 +832,29 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
 function manifestOf(options: ResolvedOptions): Manifest {
   const { valueEncoding } = options;
-  return newManifest({
-    storeId: randomBytes(16).toString('hex'),
-    shards: options.shardCount ?? defaultShardCount(),
-    keyEncoding: options.keyEncoding ?? 'utf8',
-    valueEncoding:
-      valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
-    createdAt: new Date().toISOString(),
-  });
+  return newManifest(
+    {
+      storeId: randomBytes(16).toString('hex'),
+      shards: options.shardCount ?? defaultShardCount(),
+      createdAt: new Date().toISOString(),
+    },
+    {
+      engine: options.engine ?? 'btree',
+      keyEncoding: options.keyEncoding ?? 'utf8',
+      valueEncoding:
+        valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
+    },
+  );
+}
+
+/** What the default space's engine is told: not remembered, but what an empty tree begins with. */
+function tuningOf({ order, pageBytes, memtableBytes, budgetBytes }: ResolvedOptions): EngineTuning {
+  return {
+    ...(order === undefined ? {} : { order }),
+    ...(pageBytes === undefined ? {} : { pageBytes: pageBytes }),
+    ...(memtableBytes === undefined ? {} : { memtableBytes }),
+    ...(budgetBytes === undefined ? {} : { budgetBytes }),
+  };
 }
 
 /** @throws ERR_OPTION_CONFLICT when an option given contradicts the directory. */
@@ -765,11 +868,13 @@ function checkAgreement(manifest: Manifest, options: ResolvedOptions, directory:
   if (options.shardCount !== undefined && options.shardCount !== manifest.shards) {
     throw conflict('shards', manifest.shards, options.shardCount);
   }
-  if (options.keyEncoding !== undefined && options.keyEncoding !== manifest.keyEncoding) {
-    throw conflict('keyEncoding', manifest.keyEncoding, options.keyEncoding);
+  const space = defaultSpaceOf(manifest);
+  if (options.engine !== undefined && options.engine !== space.engine)
+    throw conflict('engine', space.engine, options.engine);
+  if (options.keyEncoding !== undefined && options.keyEncoding !== space.keyEncoding) {
+    throw conflict('keyEncoding', space.keyEncoding, options.keyEncoding);
   }
   const { valueEncoding } = options;
   const name = typeof valueEncoding === 'object' ? valueEncoding.name : valueEncoding;
-  if (name !== undefined && name !== manifest.valueEncoding)
-    throw conflict('valueEncoding', manifest.valueEncoding, name);
+  if (name !== undefined && name !== space.valueEncoding) throw conflict('valueEncoding', space.valueEncoding, name);
 }

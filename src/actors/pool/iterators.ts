@@ -6,6 +6,7 @@
 import { ConcordError } from '../../shared/errors.js';
 import type { KeyEncoding } from '../../shared/codec/key-encoding.js';
 import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
+import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import type { EncodedRange } from './range.js';
 import { MergedScan, ShardScan, type RawValue } from './scan.js';
@@ -15,6 +16,7 @@ const YIELD_MS = 4;
 
 export interface ScanPlan<T> {
   readonly client: ThreadClient;
+  readonly views: readonly SpaceView[];
   readonly keyEncoding: KeyEncoding;
   readonly valueEncoding: ValueEncoding;
   readonly range: EncodedRange;
@@ -25,6 +27,8 @@ export interface ScanPlan<T> {
   readonly signal: AbortSignal | undefined;
   /** Sequence number of a snapshot the caller holds; undefined: open one. */
   readonly atSeq: number | undefined;
+  /** The snapshot's time, by which expiry is judged; 0: when the iteration begins. */
+  readonly atMs: number;
   /** Throws when the store or the snapshot is closed. */
   readonly assertOpen: () => void;
   readonly entry: (key: unknown, value: unknown) => T;
@@ -43,19 +47,28 @@ const abandoned = new FinalizationRegistry<{ client: ThreadClient; held: { slot:
 );
 
 class ScanBase<T> {
-  protected readonly plan: ScanPlan<T>;
-  protected readonly scan: MergedScan;
+  protected plan: ScanPlan<T>;
+  protected scan: MergedScan;
   protected atSeq: number | undefined;
   protected closed = false;
+  #atMs: number;
   readonly #held: { slot: number | undefined } = { slot: undefined };
 
   constructor(plan: ScanPlan<T>) {
     this.plan = plan;
-    const { client, range, reverse, wantKeys, wantValues } = plan;
-    const shape = { range, reverse, wantKeys, wantValues, merges: client.shards.length > 1 };
-    const parts = client.shards.map((view) => new ShardScan(view, client, shape, plan.keyEncoding, plan.valueEncoding));
-    this.scan = new MergedScan(parts, reverse, plan.limit);
+    this.scan = scanOf(plan);
     this.atSeq = plan.atSeq;
+    this.#atMs = plan.atMs;
+  }
+
+  protected replan(plan: ScanPlan<T>): void {
+    this.plan = plan;
+    this.scan = scanOf(plan);
+  }
+
+  protected fill(): void {
+    if (this.#atMs === 0) this.#atMs = Date.now();
+    this.scan.fill(this.atSeq ?? Infinity, this.#atMs);
   }
 
   /** One shard and few entries: the pinned root of the only chunk is the snapshot. */
@@ -83,6 +96,13 @@ class ScanBase<T> {
   }
 }
 
+function scanOf<T>(plan: ScanPlan<T>): MergedScan {
+  const { client, views, range, reverse, wantKeys, wantValues } = plan;
+  const shape = { range, reverse, wantKeys, wantValues, merges: views.length > 1 };
+  const parts = views.map((view) => new ShardScan(view, client.control, shape, plan.keyEncoding, plan.valueEncoding));
+  return new MergedScan(parts, reverse, plan.limit);
+}
+
 export function decodeRaw(raw: RawValue, encoding: ValueEncoding): unknown {
   return typeof raw === 'string' ? encoding.decodeText(raw) : encoding.decodeOwned(raw);
 }
@@ -93,6 +113,14 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
   /** next() calls run one after another. */
   #tail: Promise<unknown> = Promise.resolve();
   #busy = false;
+  /** The space is being created: the plan to begin with comes when it is there. */
+  #latePlan: (() => Promise<ScanPlan<T>>) | undefined;
+
+  constructor(plan: ScanPlan<T>, latePlan?: () => Promise<ScanPlan<T>>) {
+    super(plan);
+    this.#latePlan = latePlan;
+    if (latePlan !== undefined) this.#busy = true;
+  }
 
   /** The next entry, or done. @throws ERR_CLOSED, ERR_DECODE, ERR_CORRUPT; AbortError */
   next(): Promise<IteratorResult<T, undefined>> {
@@ -144,6 +172,9 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
   }
 
   async #read(count: number): Promise<[T][]> {
+    const late = this.#latePlan;
+    this.#latePlan = undefined;
+    if (late !== undefined) this.replan(await late());
     const { plan, scan } = this;
     const entries: [T][] = [];
     while (entries.length < count && !this.closed) {
@@ -156,7 +187,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
           this.#lastYield = performance.now();
           plan.assertOpen();
         }
-        scan.fill(this.atSeq ?? Infinity);
+        this.fill();
         if (this.atSeq === undefined && !scan.holdsAll) {
           this.hold(await plan.client.control.openSnapshot(plan.client.client));
           scan.restart();
@@ -200,7 +231,7 @@ export class ConcordSyncIterator<T> extends ScanBase<T> implements IterableItera
       if (scan.needsChunk && !scan.isFinished) {
         plan.assertOpen();
         if (this.needsSnapshot) this.hold(plan.client.control.openSnapshotSync(plan.client.client));
-        scan.fill(this.atSeq ?? Infinity);
+        this.fill();
         if (this.atSeq === undefined && !scan.holdsAll) {
           this.hold(plan.client.control.openSnapshotSync(plan.client.client));
           scan.restart();

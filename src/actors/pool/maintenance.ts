@@ -8,20 +8,25 @@ import { ConcordError, invalidArgument, toErrorRecord, type ErrorDetails } from 
 import { acquireDirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { UNIT_BYTES, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
+import { EngineCode } from '../../engines/engine.js';
 import { ShardStore } from '../../engines/store/shard-store.js';
+import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import { verifyWal } from '../../engines/wal/inspect.js';
 import { WalWriter } from '../../engines/wal/writer.js';
 import { writeImage } from '../../engines/btree/image.js';
+import { writeEntries } from '../../engines/checkpoint/entries.js';
 import { findCheckpoint } from '../../engines/checkpoint/reader.js';
 import { CheckpointWriter } from '../../engines/checkpoint/writer.js';
 import {
   beginCreation,
+  definitionsOf,
   finishCreation,
   inspectDirectory,
   readManifest,
   shardDirectory,
   type Manifest,
 } from './manifest.js';
+import { resolveOptions } from './options.js';
 
 /** Reserved for a shard at first: usually plenty. A larger reservation than the machine has memory keeps a process from forking. */
 const VERIFY_MEMORY_BYTES_MIN = 2 ** 30;
@@ -34,6 +39,11 @@ export interface Problem {
   readonly code: string;
   readonly message: string;
   readonly details: ErrorDetails;
+}
+
+export interface MaintenanceOptions {
+  /** Modules that register engines of your own, as at open. */
+  readonly engineModules?: readonly string[];
 }
 
 export interface VerifyReport {
@@ -68,6 +78,12 @@ async function locked<T>(directory: string, work: (env: NodeEnv) => T | Promise<
 }
 
 /** @throws ERR_INVALID_ARG */
+async function loadEngines(options: MaintenanceOptions | undefined): Promise<void> {
+  const { engineModules } = resolveOptions({ engineModules: options?.engineModules ?? [] });
+  for (const module of engineModules) await import(module);
+}
+
+/** @throws ERR_INVALID_ARG */
 function pathOf(directory: unknown): string {
   if (typeof directory !== 'string' || directory === '')
     throw invalidArgument('the directory must be a non-empty string');
@@ -82,8 +98,9 @@ function requireStore(env: NodeEnv, directory: string): void {
 }
 
 /** Checks manifest, logs, checkpoints and the trees they recover to. @throws ERR_NOT_FOUND, ERR_LOCKED */
-export async function verifyStore(path: string): Promise<VerifyReport> {
+export async function verifyStore(path: string, options?: MaintenanceOptions): Promise<VerifyReport> {
   const directory = pathOf(path);
+  await loadEngines(options);
   requireStore(new NodeEnv(), directory);
   return locked(directory, (env) => verifyLocked(env, directory));
 }
@@ -98,17 +115,16 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
   }
   let entries = 0;
   let logFrames = 0;
-  const storeId = Buffer.from(manifest.storeId, 'hex');
   for (let shard = 0; shard < manifest.shards; shard++) {
     const shardPath = shardDirectory(directory, shard);
     try {
-      const store = openReadOnly(env, shardPath, storeId, shard);
-      entries += store.tree.stats().liveEntries;
+      const store = openReadOnly(env, shardPath, manifest, shard);
+      entries += entriesOf(store);
       logFrames += store.recovery.wal?.frames ?? 0;
-      for (const message of store.tree.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
+      for (const message of store.spaces.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
       const found = findCheckpoint(env, shardPath);
       const verification = verifyWal(env, shardPath, {
-        storeId,
+        storeId: storeIdOf(manifest),
         shard,
         fromLsn: found === undefined ? 1 : found.lsn + 1,
       });
@@ -127,10 +143,21 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
   return { ok: problems.length === 0, problems, shards: manifest.shards, entries, logFrames };
 }
 
+function storeIdOf({ storeId }: Manifest): Uint8Array {
+  return Buffer.from(storeId, 'hex');
+}
+
+/** Live entries of all spaces. */
+function entriesOf(store: ShardStore): number {
+  let entries = 0;
+  for (const { engine } of store.spaces.all) entries += engine.counts().liveEntries;
+  return entries;
+}
+
 function openReadOnly(
   env: NodeEnv,
   directory: string,
-  storeId: Uint8Array,
+  manifest: Manifest,
   shard: number,
   recoveryMode: 'tolerate-torn-tail' | 'salvage' = 'tolerate-torn-tail',
 ): ShardStore {
@@ -141,7 +168,16 @@ function openReadOnly(
     });
   }
   return inEnoughMemory(env, directory, (arena) =>
-    ShardStore.open({ env, directory, storeId, shard, arena, readOnly: true, recoveryMode }),
+    ShardStore.open({
+      env,
+      directory,
+      storeId: storeIdOf(manifest),
+      shard,
+      arena,
+      spaces: definitionsOf(manifest),
+      readOnly: true,
+      recoveryMode,
+    }),
   );
 }
 
@@ -158,7 +194,7 @@ function inEnoughMemory(env: NodeEnv, directory: string, open: (arena: ArenaLayo
 }
 
 /** Copies the files of a store that is not open, then verifies the copy. @throws ERR_NOT_FOUND, ERR_EXISTS, ERR_CORRUPT */
-export async function restoreStore(from: string, to: string): Promise<VerifyReport> {
+export async function restoreStore(from: string, to: string, options?: MaintenanceOptions): Promise<VerifyReport> {
   const source = pathOf(from);
   const target = pathOf(to);
   const env = new NodeEnv();
@@ -179,7 +215,7 @@ export async function restoreStore(from: string, to: string): Promise<VerifyRepo
     }
     finishCreation(env, target, manifest);
   });
-  const report = await verifyStore(target);
+  const report = await verifyStore(target, options);
   if (!report.ok) {
     const first = report.problems[0]!;
     throw new ConcordError('ERR_CORRUPT', `the copy is damaged, as its source is: ${first.message}`, first.details);
@@ -207,8 +243,9 @@ function copyDirectory(env: NodeEnv, from: string, to: string): void {
  * Opens every shard in salvage mode, writes what is readable to a new store beside the old one, then exchanges the two directories.
  * @throws ERR_NOT_FOUND, ERR_LOCKED, ERR_CORRUPT when the manifest itself is lost
  */
-export async function repairStore(path: string): Promise<RepairReport> {
+export async function repairStore(path: string, options?: MaintenanceOptions): Promise<RepairReport> {
   const directory = pathOf(path);
+  await loadEngines(options);
   requireStore(new NodeEnv(), directory);
   const suffix = `${new Date().toISOString().replace(/[:.]/g, '-')}-${randomBytes(3).toString('hex')}`;
   const rebuilt = join(dirname(directory), `${basename(directory)}.repairing-${suffix}`);
@@ -245,21 +282,20 @@ function repairShard(
   to: string,
   losses: Problem[],
 ): number {
-  const storeId = Buffer.from(manifest.storeId, 'hex');
+  const storeId = storeIdOf(manifest);
   env.makeDirectory(to);
   let store: ShardStore | undefined;
   // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
   for (const ignoresCheckpoint of env.exists(from) ? [false, true] : [false]) {
     try {
       store = ignoresCheckpoint
-        ? openLogOnly(env, from, storeId, shard)
-        : openReadOnly(env, from, storeId, shard, 'salvage');
+        ? openLogOnly(env, from, manifest, shard)
+        : openReadOnly(env, from, manifest, shard, 'salvage');
       break;
     } catch (error) {
       losses.push(problemOf(error));
     }
   }
-  const arena = store?.arena;
   for (const loss of store?.recovery.wal?.losses ?? []) {
     losses.push({
       code: 'ERR_CORRUPT',
@@ -268,29 +304,35 @@ function repairShard(
     });
   }
   const publishedSeq = store?.publishedSeq ?? 0;
-  if (arena !== undefined) {
+  if (store !== undefined) {
+    const { arena, spaces } = store;
     const header = { storeId, shard, lsn: 0, publishedSeq, createdAt: env.now() };
     const writer = CheckpointWriter.create(env, to, header);
-    writeImage(arena, arena.published(), (chunk) => {
+    const emit = (chunk: Uint8Array): void => {
       writer.write(chunk);
-    });
+    };
+    writeImage(arena, arena.published(), emit);
+    for (const { id, engine } of spaces.all) {
+      if (engine.code !== EngineCode.btree) writeEntries(arena, JOB_READER_SLOT, id, publishedSeq, emit);
+    }
     writer.finish();
   }
   WalWriter.create(env, to, { storeId, shard }).close();
-  const entries = store?.tree.stats().liveEntries ?? 0;
+  const entries = store === undefined ? 0 : entriesOf(store);
   store?.close();
   return entries;
 }
 
 /** The log without the checkpoint it continues: what it alone still says. */
-function openLogOnly(env: NodeEnv, directory: string, storeId: Uint8Array, shard: number): ShardStore {
+function openLogOnly(env: NodeEnv, directory: string, manifest: Manifest, shard: number): ShardStore {
   return inEnoughMemory(env, directory, (arena) =>
     ShardStore.open({
       env,
       directory,
-      storeId,
+      storeId: storeIdOf(manifest),
       shard,
       arena,
+      spaces: definitionsOf(manifest),
       readOnly: true,
       recoveryMode: 'salvage',
       ignoreCheckpoint: true,

@@ -1,13 +1,19 @@
 /**
- * The store's manifest: what a data directory is, in one small file that is written once, when the store is created.
+ * The store's manifest: what a data directory is, and which spaces it holds in which engines. One small file, written when the store is
+ * created and replaced whole when a space comes, goes or changes its engine.
  *
- *   MANIFEST    line 1: JSON { magic, formatVersion, storeId, shards, hashSlots, keyEncoding, valueEncoding, createdAt }
+ *   MANIFEST    line 1: JSON { magic, formatVersion, storeId, shards, hashSlots, createdAt, nextSpaceId,
+ *                              spaces: [{ id, name, engine, keyEncoding, valueEncoding, tuning, createdAt }] }
  *               line 2: crc32 of line 1, eight hex digits
  *   CREATING    exists while the store is being created: without a MANIFEST beside it, everything here may be thrown away
  *   LOCK        see shared/env/directory-lock.ts
  *   shard-0000/ log and checkpoints of a shard
  *
- * Format versions: 1 - the first. Threads: the host, once, at open.
+ * The manifest is the truth about spaces: what logs and checkpoints say of an id that is not here belongs to a space that was dropped. Ids are never
+ * used twice. Space 0, without a name, is the default one.
+ *
+ * Format versions: 1 - the first, with keyEncoding and valueEncoding and no spaces but the default one; 2 - spaces. Threads: the host; tools on a
+ * directory that is not open.
  */
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
@@ -15,29 +21,81 @@ import { crc32 } from '../../shared/checksum.js';
 import { ConcordError } from '../../shared/errors.js';
 import type { Env } from '../../shared/env/env.js';
 import { HASH_SLOTS } from '../../shared/hash.js';
+import { DEFAULT_SPACE_ID, EXPIRY_SPACE_ID, SPACE_ID_MAX, type EngineTuning } from '../../engines/engine.js';
+import type { SpaceDefinition } from '../../engines/store/space.js';
 import { MAX_SHARDS } from '../control-block.js';
 
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 const MAGIC = 'ConcordKV store';
 const MANIFEST_NAME = 'MANIFEST';
 const TEMPORARY_NAME = 'MANIFEST.tmp';
 const CREATING_NAME = 'CREATING';
-const MANIFEST_BYTES_MAX = 64 * 1024;
+/** Spaces with the longest names take half of it. */
+const MANIFEST_BYTES_MAX = 1 << 20;
+const FIRST_SPACE_ID = EXPIRY_SPACE_ID + 1;
 
 const versionSchema = z.object({ magic: z.literal(MAGIC), formatVersion: z.int() });
 
-const schema = z.object({
+const keyEncodingSchema = z.enum(['utf8', 'binary', 'tuple']);
+const valueEncodingSchema = z.string().min(1).max(64);
+
+const commonSchema = z.object({
   magic: z.literal(MAGIC),
   formatVersion: z.int(),
   storeId: z.string().regex(/^[0-9a-f]{32}$/),
   shards: z.int().min(1).max(MAX_SHARDS),
   hashSlots: z.literal(HASH_SLOTS),
-  keyEncoding: z.enum(['utf8', 'binary', 'tuple']),
-  valueEncoding: z.string().min(1).max(64),
   createdAt: z.string(),
 });
 
+const firstSchema = commonSchema.extend({ keyEncoding: keyEncodingSchema, valueEncoding: valueEncodingSchema });
+
+const spaceSchema = z.object({
+  id: z.int().min(0).max(SPACE_ID_MAX),
+  name: z.string().max(255),
+  engine: z.string().min(1).max(32),
+  keyEncoding: keyEncodingSchema,
+  valueEncoding: valueEncodingSchema,
+  /** An engine reads what it knows; what this release does not know is kept. */
+  tuning: z.record(z.string(), z.union([z.number(), z.string(), z.boolean()])),
+  createdAt: z.string(),
+});
+
+const schema = commonSchema.extend({
+  nextSpaceId: z
+    .int()
+    .min(FIRST_SPACE_ID)
+    .max(SPACE_ID_MAX + 1),
+  spaces: z.array(spaceSchema).refine((spaces) => spaces.some(({ id }) => id === DEFAULT_SPACE_ID), 'no default space'),
+});
+
 export type Manifest = z.output<typeof schema>;
+
+/** A space as the manifest and the registry of the threads hold it. */
+export interface SpaceRecord {
+  readonly id: number;
+  /** Empty: the default space. */
+  readonly name: string;
+  readonly engine: string;
+  readonly keyEncoding: z.output<typeof keyEncodingSchema>;
+  readonly valueEncoding: string;
+  readonly tuning: EngineTuning;
+  /** ISO 8601. */
+  readonly createdAt: string;
+}
+
+export function spacesOf(manifest: Manifest): readonly SpaceRecord[] {
+  return manifest.spaces;
+}
+
+export function defaultSpaceOf(manifest: Manifest): SpaceRecord {
+  return manifest.spaces.find(({ id }) => id === DEFAULT_SPACE_ID)!;
+}
+
+/** What shards are told of the spaces. */
+export function definitionsOf(manifest: Manifest): SpaceDefinition[] {
+  return manifest.spaces.map(({ id, engine, tuning }) => ({ id, engine, tuning }));
+}
 
 export function shardDirectory(directory: string, shard: number): string {
   return join(directory, `shard-${String(shard).padStart(4, '0')}`);
@@ -82,20 +140,30 @@ export function readManifest(env: Env, directory: string): Manifest {
   const fields: unknown = JSON.parse(line);
   // What else a manifest of another version holds is not for this release to judge.
   const { success: isOurs, data: version } = versionSchema.safeParse(fields);
-  if (isOurs && version.formatVersion !== FORMAT_VERSION) {
+  if (isOurs && (version.formatVersion < 1 || version.formatVersion > FORMAT_VERSION)) {
     throw new ConcordError(
       'ERR_FORMAT_VERSION',
-      `${path}: format version ${version.formatVersion}, this release reads ${FORMAT_VERSION}`,
+      `${path}: format version ${version.formatVersion}, this release reads 1 to ${FORMAT_VERSION}`,
       { file: path, found: version.formatVersion, supported: FORMAT_VERSION },
     );
   }
-  const parsed = schema.safeParse(fields);
+  const parsed =
+    isOurs && version.formatVersion === 1
+      ? firstSchema.transform(withDefaultSpace).safeParse(fields)
+      : schema.safeParse(fields);
   if (!parsed.success) {
     throw new ConcordError('ERR_CORRUPT', `${path}: ${parsed.error.issues[0]?.message ?? 'not a manifest'}`, {
       file: path,
     });
   }
   return parsed.data;
+}
+
+/** A manifest of the first format, which knew one space in one engine. */
+function withDefaultSpace({ keyEncoding, valueEncoding, ...common }: z.output<typeof firstSchema>): Manifest {
+  const { createdAt } = common;
+  const space = { id: DEFAULT_SPACE_ID, name: '', engine: 'btree', keyEncoding, valueEncoding, tuning: {}, createdAt };
+  return { ...common, formatVersion: FORMAT_VERSION, nextSpaceId: FIRST_SPACE_ID, spaces: [space] };
 }
 
 /** Step 1 of a creation: marks the directory, and clears what an interrupted creation left. */
@@ -110,6 +178,24 @@ export function beginCreation(env: Env, directory: string, removeTree: (path: st
 
 /** Step 2, when every shard's files are durable: from here on the store exists. */
 export function finishCreation(env: Env, directory: string, manifest: Manifest): void {
+  const temporary = writeTemporary(env, directory, manifest);
+  env.syncDirectory(directory);
+  syncNameOf(env, directory);
+  env.rename(temporary, join(directory, MANIFEST_NAME));
+  env.syncDirectory(directory);
+  removeCreationMarker(env, directory);
+}
+
+/**
+ * Puts another manifest in the place of the one that is there: after a crash one of the two is found, whole. When it fails the old one is found, or
+ * the new one. @throws ERR_DISK_FULL, ERR_IO, ERR_PERMISSION
+ */
+export function replaceManifest(env: Env, directory: string, manifest: Manifest): void {
+  env.rename(writeTemporary(env, directory, manifest), join(directory, MANIFEST_NAME));
+  env.syncDirectory(directory);
+}
+
+function writeTemporary(env: Env, directory: string, manifest: Manifest): string {
   const line = JSON.stringify(manifest);
   const bytes = Buffer.from(`${line}\n${checksumOf(line)}\n`);
   const temporary = join(directory, TEMPORARY_NAME);
@@ -121,11 +207,7 @@ export function finishCreation(env: Env, directory: string, manifest: Manifest):
   } finally {
     file.close();
   }
-  env.syncDirectory(directory);
-  syncNameOf(env, directory);
-  env.rename(temporary, join(directory, MANIFEST_NAME));
-  env.syncDirectory(directory);
-  removeCreationMarker(env, directory);
+  return temporary;
 }
 
 /**
@@ -150,8 +232,20 @@ export function removeCreationMarker(env: Env, directory: string): void {
   env.syncDirectory(directory);
 }
 
-export function newManifest(fields: Omit<Manifest, 'magic' | 'formatVersion' | 'hashSlots'>): Manifest {
-  return { magic: MAGIC, formatVersion: FORMAT_VERSION, hashSlots: HASH_SLOTS, ...fields };
+/** Of a store that is being created. */
+export function newManifest(
+  fields: Pick<Manifest, 'storeId' | 'shards' | 'createdAt'>,
+  defaultSpace: Pick<SpaceRecord, 'engine' | 'keyEncoding' | 'valueEncoding'>,
+): Manifest {
+  const space = { id: DEFAULT_SPACE_ID, name: '', ...defaultSpace, tuning: {}, createdAt: fields.createdAt };
+  return {
+    magic: MAGIC,
+    formatVersion: FORMAT_VERSION,
+    hashSlots: HASH_SLOTS,
+    ...fields,
+    nextSpaceId: FIRST_SPACE_ID,
+    spaces: [space],
+  };
 }
 
 function checksumOf(line: string): string {

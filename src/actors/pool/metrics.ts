@@ -3,7 +3,7 @@
  * Threads: any client.
  */
 import { Counter, Gauge, Registry } from 'prom-client';
-import type { PoolStats, ShardStats } from './stats.js';
+import type { PoolStats, ShardStats, SpaceStats } from './stats.js';
 
 const POOL_GAUGES: readonly (readonly [name: string, help: string, of: (stats: PoolStats) => number])[] = [
   ['concordkv_entries', 'Live entries.', (stats) => stats.entries],
@@ -23,7 +23,7 @@ const SHARD_GAUGES: readonly (readonly [name: string, help: string, of: (stats: 
   ['concordkv_memory_high_water_bytes', 'Most shared memory ever used.', (stats) => stats.memory.highWaterBytes],
   ['concordkv_memory_capacity_bytes', 'Shared memory reserved.', (stats) => stats.memory.capacityBytes],
   ['concordkv_log_bytes', 'Log a recovery would read.', (stats) => stats.logBytes],
-  ['concordkv_tree_height', 'Levels of the B+Tree.', (stats) => stats.tree.height],
+  ['concordkv_tree_height', 'Levels of the default space.', (stats) => stats.tree.height],
   ['concordkv_tree_leaf_pages', 'Leaf pages.', (stats) => stats.tree.leafPages],
   ['concordkv_tree_branch_pages', 'Branch pages.', (stats) => stats.tree.branchPages],
   ['concordkv_tree_overflow_pages', 'Overflow pages.', (stats) => stats.tree.overflowPages],
@@ -40,8 +40,18 @@ const SHARD_COUNTERS: readonly (readonly [name: string, help: string, of: (stats
     (stats) => stats.conditionsFailed,
   ],
   ['concordkv_write_errors_total', 'Groups that failed.', (stats) => stats.errors],
+  ['concordkv_expired_total', 'Entries removed because their time had come.', (stats) => stats.expired],
   ['concordkv_checkpoints_total', 'Checkpoints written.', (stats) => stats.checkpoints],
   ['concordkv_shard_restarts_total', 'Times the shard thread was restarted.', (stats) => stats.restarts],
+];
+
+/** Label `space` is empty for the pool's own. */
+const SPACE_GAUGES: readonly (readonly [name: string, help: string, of: (stats: SpaceStats) => number])[] = [
+  ['concordkv_space_entries', 'Live entries.', (stats) => stats.entries],
+  ['concordkv_space_data_bytes', 'Live key and value bytes.', (stats) => stats.dataBytes],
+  ['concordkv_space_versions', 'Versions and tombstones kept.', (stats) => stats.cells],
+  ['concordkv_space_page_bytes', 'Memory of pages that hold entries.', (stats) => stats.pageBytes],
+  ['concordkv_space_overflow_bytes', 'Memory of chains that hold long values.', (stats) => stats.overflowBytes],
 ];
 
 export function renderMetrics(stats: PoolStats): Promise<string> {
@@ -55,6 +65,10 @@ export function renderMetrics(stats: PoolStats): Promise<string> {
   for (const [name, help, of] of SHARD_COUNTERS) {
     const counter = new Counter({ name, help, labelNames: ['shard'], registers });
     for (const shard of stats.shards) counter.inc({ shard: shard.shard }, of(shard));
+  }
+  for (const [name, help, of] of SPACE_GAUGES) {
+    const gauge = new Gauge({ name, help, labelNames: ['space', 'engine'], registers });
+    for (const space of stats.spaces) gauge.set({ space: space.name, engine: space.engine }, of(space));
   }
   return registry.metrics();
 }

@@ -3,7 +3,7 @@
  */
 import { invalidArgument } from '../../shared/errors.js';
 import { KeyScratch, type KeyEncoding } from '../../shared/codec/key-encoding.js';
-import type { Snapshot } from './snapshot.js';
+import type { AnySnapshot } from './snapshot.js';
 
 /** Bounds of a range; `prefix` may be combined with bounds, the narrower counts. */
 export interface RangeOptions<K> {
@@ -15,14 +15,14 @@ export interface RangeOptions<K> {
   readonly prefix?: K;
 }
 
-export interface IteratorOptions<K, V = unknown> extends RangeOptions<K> {
+export interface IteratorOptions<K> extends RangeOptions<K> {
   /** From the last key to the first. Default false. */
   readonly reverse?: boolean;
   /** At most so many entries; -1 or absent: all. */
   readonly limit?: number;
   /** Reads this snapshot; otherwise the state when the iteration begins. */
-  readonly snapshot?: Snapshot<K, V>;
-  readonly signal?: AbortSignal;
+  readonly snapshot?: AnySnapshot | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Encoded bounds: low is inclusive, high exclusive; undefined is open. */

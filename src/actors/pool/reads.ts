@@ -1,14 +1,12 @@
 /**
- * The reading half of a pool, shared by the pool itself (newest state) and by snapshots (state at one sequence number).
+ * The reading half of a space, shared by the space itself (newest state) and by snapshots (state at one sequence number).
  * Reads run in the caller's thread on shared memory: encode the key, pin, search, copy, unpin. Threads: the one that owns the client.
  */
-import { KeyScratch, type KeyEncoding } from '../../shared/codec/key-encoding.js';
-import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
-import { ConcordError, invalidArgument } from '../../shared/errors.js';
-import { hashBytes, slotOf } from '../../shared/hash.js';
-import { treeCounts } from '../../engines/btree/meta.js';
-import { DEFAULT_TREE } from '../../engines/store/shard-store.js';
-import type { ShardView, ThreadClient } from '../client/thread-client.js';
+import { KeyScratch, MAX_KEY_BYTES, type KeyEncodingName } from '../../shared/codec/key-encoding.js';
+import { invalidArgument } from '../../shared/errors.js';
+import { EXPIRY_SPACE_ID } from '../../engines/engine.js';
+import type { SpaceView } from '../client/space-view.js';
+import type { ThreadClient } from '../client/thread-client.js';
 import { ConcordIterator, ConcordSyncIterator, decodeRaw, type ScanPlan } from './iterators.js';
 import {
   checkLimit,
@@ -18,16 +16,22 @@ import {
   type IteratorOptions,
   type RangeOptions,
 } from './range.js';
-import type { RawValue } from './scan.js';
-import type { Snapshot } from './snapshot.js';
+import { ScanCursor, type RawValue } from './scan.js';
+import type { AnySnapshot, Snapshot } from './snapshot.js';
+import type { SpaceSource } from './source.js';
 
 /** Values longer than this are read piece by piece by get(), with the event loop running in between. */
 const PIECEWISE_BYTES_MIN = 1 << 20;
 /** Entries counted under one pin. */
 const COUNT_ENTRIES_PER_PIN = 4096;
 
-export interface ReadOptions {
-  readonly signal?: AbortSignal;
+export interface ReadOptions extends SyncReadOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface SyncReadOptions {
+  /** Reads this state instead of the newest one: a snapshot of the pool or of any of its spaces. */
+  readonly snapshot?: AnySnapshot | undefined;
 }
 
 /** An entry with the version that put's `ifVersion` takes. */
@@ -36,120 +40,132 @@ export interface Entry<K, V> {
   readonly value: V;
   /** Sequence number of the write: grows with every change of any key, survives restarts. */
   readonly version: number;
+  /** When the entry ceases to be, ms since the epoch; not there if it never does. */
+  readonly expiresAt?: number;
 }
 
+/** A line of the index of what expires: time, space, number, key. */
+const KEY_BYTES_MAX = 16 + MAX_KEY_BYTES;
 const EMPTY_RANGE: EncodedRange = { low: undefined, high: undefined };
 
 export abstract class Reads<K, V> {
+  /** @internal */
+  readonly source: SpaceSource;
   protected readonly client: ThreadClient;
-  protected readonly keyEncoding: KeyEncoding;
-  protected readonly valueEncoding: ValueEncoding;
   protected readonly scratch = new KeyScratch();
-  readonly #isText: boolean;
-  readonly #slots: Uint8Array;
-  readonly #only: ShardView | undefined;
 
-  constructor(client: ThreadClient, keyEncoding: KeyEncoding, valueEncoding: ValueEncoding) {
-    this.client = client;
-    this.keyEncoding = keyEncoding;
-    this.valueEncoding = valueEncoding;
-    this.#isText = valueEncoding.form === 'text';
-    this.#slots = client.control.slots;
-    this.#only = client.shards.length === 1 ? client.shards[0] : undefined;
+  constructor(source: SpaceSource) {
+    this.source = source;
+    this.client = source.client;
   }
 
   /** Infinity: the newest state. */
   protected abstract get readSeq(): number;
-  /** @throws ERR_CLOSED */
+  /** Time by which expiry is judged, ms since the epoch; 0: that of each read. */
+  protected abstract get readMs(): number;
+  /** @throws ERR_CLOSED, ERR_SPACE_DROPPED */
   protected abstract assertOpen(): void;
 
-  /** The shard of the key whose `length` bytes are in the scratch. */
-  protected viewOf(length: number): ShardView {
-    return this.#only ?? this.client.shards[this.#slots[slotOf(hashBytes(this.scratch.bytes, 0, length))]!]!;
+  get keyEncodingName(): KeyEncodingName {
+    return this.source.keyEncoding.name;
+  }
+
+  get valueEncodingName(): string {
+    return this.source.valueEncoding.name;
   }
 
   /**
    * The value, copied from shared memory in this thread, or undefined. No message, no lock: about a microsecond.
-   * @throws ERR_INVALID_ARG, ERR_KEY_TOO_LARGE, ERR_CLOSED, ERR_DECODE, ERR_CORRUPT
+   * @throws ERR_INVALID_ARG, ERR_KEY_TOO_LARGE, ERR_CLOSED, ERR_SPACE_DROPPED, ERR_DECODE, ERR_CORRUPT
    */
-  getSync(key: K): V | undefined {
+  getSync(key: K, options?: SyncReadOptions): V | undefined {
+    if (options !== undefined) return this.#at(options).getSync(key);
     this.assertOpen();
-    const length = this.keyEncoding.encode(key, this.scratch);
-    const { arena, reader } = this.viewOf(length);
-    const slot = this.client.client;
+    const { source, scratch } = this;
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
-    const metaUnit = arena.pin(slot);
     try {
-      if (!reader.find(metaUnit, DEFAULT_TREE, this.scratch.bytes, length, this.readSeq)) return undefined;
-      raw = this.#isText ? reader.valueUtf8() : reader.copyValue();
+      raw = source.isText ? view.reader.valueUtf8() : view.reader.copyValue();
     } finally {
-      arena.unpin(slot);
+      view.release();
     }
-    return decodeRaw(raw, this.valueEncoding) as V;
+    return decodeRaw(raw, source.valueEncoding) as V;
   }
 
   /** As getSync(); values above 1 MiB are copied piece by piece, with the event loop running in between. @throws as getSync; AbortError */
   async get(key: K, options?: ReadOptions): Promise<V | undefined> {
     const signal = checkSignal(options);
+    if (options?.snapshot !== undefined) return this.#at(options).get(key, { signal });
+    if (this.source.pending !== undefined) await this.source.pending;
     this.assertOpen();
-    const length = this.keyEncoding.encode(key, this.scratch);
-    const view = this.viewOf(length);
-    const { arena, reader } = view;
-    const slot = this.client.client;
+    const { source, scratch } = this;
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    const readMs = this.readMs;
+    if (!view.find(scratch.bytes, length, this.readSeq, readMs)) return undefined;
     let raw: RawValue | undefined;
-    const metaUnit = arena.pin(slot);
     try {
-      if (!reader.find(metaUnit, DEFAULT_TREE, this.scratch.bytes, length, this.readSeq)) return undefined;
-      if (reader.valueLength < PIECEWISE_BYTES_MIN) raw = this.#isText ? reader.valueUtf8() : reader.copyValue();
+      if (view.reader.valueLength < PIECEWISE_BYTES_MIN) {
+        raw = source.isText ? view.reader.valueUtf8() : view.reader.copyValue();
+      }
     } finally {
-      arena.unpin(slot);
+      view.release();
     }
     if (raw === undefined) {
-      raw = await this.#readPiecewise(view, Buffer.from(this.scratch.bytes.subarray(0, length)), signal);
+      raw = await this.#readPiecewise(view, Buffer.from(scratch.bytes.subarray(0, length)), readMs, signal);
       if (raw === undefined) return undefined;
     }
-    return decodeRaw(raw, this.valueEncoding) as V;
+    return decodeRaw(raw, source.valueEncoding) as V;
   }
 
-  async #readPiecewise(view: ShardView, key: Buffer, signal: AbortSignal | undefined): Promise<RawValue | undefined> {
+  async #readPiecewise(
+    view: SpaceView,
+    key: Buffer,
+    readMs: number,
+    signal: AbortSignal | undefined,
+  ): Promise<RawValue | undefined> {
     const { control, client: slot } = this.client;
     const held = this.readSeq === Infinity ? await control.openSnapshot(slot) : undefined;
     const atSeq = held?.sequence ?? this.readSeq;
-    const { arena, reader } = view;
+    // Begun in time, it is read to its end.
+    const atMs = readMs === 0 ? Date.now() : readMs;
     try {
       let value: Buffer | undefined;
       for (let from = 0; value === undefined || from < value.length; from += PIECEWISE_BYTES_MIN) {
-        const metaUnit = arena.pin(slot);
+        if (!view.find(key, key.length, atSeq, atMs)) return undefined;
         try {
-          if (!reader.find(metaUnit, DEFAULT_TREE, key, key.length, atSeq)) return undefined;
-          value ??= Buffer.allocUnsafeSlow(reader.valueLength);
-          reader.readValue(value, from, from, Math.min(PIECEWISE_BYTES_MIN, value.length - from));
+          value ??= Buffer.allocUnsafeSlow(view.reader.valueLength);
+          view.reader.readValue(value, from, from, Math.min(PIECEWISE_BYTES_MIN, value.length - from));
         } finally {
-          arena.unpin(slot);
+          view.release();
         }
         await new Promise((resolve) => setImmediate(resolve));
         signal?.throwIfAborted();
         this.assertOpen();
       }
-      return this.#isText ? value.toString('utf8') : value;
+      return this.source.isText ? value.toString('utf8') : value;
     } finally {
       if (held !== undefined) control.closeSnapshot(held.slot, slot);
     }
   }
 
   /** Values in the order of the keys, undefined where absent. Each is read by itself: for one state of all, read a snapshot. */
-  getManySync(keys: readonly K[]): (V | undefined)[] {
+  getManySync(keys: readonly K[], options?: SyncReadOptions): (V | undefined)[] {
     if (!Array.isArray(keys)) throw invalidArgument('getMany takes an array of keys');
-    return keys.map((key) => this.getSync(key as K));
+    const reads = this.#at(options);
+    return keys.map((key) => reads.getSync(key as K));
   }
 
   /** @see getManySync */
   async getMany(keys: readonly K[], options?: ReadOptions): Promise<(V | undefined)[]> {
     const signal = checkSignal(options);
     if (!Array.isArray(keys)) throw invalidArgument('getMany takes an array of keys');
+    const reads = this.#at(options);
     const values: (V | undefined)[] = [];
     for (const [index, key] of keys.entries()) {
-      values.push(await this.get(key as K));
+      values.push(await reads.get(key as K));
       if ((index & 1023) === 1023) {
         await new Promise((resolve) => setImmediate(resolve));
         signal?.throwIfAborted();
@@ -159,118 +175,133 @@ export abstract class Reads<K, V> {
   }
 
   /** Whether the key is there. */
-  hasSync(key: K): boolean {
-    return this.#versionSync(key) !== 0;
+  hasSync(key: K, options?: SyncReadOptions): boolean {
+    if (options !== undefined) return this.#at(options).hasSync(key);
+    this.assertOpen();
+    const { source, scratch } = this;
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return false;
+    view.release();
+    return true;
   }
 
   async has(key: K, options?: ReadOptions): Promise<boolean> {
     checkSignal(options);
-    return await Promise.resolve(this.hasSync(key));
+    if (this.source.pending !== undefined) await this.source.pending;
+    return this.hasSync(key, options);
   }
 
-  #versionSync(key: K): number {
+  /** The entry with its version and, if it expires, when; or undefined. */
+  getEntrySync(key: K, options?: SyncReadOptions): Entry<K, V> | undefined {
+    if (options !== undefined) return this.#at(options).getEntrySync(key);
     this.assertOpen();
-    const length = this.keyEncoding.encode(key, this.scratch);
-    const { arena, reader } = this.viewOf(length);
-    const metaUnit = arena.pin(this.client.client);
-    try {
-      return reader.find(metaUnit, DEFAULT_TREE, this.scratch.bytes, length, this.readSeq) ? reader.seq : 0;
-    } finally {
-      arena.unpin(this.client.client);
-    }
-  }
-
-  /** The entry with its version, or undefined. */
-  getEntrySync(key: K): Entry<K, V> | undefined {
-    this.assertOpen();
-    const length = this.keyEncoding.encode(key, this.scratch);
-    const { arena, reader } = this.viewOf(length);
+    const { source, scratch } = this;
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
     let version: number;
-    const metaUnit = arena.pin(this.client.client);
+    let expiresAt: number;
     try {
-      if (!reader.find(metaUnit, DEFAULT_TREE, this.scratch.bytes, length, this.readSeq)) return undefined;
+      const { reader } = view;
       version = reader.seq;
-      raw = this.#isText ? reader.valueUtf8() : reader.copyValue();
+      expiresAt = reader.expiresAt;
+      raw = source.isText ? reader.valueUtf8() : reader.copyValue();
     } finally {
-      arena.unpin(this.client.client);
+      view.release();
     }
-    return { key, value: decodeRaw(raw, this.valueEncoding) as V, version };
+    const value = decodeRaw(raw, source.valueEncoding) as V;
+    return expiresAt === 0 ? { key, value, version } : { key, value, version, expiresAt };
   }
 
   async getEntry(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
     checkSignal(options);
-    return await Promise.resolve(this.getEntrySync(key));
+    if (this.source.pending !== undefined) await this.source.pending;
+    return this.getEntrySync(key, options);
   }
 
-  /** The snapshot of the options, which must be one of this pool. @throws ERR_INVALID_ARG */
-  #givenSnapshot(options: { readonly snapshot?: Snapshot<K, V> | undefined } | undefined): Snapshot<K, V> | undefined {
-    const snapshot = options?.snapshot;
-    if (snapshot === undefined) return undefined;
-    if (!(snapshot instanceof Reads) || snapshot.client !== this.client) {
+  /** Itself, or what the snapshot of the options sees of this space. @throws ERR_INVALID_ARG */
+  #at(options: SyncReadOptions | undefined): Reads<K, V> {
+    if (options === undefined) return this;
+    if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
+    const snapshot: unknown = options.snapshot;
+    if (snapshot === undefined) return this;
+    if (!(snapshot instanceof Reads) || snapshot.client !== this.client || !('readsOf' in snapshot)) {
       throw invalidArgument('snapshot must be what snapshot() of this pool gave');
     }
-    return snapshot;
+    return (snapshot as Snapshot<K, V>).readsOf<K, V>(this.source);
   }
 
   // ---- ranges ---------------------------------------------------------------------------------------------------------------------------
 
   #plan<T>(
-    options: IteratorOptions<K, V> | undefined,
+    options: IteratorOptions<K> | undefined,
     wantKeys: boolean,
     wantValues: boolean,
     entry: (key: unknown, value: unknown) => T,
   ): ScanPlan<T> {
-    this.assertOpen();
-    const range = options === undefined ? EMPTY_RANGE : encodeRange(options, this.keyEncoding);
-    const snapshot = this.#givenSnapshot(options);
+    const reads = this.#at(options);
+    reads.assertOpen();
+    const { source } = this;
+    const range = options === undefined ? EMPTY_RANGE : encodeRange(options, source.keyEncoding);
     const signal = options?.signal;
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw invalidArgument('signal must be an AbortSignal');
     return {
       client: this.client,
-      keyEncoding: this.keyEncoding,
-      valueEncoding: this.valueEncoding,
+      views: source.views,
+      keyEncoding: source.keyEncoding,
+      valueEncoding: source.valueEncoding,
       range,
       reverse: options?.reverse ?? false,
       limit: isEmptyRange(range) ? 0 : checkLimit(options?.limit),
       wantKeys,
       wantValues,
       signal,
-      atSeq: snapshot?.sequence ?? (this.readSeq === Infinity ? undefined : this.readSeq),
-      assertOpen:
-        snapshot === undefined
-          ? () => {
-              this.assertOpen();
-            }
-          : () => {
-              snapshot.assertOpen();
-            },
+      atSeq: reads.readSeq === Infinity ? undefined : reads.readSeq,
+      atMs: reads.readMs,
+      assertOpen: () => {
+        reads.assertOpen();
+      },
       entry,
     };
   }
 
+  #iterator<T>(
+    options: IteratorOptions<K> | undefined,
+    wantKeys: boolean,
+    wantValues: boolean,
+    entry: (key: unknown, value: unknown) => T,
+  ): ConcordIterator<T> {
+    const plan = this.#plan(options, wantKeys, wantValues, entry);
+    if (this.source.pending === undefined) return new ConcordIterator(plan);
+    return new ConcordIterator(plan, () =>
+      this.source.whenReady(() => Promise.resolve(this.#plan(options, wantKeys, wantValues, entry))),
+    );
+  }
+
   /** Entries in key order, as [key, value]. One consistent state over all shards; memory does not grow with the number of entries. */
-  iterator(options?: IteratorOptions<K, V>): ConcordIterator<[K, V]> {
-    return new ConcordIterator(this.#plan(options, true, true, (key, value): [K, V] => [key as K, value as V]));
+  iterator(options?: IteratorOptions<K>): ConcordIterator<[K, V]> {
+    return this.#iterator(options, true, true, (key, value): [K, V] => [key as K, value as V]);
   }
 
   /** Keys in order. */
-  keys(options?: IteratorOptions<K, V>): ConcordIterator<K> {
-    return new ConcordIterator(this.#plan(options, true, false, (key) => key as K));
+  keys(options?: IteratorOptions<K>): ConcordIterator<K> {
+    return this.#iterator(options, true, false, (key) => key as K);
   }
 
   /** Values in key order. */
-  values(options?: IteratorOptions<K, V>): ConcordIterator<V> {
-    return new ConcordIterator(this.#plan(options, false, true, (_, value) => value as V));
+  values(options?: IteratorOptions<K>): ConcordIterator<V> {
+    return this.#iterator(options, false, true, (_, value) => value as V);
   }
 
   /** Entries in key order, in this thread, without a promise. Opening waits (blocking, < 1 ms) for groups that are being published. */
-  iterateSync(options?: IteratorOptions<K, V>): ConcordSyncIterator<[K, V]> {
+  iterateSync(options?: IteratorOptions<K>): ConcordSyncIterator<[K, V]> {
     return new ConcordSyncIterator(this.#plan(options, true, true, (key, value): [K, V] => [key as K, value as V]));
   }
 
-  keysSync(options?: IteratorOptions<K, V>): ConcordSyncIterator<K> {
+  keysSync(options?: IteratorOptions<K>): ConcordSyncIterator<K> {
     return new ConcordSyncIterator(this.#plan(options, true, false, (key) => key as K));
   }
 
@@ -278,49 +309,36 @@ export abstract class Reads<K, V> {
     return this.iterator();
   }
 
-  /** Number of entries; without a range, of the whole store, in constant time. */
-  async count(
-    options?: RangeOptions<K> & ReadOptions & { readonly snapshot?: Snapshot<K, V> | undefined },
-  ): Promise<number> {
+  /**
+   * Number of entries. Without a range, of the newest state, in constant time, unless entries that have expired wait to be removed; otherwise by
+   * walking the range.
+   */
+  async count(options?: RangeOptions<K> & ReadOptions): Promise<number> {
     const signal = checkSignal(options);
-    this.assertOpen();
-    const range = options === undefined ? EMPTY_RANGE : encodeRange(options, this.keyEncoding);
+    if (this.source.pending !== undefined) await this.source.pending;
+    const reads = this.#at(options);
+    reads.assertOpen();
+    const { source } = this;
+    const range = options === undefined ? EMPTY_RANGE : encodeRange(options, source.keyEncoding);
     if (isEmptyRange(range)) return 0;
-    const given = this.#givenSnapshot(options);
-    given?.assertOpen();
-    const readSeq = given?.sequence ?? this.readSeq;
-    if (range.low === undefined && range.high === undefined && readSeq === Infinity) {
-      return this.liveEntries();
+    const isNewest = reads.readSeq === Infinity;
+    if (range.low === undefined && range.high === undefined && isNewest && !this.#holdsExpired()) {
+      return source.views.reduce((sum, view) => sum + view.counts().liveEntries, 0);
     }
     const { control, client: slot } = this.client;
-    const held = readSeq === Infinity ? await control.openSnapshot(slot) : undefined;
-    const atSeq = held?.sequence ?? readSeq;
+    const held = isNewest ? await control.openSnapshot(slot) : undefined;
+    const atSeq = held?.sequence ?? reads.readSeq;
+    const atMs = reads.readMs === 0 ? Date.now() : reads.readMs;
     try {
       let count = 0;
-      for (const { arena, cursor } of this.client.shards) {
-        let resume = range.low;
-        for (let more = true; more;) {
-          const metaUnit = arena.pin(slot);
-          try {
-            cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, false);
-            let inPin = 0;
-            for (; cursor.valid && inPin < COUNT_ENTRIES_PER_PIN; inPin++) {
-              if (range.high !== undefined && cursor.compareKey(range.high, range.high.length) >= 0) break;
-              count++;
-              cursor.next();
-            }
-            more = cursor.valid && inPin === COUNT_ENTRIES_PER_PIN;
-            if (more) {
-              resume = Buffer.allocUnsafe(cursor.keyLength);
-              cursor.copyKey(resume, 0);
-            }
-          } finally {
-            arena.unpin(slot);
-          }
-          if (more) await new Promise((resolve) => setImmediate(resolve));
+      for (const view of source.views) {
+        const counter = new RangeCounter(view, range, atSeq, atMs);
+        while (!counter.countSome()) {
+          await new Promise((resolve) => setImmediate(resolve));
           signal?.throwIfAborted();
-          this.assertOpen();
+          reads.assertOpen();
         }
+        count += counter.count;
       }
       return count;
     } finally {
@@ -328,17 +346,64 @@ export abstract class Reads<K, V> {
     }
   }
 
-  protected liveEntries(): number {
-    let entries = 0;
-    for (const { arena } of this.client.shards) {
-      const metaUnit = arena.pin(this.client.client);
-      try {
-        entries += treeCounts(arena, metaUnit, DEFAULT_TREE).liveEntries;
-      } finally {
-        arena.unpin(this.client.client);
+  /** Whether entries, of whatever space, have expired and are still counted. */
+  #holdsExpired(): boolean {
+    const now = Date.now();
+    return this.client.viewsOf(EXPIRY_SPACE_ID).some((view) => {
+      if (view.counts().liveEntries === 0) return false;
+      return view.untilFresh((metaUnit) => {
+        const { cursor } = view;
+        const first = Buffer.alloc(KEY_BYTES_MAX);
+        try {
+          // The index begins with what expires first: its keys begin with the time, in 48 bits.
+          if (!cursor.seek(metaUnit, undefined, 0, Infinity, false, 0)) return false;
+          cursor.copyKey(first, 0);
+        } finally {
+          cursor.release();
+          view.release();
+        }
+        return first.readUIntBE(0, 6) <= now;
+      });
+    });
+  }
+}
+
+/** Counts the entries of a range in one shard, a stretch at a time. */
+class RangeCounter {
+  count = 0;
+  readonly #range: EncodedRange;
+  readonly #atSeq: number;
+  readonly #atMs: number;
+  readonly #cursor: ScanCursor;
+  #resume: Buffer | undefined;
+
+  constructor(view: SpaceView, range: EncodedRange, atSeq: number, atMs: number) {
+    this.#range = range;
+    this.#atSeq = atSeq;
+    this.#atMs = atMs;
+    this.#cursor = new ScanCursor(view, range);
+    this.#resume = range.low;
+  }
+
+  /** True when nothing is left. */
+  countSome(): boolean {
+    const { high } = this.#range;
+    return this.#cursor.read((cursor, metaUnit) => {
+      const resume = this.#resume;
+      cursor.seek(metaUnit, resume, resume?.length ?? 0, this.#atSeq, false, this.#atMs);
+      let inPin = 0;
+      for (; cursor.valid && inPin < COUNT_ENTRIES_PER_PIN; inPin++) {
+        if (high !== undefined && cursor.compareKey(high, high.length) >= 0) break;
+        cursor.next();
       }
-    }
-    return entries;
+      const more = cursor.valid && inPin === COUNT_ENTRIES_PER_PIN;
+      if (more) {
+        this.#resume = Buffer.allocUnsafe(cursor.keyLength);
+        cursor.copyKey(this.#resume, 0);
+      }
+      this.count += inPin;
+      return !more;
+    });
   }
 }
 
@@ -353,8 +418,4 @@ export function checkSignal(
   if (!(signal instanceof AbortSignal)) throw invalidArgument('signal must be an AbortSignal');
   signal.throwIfAborted();
   return signal;
-}
-
-export function closed(what: string): ConcordError {
-  return new ConcordError('ERR_CLOSED', `the ${what} is closed`);
 }

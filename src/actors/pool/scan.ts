@@ -4,12 +4,15 @@
  * Between chunks a scan holds a snapshot number and a key, never a page, so a slow consumer costs the writer old versions of what it changes,
  * not memory for every page. A scan of one shard that fits one chunk needs no snapshot, if nothing was applied while the chunk was copied:
  * single overwrites show before their group is published (see BTreeWriter.overwritesInPlace), so a pinned root alone is not one state.
+ * Engines without an order of their own sort the range once per state: they are always read with a snapshot, through a cursor of the scan's own.
  *
  * Threads: the client's thread.
  */
 import { KeyScratch, type KeyEncoding } from '../../shared/codec/key-encoding.js';
 import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
-import type { ShardView, ThreadClient } from '../client/thread-client.js';
+import { StaleViewError, type EngineCursor } from '../../engines/engine.js';
+import type { UnitId } from '../../shared/memory/arena.js';
+import type { SpaceView } from '../client/space-view.js';
 import type { ControlBlock } from '../control-block.js';
 import type { EncodedRange } from './range.js';
 
@@ -30,11 +33,63 @@ export interface ScanShape {
 /** A stored value on its way out: text or bytes of its own, decoded when the caller gets it. */
 export type RawValue = string | Buffer;
 
+/** What a scan walks one shard with: the view's cursor, or one of its own where the engine keeps what it sorted. */
+export class ScanCursor {
+  readonly #view: SpaceView;
+  readonly #range: EncodedRange;
+  #own: EngineCursor | undefined;
+  #generation = -1;
+
+  constructor(view: SpaceView, range: EncodedRange) {
+    this.#view = view;
+    this.#range = range;
+  }
+
+  #current(): EngineCursor {
+    const view = this.#view;
+    if (view.engine === undefined || view.engine.isOrdered) return view.cursor;
+    if (this.#own === undefined || this.#generation !== view.generation) {
+      this.#own = view.openCursor();
+      this.#own.setRange(this.#range.low, this.#range.high);
+      this.#generation = view.generation;
+    }
+    return this.#own;
+  }
+
+  /** Runs `walk` under a pin, again when its seek() met a stale view: it has no effects before that. */
+  read<T>(walk: (cursor: EngineCursor, metaUnit: UnitId) => T): T {
+    const view = this.#view;
+    const { arena, slot } = view;
+    const metaUnit = arena.pin(slot);
+    try {
+      return this.#walk(walk, metaUnit);
+    } catch (error) {
+      if (!(error instanceof StaleViewError)) throw error;
+    } finally {
+      arena.unpin(slot);
+    }
+    return view.untilFresh((fresh) => {
+      const found = this.#walk(walk, fresh);
+      arena.unpin(slot);
+      return found;
+    });
+  }
+
+  #walk<T>(walk: (cursor: EngineCursor, metaUnit: UnitId) => T, metaUnit: UnitId): T {
+    const cursor = this.#current();
+    try {
+      return walk(cursor, metaUnit);
+    } finally {
+      cursor.release();
+    }
+  }
+}
+
 /** The part of a scan that one shard contributes. */
 export class ShardScan {
-  readonly #view: ShardView;
+  readonly #view: SpaceView;
+  readonly #cursor: ScanCursor;
   readonly #control: ControlBlock;
-  readonly #slot: number;
   readonly #shape: ScanShape;
   readonly #keyEncoding: KeyEncoding;
   readonly #isText: boolean;
@@ -54,28 +109,33 @@ export class ShardScan {
   isStable = true;
 
   constructor(
-    view: ShardView,
-    { control, client }: ThreadClient,
+    view: SpaceView,
+    control: ControlBlock,
     shape: ScanShape,
     keyEncoding: KeyEncoding,
     valueEncoding: ValueEncoding,
   ) {
     this.#view = view;
     this.#control = control;
-    this.#slot = client;
     this.#shape = shape;
+    this.#cursor = new ScanCursor(view, shape.range);
     this.#keyEncoding = keyEncoding;
     this.#isText = valueEncoding.form === 'text';
     this.#resume = shape.reverse ? shape.range.high : shape.range.low;
   }
 
-  /** Copies the next chunk, of at most `entriesMax` entries, as of `atSeq`. */
-  fill(atSeq: number, entriesMax: number): void {
-    const { arena, cursor } = this.#view;
-    const { range, reverse, wantKeys, wantValues, merges } = this.#shape;
-    const { low, high } = range;
+  /** Copies the next chunk, of at most `entriesMax` entries, as of `atSeq` and, for what expires, `atMs`. */
+  fill(atSeq: number, atMs: number, entriesMax: number): void {
     const max = Math.min(this.#chunkEntries, entriesMax);
     this.#chunkEntries = Math.min(CHUNK_ENTRIES_MAX, this.#chunkEntries * 2);
+    this.#cursor.read((cursor, metaUnit) => {
+      this.#copyChunk(cursor, metaUnit, atSeq, atMs, max);
+    });
+  }
+
+  #copyChunk(cursor: EngineCursor, metaUnit: UnitId, atSeq: number, atMs: number, max: number): void {
+    const { range, reverse, wantKeys, wantValues, merges } = this.#shape;
+    const { low, high } = range;
     const keys: unknown[] = [];
     const rawKeys: Buffer[] = [];
     const values: RawValue[] = [];
@@ -84,58 +144,48 @@ export class ShardScan {
     const scratch = this.#keyScratch;
     const resume = this.#resume;
     const needsStability = atSeq === Infinity;
-    const shard = this.#view.link.shard;
-    const metaUnit = arena.pin(this.#slot);
-    try {
-      if (needsStability && this.#control.isApplying(shard)) {
-        this.isStable = false;
-        return;
-      }
-      cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, reverse);
-      // The high bound is exclusive; only the first chunk of a reverse scan begins at it.
-      if (
-        reverse &&
-        cursor.valid &&
-        high !== undefined &&
-        resume === high &&
-        cursor.compareKey(high, high.length) >= 0
-      ) {
-        cursor.prev();
-      }
-      for (;;) {
-        if (!cursor.valid || (reverse ? isBelow(cursor, low) : isAtOrAbove(cursor, high))) {
-          this.ended = true;
-          break;
-        }
-        if (count >= max || valueBytes >= CHUNK_VALUE_BYTES_MAX) {
-          const next = Buffer.allocUnsafe(cursor.keyLength);
-          cursor.copyKey(next, 0);
-          this.#resume = next;
-          break;
-        }
-        if (merges) {
-          const raw = Buffer.allocUnsafe(cursor.keyLength);
-          cursor.copyKey(raw, 0);
-          rawKeys.push(raw);
-          if (wantKeys) keys.push(this.#keyEncoding.decode(raw, 0, raw.length));
-        } else if (wantKeys) {
-          scratch.ensure(cursor.keyLength);
-          const length = cursor.copyKey(scratch.bytes, 0);
-          keys.push(this.#keyEncoding.decode(scratch.bytes, 0, length));
-        }
-        if (wantValues) {
-          valueBytes += cursor.valueLength;
-          values.push(this.#isText ? cursor.valueUtf8() : cursor.copyValue());
-        }
-        count++;
-        if (reverse) cursor.prev();
-        else cursor.next();
-      }
-      // The pinned meta page cannot be reused, so an unchanged one means that nothing was published.
-      if (needsStability) this.isStable = arena.published() === metaUnit && !this.#control.isApplying(shard);
-    } finally {
-      arena.unpin(this.#slot);
+    const { arena, engine } = this.#view;
+    const { shard } = this.#view.line.link;
+    if (needsStability && (this.#control.isApplying(shard) || engine?.isOrdered === false)) {
+      this.isStable = false;
+      return;
     }
+    cursor.seek(metaUnit, resume, resume?.length ?? 0, atSeq, reverse, atMs);
+    // The high bound is exclusive; only the first chunk of a reverse scan begins at it.
+    if (reverse && cursor.valid && high !== undefined && resume === high && cursor.compareKey(high, high.length) >= 0) {
+      cursor.prev();
+    }
+    for (;;) {
+      if (!cursor.valid || (reverse ? isBelow(cursor, low) : isAtOrAbove(cursor, high))) {
+        this.ended = true;
+        break;
+      }
+      if (count >= max || valueBytes >= CHUNK_VALUE_BYTES_MAX) {
+        const next = Buffer.allocUnsafe(cursor.keyLength);
+        cursor.copyKey(next, 0);
+        this.#resume = next;
+        break;
+      }
+      if (merges) {
+        const raw = Buffer.allocUnsafe(cursor.keyLength);
+        cursor.copyKey(raw, 0);
+        rawKeys.push(raw);
+        if (wantKeys) keys.push(this.#keyEncoding.decode(raw, 0, raw.length));
+      } else if (wantKeys) {
+        scratch.ensure(cursor.keyLength);
+        const length = cursor.copyKey(scratch.bytes, 0);
+        keys.push(this.#keyEncoding.decode(scratch.bytes, 0, length));
+      }
+      if (wantValues) {
+        valueBytes += cursor.valueLength;
+        values.push(this.#isText ? cursor.valueUtf8() : cursor.copyValue());
+      }
+      count++;
+      if (reverse) cursor.prev();
+      else cursor.next();
+    }
+    // The pinned meta page cannot be reused, so an unchanged one means that nothing was published.
+    if (needsStability) this.isStable = arena.published() === metaUnit && !this.#control.isApplying(shard);
     this.keys = keys;
     this.rawKeys = rawKeys;
     this.values = values;
@@ -157,11 +207,11 @@ export class ShardScan {
   }
 }
 
-function isBelow(cursor: ShardView['cursor'], low: Buffer | undefined): boolean {
+function isBelow(cursor: EngineCursor, low: Buffer | undefined): boolean {
   return low !== undefined && cursor.compareKey(low, low.length) < 0;
 }
 
-function isAtOrAbove(cursor: ShardView['cursor'], high: Buffer | undefined): boolean {
+function isAtOrAbove(cursor: EngineCursor, high: Buffer | undefined): boolean {
   return high !== undefined && cursor.compareKey(high, high.length) >= 0;
 }
 
@@ -184,9 +234,9 @@ export class MergedScan {
   }
 
   /** Reads the chunks that are used up. */
-  fill(atSeq: number): void {
+  fill(atSeq: number, atMs: number): void {
     for (const shard of this.#shards) {
-      if (!shard.ended && shard.position >= shard.count) shard.fill(atSeq, this.#remaining);
+      if (!shard.ended && shard.position >= shard.count) shard.fill(atSeq, atMs, this.#remaining);
     }
   }
 

@@ -1,12 +1,12 @@
 /**
  * Numbers of a pool, read from shared memory without asking any thread. Threads: any client.
  */
-import { treeCounts, type TreeCounts } from '../../engines/btree/meta.js';
-import { DEFAULT_TREE } from '../../engines/store/shard-store.js';
+import type { TreeCounts } from '../../engines/btree/meta.js';
+import { UNIT_BYTES } from '../../shared/memory/arena.js';
+import type { SpaceView } from '../client/space-view.js';
 import { ShardCounter, ShardState } from '../control-block.js';
-import type { ThreadClient } from '../client/thread-client.js';
-
-const UNIT_BYTES = 4096;
+import type { SpaceRecord } from './manifest.js';
+import type { SpaceSource } from './source.js';
 
 export interface ShardStats {
   readonly shard: number;
@@ -21,6 +21,8 @@ export interface ShardStats {
   readonly conditionsFailed: number;
   readonly errors: number;
   readonly checkpoints: number;
+  /** Entries removed because their time had come. */
+  readonly expired: number;
   /** Log a recovery would read, bytes. */
   readonly logBytes: number;
   readonly logLsn: number;
@@ -36,10 +38,28 @@ export interface ShardStats {
     /** Most that was ever used: what the operating system has committed. */
     readonly highWaterBytes: number;
   };
+  /** The space's row: what its engine holds in this shard. */
   readonly tree: TreeCounts;
 }
 
+/** One space over all shards. */
+export interface SpaceStats {
+  /** Empty: the pool's own. */
+  readonly name: string;
+  readonly engine: string;
+  /** Those that have expired count until they are removed. */
+  readonly entries: number;
+  /** Live key and value bytes. */
+  readonly dataBytes: number;
+  /** Versions and tombstones kept, the live entries included. */
+  readonly cells: number;
+  /** Memory of pages that hold entries, and of chains that hold long values. */
+  readonly pageBytes: number;
+  readonly overflowBytes: number;
+}
+
 export interface PoolStats {
+  /** Of all spaces; asked of a space, its own. */
   readonly entries: number;
   /** Live key and value bytes. */
   readonly dataBytes: number;
@@ -59,6 +79,8 @@ export interface PoolStats {
   /** Of these: waiting because the ring is full. */
   readonly queuedCalls: number;
   readonly shards: readonly ShardStats[];
+  /** The pool's own space first, then the named ones in the order of their creation. Asked of a space, only itself. */
+  readonly spaces: readonly SpaceStats[];
 }
 
 const STATE_NAMES: Readonly<Record<number, ShardStats['state']>> = {
@@ -70,18 +92,34 @@ const STATE_NAMES: Readonly<Record<number, ShardStats['state']>> = {
   [ShardState.Closed]: 'closed',
 };
 
-export function collectStats(client: ThreadClient, diskBytes: number | undefined): PoolStats {
+/** Numbers of a space over all shards. */
+export function spaceStats({ name, engine }: SpaceRecord, views: readonly SpaceView[]): SpaceStats {
+  let entries = 0;
+  let dataBytes = 0;
+  let cells = 0;
+  let pageBytes = 0;
+  let overflowBytes = 0;
+  for (const view of views) {
+    const counts = view.counts();
+    entries += counts.liveEntries;
+    dataBytes += counts.liveKeyBytes + counts.liveValueBytes;
+    cells += counts.cells;
+    pageBytes += counts.treeUnits * UNIT_BYTES;
+    overflowBytes += counts.overflowUnits * UNIT_BYTES;
+  }
+  return { name, engine, entries, dataBytes, cells, pageBytes, overflowBytes };
+}
+
+/** `ofAll`: of every space of the store, with the source's rows per shard; otherwise of the source alone. */
+export function collectStats(source: SpaceSource, ofAll: boolean, diskBytes: number | undefined): PoolStats {
+  const { client, core } = source;
   const { control } = client;
-  const shards = client.shards.map(({ arena }, shard): ShardStats => {
+  const records = ofAll ? core.registry.all() : [core.registry.withId(source.spaceId)!];
+  const spaces = records.map((record) => spaceStats(record, client.viewsOf(record.id)));
+  const shards = source.views.map((view, shard): ShardStats => {
     const counters = control.shardCounters(shard);
-    const memory = arena.stats();
-    const metaUnit = arena.pin(client.client);
-    let tree: TreeCounts;
-    try {
-      tree = treeCounts(arena, metaUnit, DEFAULT_TREE);
-    } finally {
-      arena.unpin(client.client);
-    }
+    const memory = view.arena.stats();
+    const tree = view.counts();
     return {
       shard,
       state: STATE_NAMES[control.shardState(shard)] ?? 'starting',
@@ -94,6 +132,7 @@ export function collectStats(client: ThreadClient, diskBytes: number | undefined
       conditionsFailed: counters[ShardCounter.ConditionsFailed]!,
       errors: counters[ShardCounter.Errors]!,
       checkpoints: counters[ShardCounter.Checkpoints]!,
+      expired: counters[ShardCounter.Expired]!,
       logBytes: counters[ShardCounter.LogBytes]!,
       logLsn: counters[ShardCounter.LogLastLsn]!,
       logSyncedLsn: counters[ShardCounter.LogSyncedLsn]!,
@@ -110,8 +149,8 @@ export function collectStats(client: ThreadClient, diskBytes: number | undefined
   const sum = (of: (stats: ShardStats) => number): number => shards.reduce((total, stats) => total + of(stats), 0);
   const oldest = control.oldestSnapshotOpenedAt();
   return {
-    entries: sum(({ tree }) => tree.liveEntries),
-    dataBytes: sum(({ tree }) => tree.liveKeyBytes + tree.liveValueBytes),
+    entries: spaces.reduce((total, { entries }) => total + entries, 0),
+    dataBytes: spaces.reduce((total, { dataBytes }) => total + dataBytes, 0),
     memoryUsedBytes: sum(({ memory }) => memory.usedBytes),
     memoryHighWaterBytes: sum(({ memory }) => memory.highWaterBytes),
     memoryCapacityBytes: sum(({ memory }) => memory.capacityBytes),
@@ -123,5 +162,6 @@ export function collectStats(client: ThreadClient, diskBytes: number | undefined
     pendingCalls: client.pending,
     queuedCalls: client.shards.reduce((total, { link }) => total + link.queued, 0),
     shards,
+    spaces,
   };
 }

@@ -1,0 +1,193 @@
+/**
+ * One thread's view of one space in one shard: the reader of the engine that holds it there.
+ *
+ * Which row and which engine is read from the pinned meta page, and only when the last answer proves wrong (StaleViewError: the space was dropped,
+ * or moved to another engine). Then the view is renewed and the read begins again under a new pin.
+ * Threads: the client's.
+ */
+import { ConcordError } from '../../shared/errors.js';
+import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
+import { rowOfSpace, treeCounts, type TreeCounts } from '../../engines/btree/meta.js';
+import '../../engines/built-in.js';
+import {
+  StaleViewError,
+  engineCodeOfTag,
+  engineOfCode,
+  type Engine,
+  type EngineCursor,
+  type EngineReader,
+} from '../../engines/engine.js';
+import type { ShardLine } from './thread-client.js';
+
+/** A read meets another engine only after a publication in between: so often in a row something is broken. */
+const RENEWALS_MAX = 1000;
+
+/** A space that has no row yet: nothing is in it, and somebody looks whether that is still so. */
+class NoEntries implements EngineReader, EngineCursor {
+  readonly seq = 0;
+  readonly expiresAt = 0;
+  readonly keyLength = 0;
+  readonly valueLength = 0;
+  readonly valid = false;
+  readonly #arena: ArenaReader;
+  readonly #spaceId: number;
+
+  constructor(arena: ArenaReader, spaceId: number) {
+    this.#arena = arena;
+    this.#spaceId = spaceId;
+  }
+
+  find(metaUnit: UnitId): boolean {
+    if (rowOfSpace(this.#arena, metaUnit, this.#spaceId) >= 0) throw new StaleViewError();
+    return false;
+  }
+
+  seek(metaUnit: UnitId): boolean {
+    return this.find(metaUnit);
+  }
+
+  next(): boolean {
+    return false;
+  }
+
+  prev(): boolean {
+    return false;
+  }
+
+  copyKey(): number {
+    return 0;
+  }
+
+  compareKey(): number {
+    return -1;
+  }
+
+  copyValue(): Buffer {
+    return Buffer.alloc(0);
+  }
+
+  valueUtf8(): string {
+    return '';
+  }
+
+  readValue(): number {
+    return 0;
+  }
+
+  release(): void {
+    // Nothing was taken.
+  }
+
+  setRange(): void {
+    // Nothing is in any range.
+  }
+}
+
+export class SpaceView {
+  readonly spaceId: number;
+  readonly arena: ArenaReader;
+  readonly line: ShardLine;
+  /** Of the thread. */
+  readonly slot: number;
+  /** Between find() and release() the entry that was found. */
+  reader: EngineReader;
+  /** Undefined: no row holds the space yet. */
+  engine: Engine | undefined;
+  /** Grows with each renewal: cursors of before are of no use. */
+  generation = 0;
+  #row = -1;
+  readonly #nothing: NoEntries;
+  #cursor: EngineCursor | undefined;
+
+  constructor(line: ShardLine, spaceId: number, slot: number) {
+    this.line = line;
+    this.arena = line.arena;
+    this.spaceId = spaceId;
+    this.slot = slot;
+    this.#nothing = new NoEntries(line.arena, spaceId);
+    this.reader = this.#nothing;
+  }
+
+  /** Pins and finds the key. When true, `reader` stands at the entry, and the caller calls release(); when false nothing is held. */
+  find(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
+    const metaUnit = this.arena.pin(this.slot);
+    try {
+      if (this.reader.find(metaUnit, key, keyLength, atSeq, atMs)) return true;
+    } catch (error) {
+      this.release();
+      if (!(error instanceof StaleViewError)) throw error;
+      return this.#findAgain(key, keyLength, atSeq, atMs);
+    }
+    this.release();
+    return false;
+  }
+
+  #findAgain(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
+    return this.untilFresh((metaUnit) => {
+      const isFound = this.reader.find(metaUnit, key, keyLength, atSeq, atMs);
+      if (!isFound) this.release();
+      return isFound;
+    });
+  }
+
+  release(): void {
+    this.reader.release();
+    this.arena.unpin(this.slot);
+  }
+
+  /**
+   * Runs `read` under a pin, again with a renewed view when it meets a stale one. `read` lets go of the pin, unless it throws.
+   * @throws ERR_INTERNAL when no renewal helps
+   */
+  untilFresh<T>(read: (metaUnit: UnitId) => T): T {
+    for (let attempt = 0; attempt < RENEWALS_MAX; attempt++) {
+      const metaUnit = this.arena.pin(this.slot);
+      try {
+        this.renew(metaUnit);
+        return read(metaUnit);
+      } catch (error) {
+        this.release();
+        if (!(error instanceof StaleViewError)) throw error;
+      }
+    }
+    throw new ConcordError('ERR_INTERNAL', `space ${this.spaceId}: its row changes with every read`);
+  }
+
+  /** Looks up who holds the space in the pinned publication. */
+  renew(metaUnit: UnitId): void {
+    const { arena, spaceId } = this;
+    this.generation++;
+    this.#cursor = undefined;
+    this.#row = rowOfSpace(arena, metaUnit, spaceId);
+    if (this.#row < 0) {
+      this.engine = undefined;
+      this.reader = this.#nothing;
+      return;
+    }
+    this.engine = engineOfCode(engineCodeOfTag(treeCounts(arena, metaUnit, this.#row).tag));
+    this.reader = this.engine.openReader(arena, this.#row, spaceId, this.slot);
+  }
+
+  /** Shared by the scans of the thread, each of which seeks anew under its pin: for ordered engines. */
+  get cursor(): EngineCursor {
+    return (this.#cursor ??= this.openCursor());
+  }
+
+  /** A cursor of the caller's own, good for this generation. */
+  openCursor(): EngineCursor {
+    return this.engine === undefined
+      ? this.#nothing
+      : this.engine.openCursor(this.arena, this.#row, this.spaceId, this.slot);
+  }
+
+  /** The space's row in the newest publication; an empty one if it has none. */
+  counts(): TreeCounts {
+    const metaUnit = this.arena.pin(this.slot);
+    try {
+      const row = rowOfSpace(this.arena, metaUnit, this.spaceId);
+      return row < 0 ? treeCounts(this.arena, 0, 0) : treeCounts(this.arena, metaUnit, row);
+    } finally {
+      this.arena.unpin(this.slot);
+    }
+  }
+}

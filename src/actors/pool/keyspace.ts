@@ -1,0 +1,504 @@
+/**
+ * A keyspace: the reading and the writing half of a space, the pool's own or a named one.
+ *
+ * Writes go to the shard that owns the key and resolve when they are as durable as asked, and visible. Writes of one thread to one key take effect in
+ * the order of the calls. The same key is on the same shard in every space, so what belongs together can share a batch.
+ * Threads: an instance belongs to the thread that made it.
+ */
+import { encodedBytesMax, encodedToBytes, writeEncoded } from '../../shared/codec/value-encoding.js';
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import { hashBytes } from '../../shared/hash.js';
+import {
+  BATCH_INLINE_MAX_BYTES,
+  BLOB_MIN_BYTES,
+  CLEAR_HAS_HIGH,
+  CLEAR_HAS_LOW,
+  MAX_BATCH_BYTES,
+  MAX_VALUE_BYTES,
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  operationBytes,
+  operationKeyAt,
+  readKeyLength,
+  readValueLength,
+  writeOperationExtension,
+  writeOperationHeader,
+} from '../../engines/operation.js';
+import { KeyFilter, newRequest, type ShardLink } from '../client/shard-link.js';
+import type { SpaceView } from '../client/space-view.js';
+import { Condition, REQUEST_HEADER_BYTES, RequestType, writeRequestHeader } from '../shard/request.js';
+import { durabilityLevel, type DurabilityName } from './options.js';
+import { encodeRange, isEmptyRange, type RangeOptions } from './range.js';
+import { Reads, checkSignal } from './reads.js';
+import { Snapshot } from './snapshot.js';
+import type { SpaceSource } from './source.js';
+
+export interface WriteOptions {
+  /** Overrides the store's default for this call. */
+  readonly durability?: DurabilityName | undefined;
+  /** Rejects with AbortError while the call still waits for room; a call the shard has is not taken back. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface TtlOptions {
+  /** The entry ceases to be after so many milliseconds. Default: never. */
+  readonly ttlMs?: number | undefined;
+}
+
+export interface PutOptions extends WriteOptions, TtlOptions {
+  /** Only if the key is absent (an expired entry is); otherwise nothing happens and the promise resolves to false. */
+  readonly ifAbsent?: boolean | undefined;
+  /** Only if the entry has this version (0: is absent); otherwise nothing happens and the promise resolves to false. */
+  readonly ifVersion?: number | undefined;
+}
+
+export interface DelOptions extends WriteOptions {
+  readonly ifVersion?: number | undefined;
+}
+
+/** On the space whose batch() is called. */
+export type BatchOperation<K, V> =
+  | { readonly type: 'put'; readonly key: K; readonly value: V; readonly ttlMs?: number | undefined }
+  | { readonly type: 'del'; readonly key: K };
+
+/** On the space it names: one of the pool, the pool's own (by the pool itself), or a name the store knows. */
+export type SpaceBatchOperation = BatchOperation<unknown, unknown> & { readonly space: AnySpace | string };
+
+/** A pool or a space, whatever its types. */
+export interface AnySpace {
+  /** @internal */
+  readonly source: SpaceSource;
+}
+
+/** How often update() tries again after losing to other writers. */
+const UPDATE_ATTEMPTS_MAX = 1000;
+/** Times are 48 bits. */
+const EXPIRES_AT_MAX = 2 ** 48 - 1;
+
+/** What a request is to be put together from, beside key and value. */
+interface WriteShape {
+  readonly level: number;
+  readonly condition: number;
+  readonly version: number;
+  readonly spaceId: number;
+  /** 0: never. */
+  readonly expiresAt: number;
+}
+
+export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
+  protected get readSeq(): number {
+    return Infinity;
+  }
+
+  protected get readMs(): number {
+    return 0;
+  }
+
+  protected assertOpen(): void {
+    this.source.assertUsable();
+  }
+
+  // ---- writes ---------------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Sets the value. Resolves true when the write is durable as asked and visible to every thread; false if a condition did not hold.
+   * When the shard is behind, the call waits its turn. Bytes above 64 KiB must not be changed until the promise settles.
+   * @throws ERR_INVALID_ARG, ERR_KEY_TOO_LARGE, ERR_VALUE_TOO_LARGE, ERR_CLOSED, ERR_SPACE_DROPPED, ERR_READ_ONLY, ERR_MEMORY_FULL, ERR_DISK_FULL,
+   *   ERR_IO, ERR_SHARD_RESTARTED (outcome unknown), ERR_SHARD_FAILED; AbortError
+   */
+  put(key: K, value: V, options?: PutOptions): Promise<boolean> {
+    try {
+      const { source } = this;
+      if (source.pending !== undefined) return source.whenReady(() => this.put(key, value, options));
+      let { level } = source.core;
+      let condition: number = Condition.None;
+      let version = 0;
+      let expiresAt = 0;
+      let signal: AbortSignal | undefined;
+      if (options !== undefined) {
+        signal = checkSignal(options);
+        if (options.durability !== undefined) level = durabilityLevel(options.durability);
+        if (options.ifVersion !== undefined) {
+          version = checkVersion(options.ifVersion);
+          condition = Condition.IfVersion;
+        }
+        if (options.ifAbsent === true) {
+          if (condition !== Condition.None) throw invalidArgument('ifAbsent and ifVersion exclude each other');
+          condition = Condition.IfAbsent;
+        }
+        if (options.ttlMs !== undefined) expiresAt = expiresAfter(options.ttlMs);
+      }
+      return this.#put(key, value, level, condition, version, expiresAt, signal);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  #put(
+    key: K,
+    value: V,
+    level: number,
+    condition: number,
+    version: number,
+    expiresAt: number,
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
+    const { source, scratch } = this;
+    const encoded = source.valueEncoding.encode(value);
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    const { link } = this.#writable(source, view).line;
+    const { spaceId } = source;
+    const bytesOfKey = scratch.bytes;
+    const hash = hashBytes(bytesOfKey, 0, length);
+    let valueBytes = encodedBytesMax(encoded);
+    if (valueBytes > BLOB_MIN_BYTES) {
+      const bytes = typeof encoded === 'string' ? encodedToBytes(encoded) : encoded;
+      if (bytes.length > MAX_VALUE_BYTES) throw valueTooLarge(bytes.length);
+      const own = Buffer.from(bytesOfKey.subarray(0, length));
+      const blob = { kind: 'value' as const, bytes, count: 0, key: own, spaceId, expiresAt };
+      return link.inOrder(own, hash, () => link.submitBlob(blob, level, condition, version, hash, signal));
+    }
+    if (link.mustWait(bytesOfKey, length, hash)) {
+      const own = Buffer.from(bytesOfKey.subarray(0, length));
+      const shape = { level, condition, version, spaceId, expiresAt };
+      const request = putRequest(own, encodedToBytes(encoded), hash, shape);
+      return link.inOrder(own, hash, () => sendRequest(link, request, signal));
+    }
+    const extensionBytes = extensionBytesOf(spaceId, expiresAt);
+    const recordBytesMax = operationBytes(length, valueBytes, extensionBytes);
+    const at = link.reserve(recordBytesMax);
+    if (at < 0) {
+      const shape = { level, condition, version, spaceId, expiresAt };
+      const request = putRequest(bytesOfKey.subarray(0, length), encodedToBytes(encoded), hash, shape);
+      return link.enqueue(request, signal);
+    }
+    const { bytes, words } = link.requests;
+    writeRequestHeader(bytes, words, at, RequestType.Operation, level, condition, hash, version);
+    const start = at + REQUEST_HEADER_BYTES;
+    const keyStart = start + OPERATION_HEADER_BYTES + extensionBytes;
+    // The last word is zeroed first: it may hold padding.
+    words[(start + recordBytesMax - 4) >> 2] = 0;
+    for (let i = 0; i < length; i++) bytes[keyStart + i] = bytesOfKey[i]!;
+    const written = writeEncoded(encoded, bytes, keyStart + length);
+    if (written !== valueBytes) {
+      valueBytes = written;
+      const recordBytes = operationBytes(length, written, extensionBytes);
+      for (let pad = keyStart + length + written; pad < start + recordBytes; pad++) bytes[pad] = 0;
+      link.requests.shrink(at, REQUEST_HEADER_BYTES + recordBytes);
+    }
+    writeHead(bytes, start, OperationKind.Put, length, valueBytes, spaceId, expiresAt);
+    return link.submit();
+  }
+
+  #writable(source: SpaceSource, view: SpaceView): SpaceView {
+    source.assertUsable();
+    this.client.assertWritable(view.line.link.shard);
+    if (source.core.settings.readOnly) throw new ConcordError('ERR_READ_ONLY', 'the store was opened read-only');
+    return view;
+  }
+
+  #levelOf(options: WriteOptions | undefined): number {
+    return options?.durability === undefined ? this.source.core.level : durabilityLevel(options.durability);
+  }
+
+  /** Removes the key; true also if it was not there, false if `ifVersion` did not hold. @throws as put */
+  del(key: K, options?: DelOptions): Promise<boolean> {
+    try {
+      const { source, scratch } = this;
+      if (source.pending !== undefined) return source.whenReady(() => this.del(key, options));
+      const signal = checkSignal(options);
+      const level = this.#levelOf(options);
+      const version = options?.ifVersion === undefined ? 0 : checkVersion(options.ifVersion);
+      const condition = options?.ifVersion === undefined ? Condition.None : Condition.IfVersion;
+      const length = source.keyEncoding.encode(key, scratch);
+      const { link } = this.#writable(source, source.viewOf(scratch, length)).line;
+      const own = Buffer.from(scratch.bytes.subarray(0, length));
+      const hash = hashBytes(own, 0, own.length);
+      const { spaceId } = source;
+      const extensionBytes = extensionBytesOf(spaceId, 0);
+      const request = newRequest(operationBytes(own.length, 0, extensionBytes), level, condition, hash, version);
+      const keyStart = writeHead(request, REQUEST_HEADER_BYTES, OperationKind.Delete, own.length, 0, spaceId, 0);
+      request.set(own, keyStart);
+      const send = (): Promise<boolean> => sendRequest(link, request, signal);
+      return link.mustWait(own, own.length, hash) ? link.inOrder(own, hash, send) : send();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * Atomic read-modify-write: `change` gets the value (undefined if absent or expired) and returns the new one (undefined: delete). It runs in this
+   * thread, and again if another writer came between. Resolves with what is stored. Without ttlMs an entry that expires keeps its time.
+   * @throws what `change` throws; ERR_CONFLICT after 1,000 attempts; as put
+   */
+  async update(
+    key: K,
+    change: (value: V | undefined) => V | undefined | Promise<V | undefined>,
+    options?: WriteOptions & TtlOptions,
+  ): Promise<V | undefined> {
+    if (typeof change !== 'function') throw invalidArgument('update takes a function');
+    const signal = checkSignal(options);
+    const level = this.#levelOf(options);
+    const ttlMs = options?.ttlMs;
+    if (ttlMs !== undefined) expiresAfter(ttlMs);
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
+      signal?.throwIfAborted();
+      const entry = await this.getEntry(key);
+      const value = await change(entry?.value);
+      const version = entry?.version ?? 0;
+      if (value === undefined) {
+        if (version === 0 || (await this.del(key, { ...options, ifVersion: version }))) return undefined;
+      } else {
+        const expiresAt = ttlMs === undefined ? (entry?.expiresAt ?? 0) : expiresAfter(ttlMs);
+        if (await this.#put(key, value, level, Condition.IfVersion, version, expiresAt, signal)) return value;
+      }
+    }
+    throw new ConcordError(
+      'ERR_CONFLICT',
+      `update gave up after ${UPDATE_ATTEMPTS_MAX} attempts: the key changes too often`,
+    );
+  }
+
+  /**
+   * Applies all operations or none, at once. Their keys must live on one shard, whatever their spaces; with one shard they always do. An operation
+   * is on this space, or on the one it names.
+   * @throws ERR_BATCH_CROSS_SHARD (nothing was applied), ERR_BATCH_TOO_LARGE, ERR_SPACE_NOT_FOUND; as put
+   */
+  async batch(
+    operations: readonly (BatchOperation<K, V> | SpaceBatchOperation)[],
+    options?: WriteOptions,
+  ): Promise<void> {
+    const signal = checkSignal(options);
+    this.source.core.assertOpen();
+    if (!Array.isArray(operations)) throw invalidArgument('batch takes an array of operations');
+    if (operations.length === 0) return;
+    const level = this.#levelOf(options);
+    const own = operations as readonly (BatchOperation<K, V> | SpaceBatchOperation)[];
+    const sources = this.#sourcesOf(own);
+    const missing = sources.find(({ pending }) => pending !== undefined);
+    if (missing !== undefined) return missing.whenReady(() => this.batch(operations, options));
+    const { records, link } = this.#encodeBatch(own, sources);
+    if (records.length > BATCH_INLINE_MAX_BYTES) {
+      const blob = {
+        kind: 'batch' as const,
+        bytes: records,
+        count: operations.length,
+        key: Buffer.alloc(0),
+        spaceId: 0,
+        expiresAt: 0,
+      };
+      await link.inOrderOfAll(keysOfRecords(records), () => link.submitBlob(blob, level, Condition.None, 0, 0, signal));
+      return;
+    }
+    const request = newRequest(records.length, level, Condition.None, operations.length, 0, RequestType.Batch);
+    request.set(records, REQUEST_HEADER_BYTES);
+    const send = (): Promise<boolean> => sendRequest(link, request, signal);
+    await (link.isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
+  }
+
+  /** The space of each operation. @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND */
+  #sourcesOf(operations: readonly unknown[]): SpaceSource[] {
+    const { source: own } = this;
+    return operations.map((operation) => {
+      const space: unknown = (operation as Partial<SpaceBatchOperation> | undefined)?.space;
+      if (space === undefined) return own;
+      if (typeof space === 'string') return own.core.space(space, { createIfMissing: false }).source;
+      if (!(space instanceof Keyspace) || space.client !== this.client)
+        throw invalidArgument('space must be a space of this pool, or the name of one');
+      return space.source;
+    });
+  }
+
+  #encodeBatch(
+    operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
+    sources: readonly SpaceSource[],
+  ): { records: Buffer; link: ShardLink } {
+    const { scratch } = this;
+    let records = Buffer.alloc(Math.min(1 << 16, operations.length * 64));
+    let end = 0;
+    let link: ShardLink | undefined;
+    for (const [index, operation] of operations.entries()) {
+      const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
+      if (type !== 'put' && type !== 'del')
+        throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
+      const source = sources[index]!;
+      const encoded = operation.type === 'put' ? source.valueEncoding.encode(operation.value) : '';
+      const expiresAt = operation.type === 'put' && operation.ttlMs !== undefined ? expiresAfter(operation.ttlMs) : 0;
+      const length = source.keyEncoding.encode(operation.key, scratch);
+      const owner = this.#writable(source, source.viewOf(scratch, length)).line.link;
+      link ??= owner;
+      if (owner !== link) {
+        throw new ConcordError(
+          'ERR_BATCH_CROSS_SHARD',
+          `keys of the batch live on shards ${link.shard} and ${owner.shard}; nothing was applied`,
+          { shard: link.shard, otherShard: owner.shard },
+        );
+      }
+      const extensionBytes = extensionBytesOf(source.spaceId, expiresAt);
+      const recordBytesMax = operationBytes(length, encodedBytesMax(encoded), extensionBytes);
+      if (encodedBytesMax(encoded) > 3 * MAX_VALUE_BYTES) throw valueTooLarge(encodedBytesMax(encoded));
+      if (end + recordBytesMax > records.length) {
+        const grown = Buffer.alloc(Math.max(records.length * 2, end + recordBytesMax));
+        records.copy(grown, 0, 0, end);
+        records = grown;
+      }
+      const keyStart = end + OPERATION_HEADER_BYTES + extensionBytes;
+      records.set(scratch.bytes.subarray(0, length), keyStart);
+      const valueBytes = writeEncoded(encoded, records, keyStart + length);
+      if (valueBytes > MAX_VALUE_BYTES) throw valueTooLarge(valueBytes);
+      const kind = operation.type === 'put' ? OperationKind.Put : OperationKind.Delete;
+      writeHead(records, end, kind, length, valueBytes, source.spaceId, expiresAt);
+      end += operationBytes(length, valueBytes, extensionBytes);
+      if (end > MAX_BATCH_BYTES) {
+        throw new ConcordError('ERR_BATCH_TOO_LARGE', `a batch holds at most ${MAX_BATCH_BYTES} bytes`, {
+          limitBytes: MAX_BATCH_BYTES,
+        });
+      }
+    }
+    return { records: records.subarray(0, end), link: link! };
+  }
+
+  /**
+   * Removes a range, or everything. Not one change: it goes in slices, so that other callers pass between them; a snapshot taken before still
+   * sees all of it. Calls this thread makes later come after it. @throws as put
+   */
+  async clear(options: RangeOptions<K> & WriteOptions = {}): Promise<void> {
+    const { source } = this;
+    if (source.pending !== undefined) return source.whenReady(() => this.clear(options));
+    const signal = checkSignal(options);
+    source.assertUsable();
+    const level = this.#levelOf(options);
+    const range = encodeRange(options, source.keyEncoding);
+    if (isEmptyRange(range)) return;
+    const low = range.low ?? Buffer.alloc(0);
+    const high = range.high ?? Buffer.alloc(0);
+    const flags = (range.low === undefined ? 0 : CLEAR_HAS_LOW) | (range.high === undefined ? 0 : CLEAR_HAS_HIGH);
+    const { spaceId } = source;
+    const recordBytes = operationBytes(low.length, high.length, extensionBytesOf(spaceId, 0));
+    await Promise.all(
+      source.views.map(async (view) => {
+        const { link } = this.#writable(source, view).line;
+        const request = newRequest(recordBytes, level, 0, 0, 0, RequestType.Clear);
+        const at = REQUEST_HEADER_BYTES;
+        const keyStart = writeHead(request, at, OperationKind.ClearRange, low.length, high.length, spaceId, 0, flags);
+        request.set(low, keyStart);
+        request.set(high, keyStart + low.length);
+        const send = (): Promise<boolean> => sendRequest(link, request, signal);
+        await (link.isWaiting ? link.inOrderOfAll(undefined, send) : send());
+      }),
+    );
+  }
+
+  /** Everything acknowledged before, in any space, at any level and by any thread, is on disk when it resolves. @throws ERR_IO, ERR_DISK_FULL, ERR_CLOSED */
+  async flush(): Promise<void> {
+    if (this.source.pending !== undefined) await this.source.pending;
+    await Promise.all(
+      this.client.shards.map(async ({ link }) => {
+        this.client.assertWritable(link.shard);
+        if (this.source.core.settings.readOnly) return;
+        await link.whenSent();
+        await sendRequest(link, newRequest(0, 0, 0, 0, 0, RequestType.Flush), undefined);
+      }),
+    );
+  }
+
+  /** One state of the whole store, over all shards and spaces; it reads this space. @throws ERR_SNAPSHOT_LIMIT, ERR_CLOSED, ERR_TIMEOUT */
+  async snapshot(): Promise<Snapshot<K, V>> {
+    const { source } = this;
+    if (source.pending !== undefined) await source.pending;
+    source.assertUsable();
+    return new Snapshot<K, V>(source, await this.client.control.openSnapshot(this.client.client));
+  }
+
+  /** Drops versions no snapshot needs and packs thin pages, in all spaces, while the store is used. Resolves with the versions dropped. */
+  async compact(): Promise<number> {
+    this.source.assertUsable();
+    return await this.source.core.gate.compact();
+  }
+}
+
+function extensionBytesOf(spaceId: number, expiresAt: number): number {
+  return spaceId === 0 && expiresAt === 0 ? 0 : OPERATION_EXTENSION_BYTES;
+}
+
+/** Writes the header and, where it is needed, the extension of a record. Returns where the key begins. */
+function writeHead(
+  bytes: Uint8Array,
+  at: number,
+  kind: number,
+  keyLength: number,
+  valueLength: number,
+  spaceId: number,
+  expiresAt: number,
+  flags = 0,
+): number {
+  if (extensionBytesOf(spaceId, expiresAt) === 0) {
+    writeOperationHeader(bytes, at, kind, flags, keyLength, valueLength);
+    return at + OPERATION_HEADER_BYTES;
+  }
+  writeOperationHeader(bytes, at, kind, flags | OPERATION_EXTENDED, keyLength, valueLength);
+  writeOperationExtension(bytes, at, spaceId, expiresAt);
+  return at + OPERATION_HEADER_BYTES + OPERATION_EXTENSION_BYTES;
+}
+
+function putRequest(key: Uint8Array, value: Uint8Array, hash: number, shape: WriteShape): Buffer {
+  const { level, condition, version, spaceId, expiresAt } = shape;
+  const recordBytes = operationBytes(key.length, value.length, extensionBytesOf(spaceId, expiresAt));
+  const request = newRequest(recordBytes, level, condition, hash, version);
+  const at = REQUEST_HEADER_BYTES;
+  const keyStart = writeHead(request, at, OperationKind.Put, key.length, value.length, spaceId, expiresAt);
+  request.set(key, keyStart);
+  request.set(value, keyStart + key.length);
+  return request;
+}
+
+/** Hashes of the keys of a batch. */
+function keysOfRecords(records: Buffer): KeyFilter {
+  const keys = new KeyFilter();
+  for (let at = 0; at < records.length;) {
+    const keyLength = readKeyLength(records, at);
+    const keyAt = operationKeyAt(records, at);
+    keys.add(hashBytes(records, keyAt, keyLength));
+    at += operationBytes(keyLength, readValueLength(records, at), keyAt - at - OPERATION_HEADER_BYTES);
+  }
+  return keys;
+}
+
+function sendRequest(link: ShardLink, request: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
+  // A call that waited for others may have been given up meanwhile.
+  if (signal?.aborted === true) return Promise.reject(signal.reason as Error);
+  const at = link.reserve(request.length - REQUEST_HEADER_BYTES);
+  if (at < 0) return link.enqueue(request, signal);
+  link.requests.bytes.set(request, at);
+  return link.submit();
+}
+
+function checkVersion(version: unknown): number {
+  if (typeof version !== 'number' || !Number.isSafeInteger(version) || version < 0) {
+    throw invalidArgument(`ifVersion must be a version number, got ${String(version)}`);
+  }
+  return version;
+}
+
+/** When an entry put now ceases to be: never before its time. @throws ERR_INVALID_ARG */
+function expiresAfter(ttlMs: unknown): number {
+  const expiresAt = typeof ttlMs === 'number' && ttlMs > 0 ? Math.ceil(Date.now() + ttlMs) : NaN;
+  if (!(expiresAt <= EXPIRES_AT_MAX)) {
+    throw invalidArgument(`ttlMs must be a positive number of milliseconds below 2^48, got ${String(ttlMs)}`);
+  }
+  return expiresAt;
+}
+
+function valueTooLarge(valueBytes: number): ConcordError {
+  return new ConcordError(
+    'ERR_VALUE_TOO_LARGE',
+    `a value of ${valueBytes} bytes is longer than the limit of ${MAX_VALUE_BYTES}`,
+    {
+      valueBytes,
+      limitBytes: MAX_VALUE_BYTES,
+    },
+  );
+}
