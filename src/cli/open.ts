@@ -1,32 +1,30 @@
 /**
- * Opening stores for commands: the shared options, read-only access for commands that only read, an orderly close on SIGINT and SIGTERM.
- * Threads: main thread only.
+ * Opening stores for commands: the configuration every command shares, read-only access for commands that only read, an orderly close on SIGINT and
+ * SIGTERM. Threads: main thread only.
  */
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { CONFIG_KEYS } from '../config/keys.js';
+import type { ConfigKey } from '../config/keys.js';
+import { loadConfig, storeOptions } from '../config/load.js';
+import type { LoadedConfig } from '../config/load.js';
+import { textOfValue } from '../config/text.js';
 import { ConcordError, ConcordPool } from '../index.js';
-import { SIGNAL_EXIT } from './exit.js';
+import { CliFailure, SIGNAL_EXIT, usage } from './exit.js';
 import type { StopSignal } from './exit.js';
-import { KEY_ENCODINGS, VALUE_ENCODINGS } from './text.js';
 import type { KeyEncodingName, ValueEncodingName } from './text.js';
 
 /** What every command has. */
 export interface CommonOptions {
   readonly db: string;
   readonly json?: boolean;
+  /** Defaults, file, environment and command line, put together. */
+  readonly loaded: LoadedConfig;
 }
 
 /** What the commands that open a store have besides. */
-export interface StoreOptions extends CommonOptions {
-  readonly memory?: number;
-  readonly keyEncoding?: KeyEncodingName;
-  readonly valueEncoding?: ValueEncodingName;
-}
-
-export interface WriteOptions extends StoreOptions {
-  readonly shards?: number | 'auto';
-  readonly durability?: 'sync' | 'os' | 'memory';
-}
+export type StoreOptions = CommonOptions;
+export type WriteOptions = CommonOptions;
 
 /** The command's view of a pool: encodings are known only at run time. */
 export type Store = ConcordPool<unknown, unknown>;
@@ -51,62 +49,119 @@ export function parseInteger(min: number, max: number = Number.MAX_SAFE_INTEGER)
   };
 }
 
-/** 512m, 2g, 1048576 … as bytes. */
-export function parseSize(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(text);
-  if (!match) throw new InvalidArgumentError('It must be a size, such as 1048576, 512m or 2g.');
-  return Math.round(Number(match[1]) * 1024 ** ' kmgt'.indexOf(match[2]!.toLowerCase() || ' '));
+// ---- configuration ----------------------------------------------------------------------------------------------------------------------
+
+const PLACEHOLDERS = {
+  bytes: 'size',
+  ms: 'time',
+  integer: 'n',
+  boolean: 'yes|no',
+  text: 'name',
+  list: 'names',
+} as const;
+
+function flagOption(key: ConfigKey): Option {
+  const isDirectory = key.isPath === true && key.kind === 'text';
+  const names = `${key.flag === '--db' ? '-d, ' : ''}${key.flag!} <${isDirectory ? 'dir' : PLACEHOLDERS[key.kind]}>`;
+  const { description, words = [] } = key;
+  const allowed = words.every((word) => description.includes(word)) ? '' : `: ${key.allowed}`;
+  const standard = key.unset ?? textOfValue(key, key.defaultValue);
+  return new Option(names, `${description}${allowed}${isDirectory ? '' : ` (default: ${standard})`}`);
 }
 
-/** 500ms, 10s, 2m as milliseconds; a bare number is seconds. */
-export function parseDuration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m)?$/.exec(text);
-  if (!match) throw new InvalidArgumentError('It must be a time, such as 500ms, 10s or 2m.');
-  const unitMs = { ms: 1, s: 1000, m: 60_000 }[match[2] ?? 's']!;
-  return Math.round(Number(match[1]) * unitMs);
+/** The flags of these keys; their texts are read by the configuration, with the same errors as elsewhere. */
+export function addKeyFlags(command: Command, isWanted: (key: ConfigKey) => boolean): Command {
+  for (const key of CONFIG_KEYS) if (key.flag !== undefined && isWanted(key)) command.addOption(flagOption(key));
+  return command;
 }
 
-function parseShards(text: string): number | 'auto' {
-  return text === 'auto' ? 'auto' : parseInteger(1, 1024)(text);
+/** Where configuration comes from besides flags of keys. */
+export function addConfigOptions(command: Command): Command {
+  const collect = (text: string, before: readonly string[] | undefined): string[] => [...(before ?? []), text];
+  return command
+    .option(
+      '--config <file>',
+      'configuration; the default is concordkv.json or concordkv.yaml of the working directory',
+    )
+    .option('--no-config', 'read no configuration file')
+    .option(
+      '--set <key=value>',
+      'any key of the configuration, such as store.order=64; see "concordkv config print"',
+      collect,
+    );
+}
+
+/** The flags of the configuration, as they stand on the command line. */
+function configFlags(command: Command): string[] {
+  const given: string[] = [];
+  for (const option of command.options) {
+    const name = option.attributeName();
+    if (command.getOptionValueSource(name) !== 'cli') continue;
+    const value = command.getOptionValue(name) as string | false | string[];
+    const isKey = CONFIG_KEYS.some(({ flag }) => flag === option.long);
+    if (option.long === '--set') for (const setting of value as string[]) given.push('--set', setting);
+    else if (isKey) given.push(option.long!, value as string);
+    else if (option.long === '--config' && value !== false) given.push('--config', value as string);
+    else if (option.long === '--no-config' && value === false) given.push('--no-config');
+  }
+  return given;
+}
+
+/** Loads the configuration of a command line, and loads it anew each time it is called. */
+export function configLoader(command: Command): () => LoadedConfig {
+  const argv = configFlags(command);
+  return () => {
+    try {
+      return loadConfig({ argv });
+    } catch (error) {
+      // The store's own failure of that name has another cure.
+      if (error instanceof ConcordError && error.code === 'ERR_NOT_FOUND')
+        throw new CliFailure('ERR_INPUT', error.message);
+      throw error;
+    }
+  };
+}
+
+export function warn(message: string, asJson: boolean): void {
+  process.stderr.write(asJson ? `${JSON.stringify({ warning: { message } })}\n` : `concordkv: warning: ${message}\n`);
+}
+
+/** Loads the configuration before the command's action, which finds it in its options. */
+function withConfig(command: Command): Command {
+  return command.hook('preAction', (_, acting) => {
+    const loaded = configLoader(acting)();
+    const { json } = acting.opts<{ json?: boolean }>();
+    for (const warning of loaded.warnings) warn(warning, json === true);
+    const { db } = acting.opts<{ db?: string }>();
+    const directory = db ?? loaded.values.store.directory;
+    if (directory === undefined) {
+      throw usage(
+        'no store is named: say --db <dir>, or set store.directory in the configuration or CONCORDKV_DIRECTORY',
+      );
+    }
+    acting.setOptionValue('db', directory);
+    acting.setOptionValue('loaded', loaded);
+  });
 }
 
 export function addCommonOptions(command: Command): Command {
-  return command
-    .requiredOption('-d, --db <dir>', 'directory of the store')
-    .option('--json', 'machine-readable output; errors as {"error":{"code","message"}} on stderr');
+  addKeyFlags(command, ({ path }) => path === 'store.directory');
+  command.option('--json', 'machine-readable output; errors as {"error":{"code","message"}} on stderr');
+  return withConfig(addConfigOptions(command));
 }
 
+const READ_FLAGS = ['store.memoryBytes', 'store.keyEncoding', 'store.valueEncoding'];
+const WRITE_FLAGS = [...READ_FLAGS, 'store.engine', 'store.shards', 'store.durability'];
+
 export function addStoreOptions(command: Command): Command {
-  return addCommonOptions(command)
-    .option('--memory <size>', 'shared memory per shard, such as 512m or 2g', parseSize)
-    .addOption(
-      new Option('--key-encoding <name>', 'the default is what the store was created with').choices(KEY_ENCODINGS),
-    )
-    .addOption(
-      new Option('--value-encoding <name>', 'the default is what the store was created with').choices(VALUE_ENCODINGS),
-    );
+  return addKeyFlags(addCommonOptions(command), ({ path }) => READ_FLAGS.includes(path));
 }
 
 export function addWriteOptions(command: Command): Command {
-  return addStoreOptions(command)
-    .option('--shards <n|auto>', 'number of shards of a new store', parseShards)
-    .addOption(
-      new Option(
-        '--durability <level>',
-        'acknowledged after: sync, fdatasync (default) · os, write() · memory, the change in memory',
-      ).choices(['sync', 'os', 'memory']),
-    );
+  return addKeyFlags(addCommonOptions(command), ({ path }) => WRITE_FLAGS.includes(path));
 }
 
-function openOptions(options: WriteOptions): Record<string, unknown> {
-  return {
-    ...(options.memory !== undefined && { memoryBytes: options.memory }),
-    ...(options.keyEncoding !== undefined && { keyEncoding: options.keyEncoding }),
-    ...(options.valueEncoding !== undefined && { valueEncoding: options.valueEncoding }),
-    ...(options.shards !== undefined && { shards: options.shards }),
-    ...(options.durability !== undefined && { durability: options.durability }),
-  };
-}
+// ---- stores -----------------------------------------------------------------------------------------------------------------------------
 
 function described(db: Store): OpenStore {
   const { keyEncoding, valueEncoding } = db as unknown as Record<'keyEncoding' | 'valueEncoding', { name: string }>;
@@ -119,7 +174,7 @@ function described(db: Store): OpenStore {
 
 export async function openForReading(options: StoreOptions): Promise<OpenStore> {
   const db = await ConcordPool.open<unknown, unknown>(options.db, {
-    ...openOptions(options),
+    ...storeOptions(options.loaded),
     readOnly: true,
     createIfMissing: false,
   });
@@ -127,7 +182,10 @@ export async function openForReading(options: StoreOptions): Promise<OpenStore> 
 }
 
 export async function openExisting(options: WriteOptions): Promise<OpenStore> {
-  const db = await ConcordPool.open<unknown, unknown>(options.db, { ...openOptions(options), createIfMissing: false });
+  const db = await ConcordPool.open<unknown, unknown>(options.db, {
+    ...storeOptions(options.loaded),
+    createIfMissing: false,
+  });
   return described(db);
 }
 
@@ -143,7 +201,7 @@ export async function openOrCreate(
   }
   const db = await ConcordPool.open<unknown, unknown>(options.db, {
     ...fresh,
-    ...openOptions(options),
+    ...storeOptions(options.loaded),
     createIfMissing: true,
   });
   return described(db);

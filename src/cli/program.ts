@@ -1,6 +1,7 @@
 /** The command line: commands, their help, and what becomes of their failures. Threads: main thread only. */
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
+import { configCommand } from './commands/config.js';
 import { delCommand, getCommand, putCommand, scanCommand } from './commands/entries.js';
 import { statsCommand, verifyCommand } from './commands/inspect.js';
 import { loadCommand } from './commands/load.js';
@@ -11,7 +12,7 @@ import { OutputClosed, watchOutput } from './output.js';
 const EPILOGUE = `
 Exit codes:
   0  done                      3  get: there is no such key
-  1  failed                    4  verify: problems found · put: the condition did not hold
+  1  failed                    4  verify, config check: problems found · put: the condition did not hold
   2  wrong command line        130, 143  ended by SIGINT, SIGTERM after closing the store
 
 Examples:
@@ -19,8 +20,15 @@ Examples:
   $ concordkv get greeting --db ./data
   $ concordkv load cities.ndjson --db ./cities --key country,name,cityId
   $ concordkv serve --db ./files
+  $ concordkv config print
 
+Options come from the command line, CONCORDKV_* variables and a configuration file, in this order: docs/configuration.md.
 "concordkv <command> --help" tells more.`;
+
+/** The command and all below it. */
+function withInner(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withInner)];
+}
 
 /** Runs one command line; resolves with the exit code. */
 export async function run(argv: readonly string[]): Promise<number> {
@@ -44,7 +52,8 @@ export async function run(argv: readonly string[]): Promise<number> {
   statsCommand(program, setExit);
   verifyCommand(program, setExit);
   serveCommand(program, setExit);
-  for (const command of [program, ...program.commands]) {
+  configCommand(program, setExit);
+  for (const command of withInner(program)) {
     // Errors are printed once, by report(), in the form asked for.
     command.exitOverride().configureOutput({ outputError: () => undefined });
   }

@@ -11,7 +11,7 @@ import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { invalidArgument } from '../shared/errors.js';
 import { Findings, keyAt, nested, nodeOfOptions, proposalFor, valueAt } from './check.js';
-import type { GivenValue, Origin } from './check.js';
+import type { ConfigError, ConfigProblem, GivenValue, Origin } from './check.js';
 import { readConfigFile } from './file.js';
 import { CONFIG_KEYS, CONFIG_TREE } from './keys.js';
 import type { ConfigKey } from './keys.js';
@@ -196,4 +196,23 @@ export function givenValues(loaded: LoadedConfig): Map<string, GivenValue> {
     if (origin.source !== 'default') given.set(key.path, { value: valueAt(loaded.values, key), origin });
   }
   return given;
+}
+
+/** Everything that is wrong with a file, by itself. @throws ERR_NOT_FOUND, ERR_IO, ERR_PERMISSION */
+export function checkConfigFile(file: string, cwd = process.cwd()): readonly ConfigProblem[] {
+  try {
+    loadConfig({ cwd, env: {}, file });
+    return [];
+  } catch (error) {
+    const { problems } = error as Partial<ConfigError>;
+    if (problems === undefined) throw error;
+    return problems;
+  }
+}
+
+/** The store's options that were given, as ConcordPool.open takes them. */
+export function storeOptions(loaded: LoadedConfig): Record<string, unknown> {
+  const given = givenValues(loaded);
+  given.delete('store.directory');
+  return (nested(given)['store'] ?? {}) as Record<string, unknown>;
 }

@@ -256,10 +256,10 @@ export const storeShape = {
 const directoryShape = {
   directory: key(z.string().min(1).max(4096).optional(), {
     kind: 'text',
-    description: 'directory of the store, for the command; ConcordPool.open takes it as an argument',
+    description: 'directory of the store; in code it is the argument of open()',
     changes: 'restart',
     flag: '--db',
-    unset: 'none: --db must say it',
+    unset: 'none',
     isPath: true,
   }),
 };
