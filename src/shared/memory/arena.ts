@@ -29,6 +29,7 @@
  */
 import { ConcordError, invalidArgument } from '../errors.js';
 import { toOwnerId } from './lock-owner.js';
+import type { PageCacheLayout } from './page-cache.js';
 import { RetireQueue } from './retire-queue.js';
 import { RwLock, rwLockWords } from './rwlock.js';
 import { UnitAllocator } from './unit-allocator.js';
@@ -104,8 +105,18 @@ const PUBLICATION_UNITS = 16;
 /** Structured-cloneable: pass it to other threads. */
 export interface ArenaLayout {
   readonly segments: SharedArrayBuffer[];
+  /** Where pages lie that are not in memory (engines/btree/paged). Left out: there are none. */
+  readonly cold?: ColdLayout | undefined;
   /** The reader–writer lock of engines that are changed in place. */
   readonly latch: SharedArrayBuffer;
+}
+
+export interface ColdLayout {
+  /** Of the shard. */
+  readonly directory: string;
+  readonly storeId: Uint8Array;
+  readonly shard: number;
+  readonly cache: PageCacheLayout | undefined;
 }
 
 export interface ArenaOptions {
@@ -218,6 +229,21 @@ export class ArenaReader {
 
   unpin(slot: number): void {
     Atomics.store(this.control, SLOT_WORD + slot * SLOT_WORDS, 0);
+  }
+
+  /**
+   * A page of the largest class in this thread's own memory, with a unit number that no page of the arena has: what is read from a file can be looked
+   * at in the same way. It lives as long as this object.
+   */
+  addPrivatePage(): UnitId {
+    const memory = new ArrayBuffer(PAGE_UNITS_MAX * UNIT_BYTES);
+    const segment = this.u8.length;
+    (this.u8 as Uint8Array[]).push(new Uint8Array(memory));
+    (this.u16 as Uint16Array[]).push(new Uint16Array(memory));
+    (this.u32 as Uint32Array[]).push(new Uint32Array(memory));
+    (this.i32 as Int32Array[]).push(new Int32Array(memory));
+    (this.buffers as Buffer[]).push(Buffer.from(memory));
+    return segment << SEGMENT_UNIT_SHIFT;
   }
 
   /** Ends the pin that a dead thread left behind, and gives its hold of the latch back. */
