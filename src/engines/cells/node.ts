@@ -58,12 +58,14 @@ export const INLINE_VALUE_BYTES_MAX = 2048;
 
 /** Beside CellFlag, in the flags of a node's cell; the writer's own. */
 export const NodeFlag = {
+  /** Red–black trees: the node is red. */
+  Red: 0x20,
   /** The node stands in the writer's list of nodes to look at again. */
   Listed: 0x40,
   /** Out of the structure, but still in that list, which frees it. */
   Dead: 0x80,
 } as const;
-const NODE_FLAGS_KNOWN = CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry | NodeFlag.Listed;
+const NODE_FLAGS_KNOWN = CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry | NodeFlag.Red | NodeFlag.Listed;
 
 export const DESCRIPTOR_MAGIC = 0x654e4b43; // "CKNe"
 export const MAGIC_WORD = 6;
