@@ -25,7 +25,7 @@ import {
   corruptPage,
   skipVarint,
 } from '../btree/page.js';
-import { checkAddress, nodeOffset, nodeSegment, pageWord } from '../cells/node.js';
+import { OWN_WORD, checkAddress, nodeOffset, nodeSegment, pageWord } from '../cells/node.js';
 
 export const BLOCK_LEVEL = 1;
 export const DIRECTORY_LEVEL = 2;
@@ -33,10 +33,10 @@ export const HEADER_WORDS = PAGE_HEADER_BYTES / 4;
 export const BLOCK_SLOTS = 4096 / 4 - HEADER_WORDS;
 /** Directory pages of the descriptor: with half-full pages still 10^9 entries. */
 export const DIRECTORIES_MAX = 512;
-/** Words of the descriptor: a count and the directory pages. */
-export const TOP_WORDS = 1 + DIRECTORIES_MAX;
+/** Word of the descriptor: the count of directory pages, which follow. */
+export const TOP_WORD = OWN_WORD;
 /** The cell stands behind word 0. */
-const CELL_OFFSET_BYTES = 4;
+export const CELL_OFFSET_BYTES = 4;
 
 export function slotsOf(pageClass: number): number {
   return ((4096 << pageClass) >>> 2) - HEADER_WORDS;
@@ -52,8 +52,10 @@ export function corruptArray(what: string): ConcordError {
  */
 export class ArrayPlace {
   protected readonly arena: ArenaReader;
-  readonly #top: Int32Array;
-  readonly #topAt: number;
+  #top: Int32Array;
+  #topAt = 0;
+  readonly #topWord: number;
+  #descriptor: UnitId = 0;
   directory = 0;
   block = 0;
   slot = 0;
@@ -70,8 +72,17 @@ export class ArrayPlace {
 
   constructor(arena: ArenaReader, descriptorUnit: UnitId, topWord: number) {
     this.arena = arena;
-    this.#top = arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
-    this.#topAt = pageWord(descriptorUnit) + topWord;
+    this.#topWord = topWord;
+    this.#top = arena.i32[0]!;
+    this.enter(descriptorUnit);
+  }
+
+  /** The array of that descriptor from now on; readers find it anew with each pin. */
+  enter(descriptorUnit: UnitId): void {
+    if (this.#descriptor === descriptorUnit) return;
+    this.#descriptor = descriptorUnit;
+    this.#top = this.arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
+    this.#topAt = pageWord(descriptorUnit) + this.#topWord;
   }
 
   get directoryCount(): number {
@@ -223,10 +234,11 @@ export class ArrayPlace {
     return this.#enterDirectory(side);
   }
 
-  /** The node at the place, 0 if it is behind the last slot of its block. */
-  node(): number {
+  /** After find() without success: the node that stands where the key would, or behind it; 0 if there is none. */
+  nodeOrNext(): number {
     if (this.directoryCount === 0) return 0;
-    return this.slot < this.countOf(this.blockUnit, BLOCK_LEVEL) ? this.wordAt(this.blockUnit, this.slot) : 0;
+    if (this.slot < this.countOf(this.blockUnit, BLOCK_LEVEL)) return this.wordAt(this.blockUnit, this.slot);
+    return this.step(1);
   }
 
   /** To the next node (side 1) or the one before (side 0), 0 at the end. */

@@ -40,6 +40,26 @@ export interface PageSource {
   ownPages(): UnitId[];
 }
 
+/** Pages that prepare() keeps ready. */
+const SPARES_MAX = 2;
+
+/** A safe bound of the units that a directory page with so much room needs to take in so many blocks. */
+function directoryGrowth(pageClass: number, room: number, blocks: number): number {
+  let units = 0;
+  // It grows as soon as it is full.
+  for (let to = pageClass + 1; room <= blocks && to <= PAGE_CLASS_MAX; to++) {
+    room += slotsOf(to) - slotsOf(to - 1);
+    units += 1 << to;
+  }
+  return room <= blocks ? units + 1 + Math.ceil((4 * blocks) / BLOCK_SLOTS) : units;
+}
+
+/** The same of an array that is empty. */
+export function unitsNeededByNew(inserts: number): number {
+  const blocks = 1 + Math.ceil((2 * inserts) / BLOCK_SLOTS);
+  return blocks + 1 + SPARES_MAX + directoryGrowth(0, BLOCK_SLOTS, blocks);
+}
+
 /** The list of directory pages in the descriptor, where a page is meant. */
 const TOP = 0;
 
@@ -168,21 +188,15 @@ export class SortedArray extends ArrayPlace {
     }
   }
 
-  /** A safe bound of the units that so many inserts may take. */
-  unitsNeeded(operations: number): number {
-    // A block splits when it is full: those that are full now, and any again after half a block of inserts. And the spares.
-    const splits = Math.min(operations, this.#fullBlocks) + Math.ceil((2 * operations) / this.#blockSlots);
-    let units = splits + 2;
+  /** A safe bound of the units that so many inserts may take, spares included. */
+  unitsNeeded(inserts: number): number {
+    // A block splits when it is full: those that are full now, and any again after half a block of inserts.
+    const splits = Math.min(inserts, this.#fullBlocks) + Math.ceil((2 * inserts) / this.#blockSlots);
+    let units = splits + SPARES_MAX;
     for (let index = 0; index < this.directoryCount; index++) {
       const unit = this.directoryUnit(index);
-      let pageClass = pageClassOf(this.arena, unit);
-      let room = this.#slots(pageClass) - this.countOf(unit, DIRECTORY_LEVEL);
-      // Growing starts when the page is full, before it must.
-      while (room <= splits && pageClass < PAGE_CLASS_MAX) {
-        room += this.#slots(pageClass + 1) - this.#slots(pageClass);
-        units += 1 << ++pageClass;
-      }
-      if (room <= splits) units += 1 + Math.ceil((4 * splits) / this.#slots(0));
+      const pageClass = pageClassOf(this.arena, unit);
+      units += directoryGrowth(pageClass, slotsOf(pageClass) - this.countOf(unit, DIRECTORY_LEVEL), splits);
     }
     return units;
   }

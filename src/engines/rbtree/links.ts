@@ -17,6 +17,8 @@ import { skipVarint, cellLengthsAt } from '../btree/page.js';
 import {
   ADDRESS_SEGMENT_MASK,
   ADDRESS_SEGMENT_SHIFT,
+  NodeFlag,
+  OWN_WORD,
   checkAddress,
   corruptNode,
   nodeSegment,
@@ -28,8 +30,11 @@ export const LEFT_WORD = 1;
 export const RIGHT_WORD = 2;
 export const FLAGS_WORD = 3;
 /** In word 3. */
-export const RED = 0x20;
+export const RED = NodeFlag.Red;
 export const CELL_OFFSET_BYTES = 4 * (1 + LINK_WORDS);
+/** Words of the descriptor page: the root's address, then the journal (tree.ts). */
+export const ROOT_WORD = OWN_WORD;
+export const JOURNAL_WORD = OWN_WORD + 1;
 /** A sound tree of 2^32 nodes is at most 64 deep. The rest of the room is for deletes, which lengthen a path by one. */
 export const DEPTH_MAX = 72;
 

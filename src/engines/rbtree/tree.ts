@@ -17,7 +17,17 @@ import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '.
 import type { UnitId } from '../../shared/memory/arena.js';
 import { cellLengthsAt, readVarint, skipVarint } from '../btree/page.js';
 import { checkAddress, corruptNode, nodeOffset, nodeSegment, nodeWord } from '../cells/node.js';
-import { CELL_OFFSET_BYTES, DEPTH_MAX, FLAGS_WORD, LEFT_WORD, RED, RIGHT_WORD, TreePath } from './links.js';
+import {
+  CELL_OFFSET_BYTES,
+  DEPTH_MAX,
+  FLAGS_WORD,
+  JOURNAL_WORD,
+  LEFT_WORD,
+  RED,
+  RIGHT_WORD,
+  ROOT_WORD,
+  TreePath,
+} from './links.js';
 
 const RECORD_WORDS = 3;
 /** Two nodes of three change colour on the way up for each two levels, and the last rotations move fewer than 16 words. */
@@ -27,22 +37,15 @@ export const JOURNAL_WORDS = 1 + JOURNAL_RECORDS_MAX * RECORD_WORDS;
 const FINGER_MISSES_MAX = 4;
 const FINGER_RETRY_MASK = 31;
 
-/** Words of the descriptor page, counted from its start. */
-export interface TreeWords {
-  readonly rootWord: number;
-  /** JOURNAL_WORDS of them. */
-  readonly journalWord: number;
-}
-
 /** Undoes what a dead writer left half done. Nothing happens if there is nothing. @throws ERR_CORRUPT */
-export function rollBack(arena: ArenaReader, descriptorUnit: UnitId, { journalWord }: TreeWords): void {
+export function rollBack(arena: ArenaReader, descriptorUnit: UnitId): void {
   const words = arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
   const base = (descriptorUnit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
-  const count = words[base + journalWord]!;
+  const count = words[base + JOURNAL_WORD]!;
   if (count === 0) return;
   if (count < 0 || count > JOURNAL_RECORDS_MAX) throw corruptNode(0, `a journal of ${count} records`);
   for (let index = count - 1; index >= 0; index--) {
-    const record = base + journalWord + 1 + index * RECORD_WORDS;
+    const record = base + JOURNAL_WORD + 1 + index * RECORD_WORDS;
     const node = words[record]!;
     const word = words[record + 1]!;
     if (node === 0) {
@@ -55,29 +58,28 @@ export function rollBack(arena: ArenaReader, descriptorUnit: UnitId, { journalWo
       arena.i32[nodeSegment(node)]![nodeWord(node) + word] = words[record + 2]!;
     }
   }
-  words[base + journalWord] = 0;
+  words[base + JOURNAL_WORD] = 0;
 }
 
 export class RedBlackTree extends TreePath {
   readonly #words: Int32Array;
   readonly #rootAt: number;
-  readonly #rootWord: number;
   readonly #journalAt: number;
   #recordCount = 0;
   /** The path still leads from the root to where the last operation was. */
   #hasFinger = false;
   #fingerMisses = 0;
   #findCount = 0;
+  rotations = 0;
   /** For tests: called after each store into the tree or its journal that a dying thread could stop behind. */
   onStore: (() => void) | undefined;
 
-  constructor(arena: ArenaWriter, descriptorUnit: UnitId, words: TreeWords) {
+  constructor(arena: ArenaWriter, descriptorUnit: UnitId) {
     super(arena);
     const base = (descriptorUnit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     this.#words = arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
-    this.#rootWord = words.rootWord;
-    this.#rootAt = base + words.rootWord;
-    this.#journalAt = base + words.journalWord;
+    this.#rootAt = base + ROOT_WORD;
+    this.#journalAt = base + JOURNAL_WORD;
   }
 
   get root(): number {
@@ -250,6 +252,7 @@ export class RedBlackTree extends TreePath {
         at -= 2;
         continue;
       }
+      this.rotations++;
       const node = path[at]!;
       let middle = parent;
       if (side[at - 1] === towards) {
@@ -295,6 +298,7 @@ export class RedBlackTree extends TreePath {
       let sibling = this.child(parent, 1 - towards);
       if (sibling === 0) throw corruptNode(parent, 'not balanced');
       if (this.isRed(sibling)) {
+        this.rotations++;
         this.#setRed(sibling, false);
         this.#setRed(parent, true);
         this.#set(parent, far, this.child(sibling, towards));
@@ -323,6 +327,7 @@ export class RedBlackTree extends TreePath {
         outer = sibling;
         sibling = inner;
       }
+      this.rotations++;
       this.#setRed(sibling, this.isRed(parent));
       this.#setRed(parent, false);
       this.#setRed(outer, false);
@@ -345,7 +350,7 @@ export class RedBlackTree extends TreePath {
       this.#set(this.path[at - 1]!, LEFT_WORD + this.side[at - 1]!, node);
       return;
     }
-    this.#record(0, this.#rootWord, this.#words[this.#rootAt]!);
+    this.#record(0, ROOT_WORD, this.#words[this.#rootAt]!);
     this.#words[this.#rootAt] = node;
     this.onStore?.();
   }

@@ -4,10 +4,9 @@ import { describe, expect, it } from 'vitest';
 import { NEXT_WORD, PageKind } from '../../../dist/engines/btree/page.js';
 import { FIRST_PAGE_WORD } from '../../../dist/engines/cells/node.js';
 import { PageList } from '../../../dist/engines/cells/page-list.js';
+import { TOP_WORD } from '../../../dist/engines/array/pages.js';
 import { SortedArray, type PageSource } from '../../../dist/engines/array/sorted-array.js';
 import { LooseNodes, randomFrom } from '../rbtree/loose-nodes.js';
-
-const TOP_WORD = 16;
 
 class Scene {
   readonly nodes: LooseNodes;

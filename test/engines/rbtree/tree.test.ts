@@ -1,14 +1,13 @@
 /** The red–black tree by itself: its rules after any history, and a writer that dies between any two stores. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { JOURNAL_WORD } from '../../../dist/engines/rbtree/links.js';
 import { JOURNAL_WORDS, RedBlackTree, rollBack } from '../../../dist/engines/rbtree/tree.js';
 import { LooseNodes, randomFrom } from './loose-nodes.js';
 
-const WORDS = { rootWord: 16, journalWord: 17 };
-
 class Scene {
   readonly nodes = new LooseNodes(8 << 20, 2);
-  tree = new RedBlackTree(this.nodes.arena, this.nodes.descriptorUnit, WORDS);
+  tree = new RedBlackTree(this.nodes.arena, this.nodes.descriptorUnit);
   readonly model = new Map<string, number>();
   /** A node on its way in: its bytes are nobody's when the writer dies. */
   freshNode = 0;
@@ -129,9 +128,9 @@ describe('a writer that dies', () => {
         if (!(error instanceof Killed)) throw error;
       }
       const { arena, descriptorUnit } = scene.nodes;
-      rollBack(arena, descriptorUnit, WORDS);
-      rollBack(arena, descriptorUnit, WORDS);
-      scene.tree = new RedBlackTree(arena, descriptorUnit, WORDS);
+      rollBack(arena, descriptorUnit);
+      rollBack(arena, descriptorUnit);
+      scene.tree = new RedBlackTree(arena, descriptorUnit);
       const problems: string[] = [];
       // The last store empties the journal: the operation is done then.
       const keys = scene.walk(0);
@@ -139,13 +138,13 @@ describe('a writer that dies', () => {
       expect(problems).toEqual([]);
       if (keys.length !== keysBefore.length) {
         scene.nodes.restore();
-        scene.tree = new RedBlackTree(arena, descriptorUnit, WORDS);
+        scene.tree = new RedBlackTree(arena, descriptorUnit);
         continue;
       }
       expect(keys).toEqual(keysBefore);
       const after = Buffer.from(arena.u8[0]!.slice(0, 1 << 17));
       // Records of the journal that nothing counts any more may differ.
-      const journal = descriptorUnit * 4096 + WORDS.journalWord * 4;
+      const journal = descriptorUnit * 4096 + JOURNAL_WORD * 4;
       before.fill(0, journal + 4, journal + JOURNAL_WORDS * 4);
       after.fill(0, journal + 4, journal + JOURNAL_WORDS * 4);
       if (scene.freshNode !== 0) {
@@ -189,7 +188,7 @@ it('a journal that names a place outside the arena is refused', () => {
   const scene = new Scene();
   scene.put('a');
   const words = scene.nodes.arena.u32[0]!;
-  const journal = scene.nodes.descriptorUnit * 1024 + WORDS.journalWord;
+  const journal = scene.nodes.descriptorUnit * 1024 + JOURNAL_WORD;
   for (const record of [
     [1, 0xffffffff, 1],
     [1, 0, 5000],
@@ -198,7 +197,7 @@ it('a journal that names a place outside the arena is refused', () => {
   ]) {
     words.set(record, journal);
     expect(() => {
-      rollBack(scene.nodes.arena, scene.nodes.descriptorUnit, WORDS);
+      rollBack(scene.nodes.arena, scene.nodes.descriptorUnit);
     }).toThrowError(expect.objectContaining({ code: 'ERR_CORRUPT' }));
   }
 });
