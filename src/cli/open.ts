@@ -164,11 +164,10 @@ export function addWriteOptions(command: Command): Command {
 // ---- stores -----------------------------------------------------------------------------------------------------------------------------
 
 function described(db: Store): OpenStore {
-  const { keyEncoding, valueEncoding } = db as unknown as Record<'keyEncoding' | 'valueEncoding', { name: string }>;
   return {
     db,
-    keyEncoding: keyEncoding.name as KeyEncodingName,
-    valueEncoding: valueEncoding.name as ValueEncodingName,
+    keyEncoding: db.keyEncodingName,
+    valueEncoding: db.valueEncodingName as ValueEncodingName,
   };
 }
 

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { ConcordPool, type ErrorCode, type PoolOptions } from '../../dist/index.js';
 // @ts-expect-error a plain JavaScript helper
 import { Load } from '../support/threads-load.mjs';
+import { keysOfShard } from '../support/pool-scene.js';
 import { newDirectory, removeDirectory, sleep, until } from './scene.js';
 
 const SHARDS = 2;
@@ -33,21 +34,8 @@ function codeOf(work: Promise<unknown>): Promise<ErrorCode | 'done'> {
 }
 
 /** A key on each shard. */
-function keysPerShard(db: ConcordPool): string[] {
-  const keys: string[] = [];
-  for (let i = 0; keys.filter((key) => key !== undefined).length < SHARDS; i++) {
-    const key = `probe${i}`;
-    // One published number per shard tells whose key it was.
-    const scratch = (db as unknown as { keyEncoding: { encode(k: string, s: unknown): number }; scratch: unknown })
-      .scratch;
-    const length = (db as unknown as { keyEncoding: { encode(k: string, s: unknown): number } }).keyEncoding.encode(
-      key,
-      scratch,
-    );
-    const view = (db as unknown as { viewOf(length: number): { link: { shard: number } } }).viewOf(length);
-    keys[view.link.shard] ??= key;
-  }
-  return keys;
+function keysPerShard(): string[] {
+  return Array.from({ length: SHARDS }, (_, shard) => keysOfShard(shard, SHARDS, 1, 'probe')[0]!);
 }
 
 async function underLoad(
@@ -252,7 +240,7 @@ test('threads that attach while a shard is down are served when it is back, each
 test('after five deaths in a minute a shard stays down: writes say so, reads and the other shards go on, close() works', async () => {
   const directory = newDirectory();
   const db = await ConcordPool.open(directory, options);
-  const [keyOfFailed, keyOfOther] = keysPerShard(db) as [string, string];
+  const [keyOfFailed, keyOfOther] = keysPerShard() as [string, string];
   await db.put(keyOfFailed, 'kept');
   await db.put(keyOfOther, 'kept');
   const failed = once(db.events, 'shard-failed');
