@@ -730,17 +730,40 @@ function applyRecord(spaces: SpaceTable, bytes: Uint8Array, at: number, seq: num
       const reference = readBlobReference(bytes, keyStart + keyLength);
       const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
       if (blob?.batch === undefined) throw missingBlob(reference.client, reference.blob);
-      let next = seq;
-      for (let inner = 0; inner < blob.totalBytes;) {
-        const size = checkOperation(blob.batch, inner, blob.totalBytes);
-        next = applyRecord(spaces, blob.batch, inner, next, blobs);
-        inner += size;
-      }
-      return Math.max(next, seq + 1);
+      return applyBatch(spaces, blob.batch, blob.totalBytes, reference.count, seq, blobs);
     }
     default:
       throw new ConcordError('ERR_CORRUPT', `operation record of unknown kind ${bytes[at]}`);
   }
+}
+
+/** The operations of a large batch, in page order. Returns the next free sequence number. */
+function applyBatch(
+  spaces: SpaceTable,
+  batch: Buffer,
+  totalBytes: number,
+  operations: number,
+  seq: number,
+  blobs: BlobTable,
+): number {
+  if (operations * OPERATION_HEADER_BYTES > totalBytes)
+    throw new ConcordError('ERR_CORRUPT', `a batch of ${totalBytes} bytes cannot hold ${operations} operations`);
+  const recordAt = new Int32Array(operations);
+  let records = 0;
+  for (let at = 0; at < totalBytes; at += checkOperation(batch, at, totalBytes)) recordAt[records++] = at;
+  if (records !== operations)
+    throw new ConcordError('ERR_CORRUPT', `a batch of ${records} operations was logged as one of ${operations}`);
+  const order = new GroupOrder();
+  if (order.sort(batch, recordAt, records, 0)) {
+    for (let i = 0; i < records; i++) {
+      const index = order.order[i]!;
+      applyRecord(spaces, batch, recordAt[index]!, seq + index, blobs);
+    }
+    return seq + records;
+  }
+  let next = seq;
+  for (let i = 0; i < records; i++) next = applyRecord(spaces, batch, recordAt[i]!, next, blobs);
+  return Math.max(next, seq + 1);
 }
 
 function missingBlob(client: number, blob: number): ConcordError {
