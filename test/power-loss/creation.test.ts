@@ -59,10 +59,10 @@ function openOrCreate(env: Env): { isCreated: boolean; shards: ShardStore[] } {
   const fields = {
     storeId: STORE_ID.toString('hex'),
     shards: SHARDS,
-    keyEncoding: 'utf8',
-    valueEncoding: 'utf8',
+    createdAt: new Date(env.now()).toISOString(),
   } as const;
-  finishCreation(env, DIRECTORY, newManifest({ ...fields, createdAt: new Date(env.now()).toISOString() }));
+  const space = { engine: 'btree', keyEncoding: 'utf8', valueEncoding: 'utf8' } as const;
+  finishCreation(env, DIRECTORY, newManifest(fields, space));
   return { isCreated: true, shards };
 }
 
