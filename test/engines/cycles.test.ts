@@ -1,6 +1,8 @@
 /**
  * A thousand lives of each engine: in one arena nothing is left behind in shared memory, and the process does not grow.
  */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
 import { publishTrees } from '../../dist/engines/btree/meta.js';
 import { createEngine } from '../../dist/engines/standalone.js';
@@ -8,6 +10,8 @@ import { HEADER_UNITS } from '../../dist/shared/memory/arena.js';
 import { ENGINES, EngineScene, keyOf } from './contract-scene.js';
 
 const CYCLES = 1000;
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 const keys = Array.from({ length: 60 }, (_, index) => keyOf(index));
 const values = Array.from({ length: 60 }, (_, index) => Buffer.alloc(index % 20 === 7 ? 6000 : index, index));
 
@@ -59,6 +63,6 @@ describe.each(ENGINES)('%s', (name) => {
 
 /** Resident bytes after what can be collected is. */
 function collectedBytes(): number {
-  for (let round = 0; round < 4; round++) globalThis.gc?.();
+  for (let round = 0; round < 4; round++) collect();
   return process.memoryUsage.rss();
 }
