@@ -115,6 +115,8 @@ export abstract class NodeEngineWriter implements EngineWriter {
   /** For walks: the cell that readNode() took apart. */
   protected readonly cell: NodeCell = { flags: 0, keyAt: 0, keyLength: 0, bodyAt: 0, valueLength: 0 };
   protected liveEntries = 0;
+  /** Keys in the structure, those with a tombstone among them. */
+  protected keyCount = 0;
   /** Readers' number until the publication. Infinity outside of groups: then every version counts as published. */
   protected publishedSeq = Infinity;
 
@@ -569,6 +571,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
     }
     latch?.leave();
     this.#cells++;
+    if (old === 0) this.keyCount++;
   }
 
   #unlink(node: number): void {
@@ -576,6 +579,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
     latch?.enter(this.descriptor);
     this.removeNode(node);
     latch?.leave();
+    this.keyCount--;
     this.#drop(node);
   }
 
@@ -932,6 +936,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
     this.#deadListed = 0;
     this.descriptor = 0;
     this.liveEntries = 0;
+    this.keyCount = 0;
     this.#liveKeyBytes = 0;
     this.#liveValueBytes = 0;
     this.#cells = 0;
@@ -1011,6 +1016,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
   /** Counts and marks a key's versions. */
   #adoptVersions(node: number, chains: Set<UnitId>): void {
     const arena = this.arena;
+    this.keyCount++;
     for (let at = node; at !== 0; at = this.olderOf(at)) {
       checkAddress(arena, at);
       this.heap.mark(at);
