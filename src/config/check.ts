@@ -89,7 +89,8 @@ export class Findings {
   /** `complaint` continues the name of the key or option. */
   refuse(path: string, origin: Origin, complaint: (place: string) => string): void {
     const isOption = origin.source === 'option';
-    const name = path === '' ? 'options' : isOption ? `option ${path.replace(/^store\./, '')}` : path;
+    const name =
+      path === '' ? (isOption ? 'options' : 'the file') : isOption ? `option ${path.replace(/^store\./, '')}` : path;
     const place = isOption ? '' : ` (${originText(origin, this.#cwd)})`;
     this.problems.push({ path, origin, message: `${name}${complaint(place)}` });
   }
