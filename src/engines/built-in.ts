@@ -3,5 +3,7 @@
  */
 import { btreeEngine } from './btree/engine.js';
 import { addEngine } from './engine.js';
+import { hashEngine } from './hash/engine.js';
 
 addEngine(btreeEngine);
+addEngine(hashEngine);

@@ -129,7 +129,7 @@ export class HashCursor extends NodeView implements EngineCursor {
     for (; this.#position >= 0 && this.#position < this.#count; this.#position += forward ? 1 : -1) {
       const index = this.#order[this.#position]!;
       const at = this.#offsets[index]!;
-      const key = this.#bytes.subarray(at, this.#offsets[index + 1]!);
+      const key = this.#bytes.subarray(at, this.#offsets[index + 1]);
       for (;;) {
         const head = lookUp(arena, this.#buckets, key, key.length);
         if (head === 0) break;
