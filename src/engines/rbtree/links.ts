@@ -13,7 +13,7 @@
  * Threads: any, with the arena's latch held, or as its only writer.
  */
 import type { ArenaReader } from '../../shared/memory/arena.js';
-import { skipVarint, cellLengthsAt } from '../btree/page.js';
+import { cellLengthsAt, readVarint, skipVarint } from '../btree/page.js';
 import {
   ADDRESS_SEGMENT_MASK,
   ADDRESS_SEGMENT_SHIFT,
@@ -21,6 +21,7 @@ import {
   OWN_WORD,
   checkAddress,
   corruptNode,
+  nodeOffset,
   nodeSegment,
   nodeWord,
 } from '../cells/node.js';
@@ -32,9 +33,13 @@ export const FLAGS_WORD = 3;
 /** In word 3. */
 export const RED = NodeFlag.Red;
 export const CELL_OFFSET_BYTES = 4 * (1 + LINK_WORDS);
-/** Words of the descriptor page: the root's address, then the journal (tree.ts). */
+/** Words of the descriptor page: the root's address, a count of changes, the journal (tree.ts). */
 export const ROOT_WORD = OWN_WORD;
-export const JOURNAL_WORD = OWN_WORD + 1;
+export const VERSION_WORD = OWN_WORD + 1;
+export const JOURNAL_WORD = OWN_WORD + 2;
+/** Finds in a row that may miss the last place before it is tried less often. */
+const FINGER_MISSES_MAX = 4;
+const FINGER_RETRY_MASK = 31;
 /** A sound tree of 2^32 nodes is at most 64 deep. The rest of the room is for deletes, which lengthen a path by one. */
 export const DEPTH_MAX = 72;
 
@@ -45,6 +50,13 @@ export class TreePath {
   readonly side = new Uint8Array(DEPTH_MAX + 2);
   /** Nodes on the path. After find() with success the last one has the key. */
   depth = 0;
+  /** The path still leads from the root to where the last findNear() was. */
+  #hasFinger = false;
+  #fingerMisses = 0;
+  #findCount = 0;
+  /** Where openKey() found the key, in its segment. */
+  protected keyAt = 0;
+  protected keyLength = 0;
 
   constructor(arena: ArenaReader) {
     this.arena = arena;
@@ -53,6 +65,64 @@ export class TreePath {
   /** Address of the node with the key, 0 if there is none: then the path leads to where it would hang. */
   find(root: number, key: Uint8Array, keyStart: number, keyLength: number): number {
     return this.descend(root, 0, key, keyStart, keyLength);
+  }
+
+  /** find() that need not begin at the root: a key next to the last one is reached from there, if the tree is still the same. */
+  findNear(root: number, key: Uint8Array, keyStart: number, keyLength: number): number {
+    if (
+      this.#hasFinger &&
+      this.depth > 0 &&
+      (this.#fingerMisses < FINGER_MISSES_MAX || (this.#findCount++ & FINGER_RETRY_MASK) === 0)
+    ) {
+      const last = this.path[this.depth - 1]!;
+      const order = this.compare(last, key, keyStart, keyLength);
+      if (order === 0) return last;
+      const towards = order > 0 ? 1 : 0;
+      // The subtree of the last node ends at the nearest node above of which it lies on the other side.
+      let above = this.depth - 1;
+      while (above > 0 && this.side[above - 1] === towards) above--;
+      const bound = above === 0 ? -order : this.compare(this.path[above - 1]!, key, keyStart, keyLength);
+      if (bound === 0) {
+        this.depth = above;
+        this.#fingerMisses = 0;
+        return this.path[above - 1]!;
+      }
+      if (bound > 0 !== order > 0) {
+        this.#fingerMisses = 0;
+        this.side[this.depth - 1] = towards;
+        return this.descend(this.child(last, towards), this.depth, key, keyStart, keyLength);
+      }
+      this.#fingerMisses++;
+    }
+    this.#hasFinger = true;
+    return this.descend(root, 0, key, keyStart, keyLength);
+  }
+
+  /** The next findNear() starts at the root: the tree has changed elsewhere, or the path was used for something else. */
+  forgetPlace(): void {
+    this.#hasFinger = false;
+  }
+
+  /** > 0 if the key is above the node's. */
+  protected compare(node: number, key: Uint8Array, keyStart: number, keyLength: number): number {
+    const u8 = this.openKey(node);
+    const at = this.keyAt;
+    const length = this.keyLength;
+    const shorter = length < keyLength ? length : keyLength;
+    for (let index = 0; index < shorter; index++) {
+      const order = key[keyStart + index]! - u8[at + index]!;
+      if (order !== 0) return order;
+    }
+    return keyLength - length;
+  }
+
+  /** The bytes that the node's key stands in; keyAt and keyLength say where. */
+  protected openKey(node: number): Uint8Array {
+    const u8 = this.arena.u8[nodeSegment(node)]!;
+    const at = skipVarint(u8, cellLengthsAt(u8, nodeOffset(node) + CELL_OFFSET_BYTES));
+    this.keyLength = readVarint(u8, at);
+    this.keyAt = skipVarint(u8, at);
+    return u8;
   }
 
   /** Goes on downwards from `node`, which stands at `depth` of the path. */

@@ -15,10 +15,8 @@
 import type { ArenaReader, ArenaWriter } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '../../shared/memory/arena.js';
 import type { UnitId } from '../../shared/memory/arena.js';
-import { cellLengthsAt, readVarint, skipVarint } from '../btree/page.js';
-import { checkAddress, corruptNode, nodeOffset, nodeSegment, nodeWord } from '../cells/node.js';
+import { checkAddress, corruptNode, nodeSegment, nodeWord } from '../cells/node.js';
 import {
-  CELL_OFFSET_BYTES,
   DEPTH_MAX,
   FLAGS_WORD,
   JOURNAL_WORD,
@@ -27,15 +25,13 @@ import {
   RIGHT_WORD,
   ROOT_WORD,
   TreePath,
+  VERSION_WORD,
 } from './links.js';
 
 const RECORD_WORDS = 3;
 /** Two nodes of three change colour on the way up for each two levels, and the last rotations move fewer than 16 words. */
 export const JOURNAL_RECORDS_MAX = 2 * DEPTH_MAX + 16;
 export const JOURNAL_WORDS = 1 + JOURNAL_RECORDS_MAX * RECORD_WORDS;
-/** Finds that may miss the finger in a row before it is tried less often. */
-const FINGER_MISSES_MAX = 4;
-const FINGER_RETRY_MASK = 31;
 
 /** Undoes what a dead writer left half done. Nothing happens if there is nothing. @throws ERR_CORRUPT */
 export function rollBack(arena: ArenaReader, descriptorUnit: UnitId): void {
@@ -64,12 +60,9 @@ export function rollBack(arena: ArenaReader, descriptorUnit: UnitId): void {
 export class RedBlackTree extends TreePath {
   readonly #words: Int32Array;
   readonly #rootAt: number;
+  readonly #versionAt: number;
   readonly #journalAt: number;
   #recordCount = 0;
-  /** The path still leads from the root to where the last operation was. */
-  #hasFinger = false;
-  #fingerMisses = 0;
-  #findCount = 0;
   rotations = 0;
   /** For tests: called after each store into the tree or its journal that a dying thread could stop behind. */
   onStore: (() => void) | undefined;
@@ -79,6 +72,7 @@ export class RedBlackTree extends TreePath {
     const base = (descriptorUnit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     this.#words = arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
     this.#rootAt = base + ROOT_WORD;
+    this.#versionAt = base + VERSION_WORD;
     this.#journalAt = base + JOURNAL_WORD;
   }
 
@@ -86,43 +80,14 @@ export class RedBlackTree extends TreePath {
     return this.#words[this.#rootAt]!;
   }
 
-  /** Node with the key or 0, and remembers the place. A key next to the last one is found without going back to the root. */
+  /** Node with the key or 0, and remembers the place. */
   locate(key: Uint8Array, keyStart: number, keyLength: number): number {
-    if (
-      this.#hasFinger &&
-      (this.#fingerMisses < FINGER_MISSES_MAX || (this.#findCount++ & FINGER_RETRY_MASK) === 0) &&
-      this.depth > 0
-    ) {
-      const last = this.path[this.depth - 1]!;
-      const order = this.#compare(last, key, keyStart, keyLength);
-      if (order === 0) return last;
-      const towards = order > 0 ? 1 : 0;
-      // The subtree of the last node ends at the nearest node above of which it lies on the other side.
-      let above = this.depth - 1;
-      while (above > 0 && this.side[above - 1] === towards) above--;
-      const bound = above === 0 ? -order : this.#compare(this.path[above - 1]!, key, keyStart, keyLength);
-      if (bound === 0) {
-        this.depth = above;
-        return this.path[above - 1]!;
-      }
-      if (bound > 0 !== order > 0) {
-        this.#fingerMisses = 0;
-        this.side[this.depth - 1] = towards;
-        return this.descend(this.child(last, towards), this.depth, key, keyStart, keyLength);
-      }
-      this.#fingerMisses++;
-    }
-    this.#hasFinger = true;
-    return this.descend(this.root, 0, key, keyStart, keyLength);
-  }
-
-  /** After an operation elsewhere on the path (first, step): the next locate() starts at the root. */
-  forgetPlace(): void {
-    this.#hasFinger = false;
+    return this.findNear(this.root, key, keyStart, keyLength);
   }
 
   /** Hangs the node in where locate() found nothing. */
   insert(node: number): void {
+    this.#startChange();
     const { path } = this;
     const depth = this.depth;
     const words = this.arena.i32[nodeSegment(node)]!;
@@ -144,6 +109,7 @@ export class RedBlackTree extends TreePath {
 
   /** Puts the node in place of the one that locate() found. One store. */
   replace(node: number): void {
+    this.#startChange();
     const at = this.depth - 1;
     const old = this.path[at]!;
     const from = this.arena.i32[nodeSegment(old)]!;
@@ -164,6 +130,7 @@ export class RedBlackTree extends TreePath {
 
   /** Takes out the node that locate() found. */
   remove(): void {
+    this.#startChange();
     const { path, side } = this;
     const at = this.depth - 1;
     const node = path[at]!;
@@ -200,7 +167,7 @@ export class RedBlackTree extends TreePath {
     }
     if (lostBlack) this.#fixRemove(hole);
     this.#done();
-    this.#hasFinger = false;
+    this.forgetPlace();
   }
 
   /** Adds the problems found; returns the number of nodes. */
@@ -381,6 +348,12 @@ export class RedBlackTree extends TreePath {
     this.onStore?.();
   }
 
+  /** Paths that readers keep are good for the tree before. First, so that it is known of a change that its writer did not survive. */
+  #startChange(): void {
+    this.#words[this.#versionAt]!++;
+    this.onStore?.();
+  }
+
   #done(): void {
     if (this.#recordCount === 0) return;
     this.#recordCount = 0;
@@ -390,33 +363,8 @@ export class RedBlackTree extends TreePath {
 
   // ---- keys ---------------------------------------------------------------------------------------------------------------------
 
-  #keyAt = 0;
-  #keyLength = 0;
-
-  /** The bytes that the node's key stands in. */
-  #openKey(node: number): Uint8Array {
-    const u8 = this.arena.u8[nodeSegment(node)]!;
-    const at = skipVarint(u8, cellLengthsAt(u8, nodeOffset(node) + CELL_OFFSET_BYTES));
-    this.#keyLength = readVarint(u8, at);
-    this.#keyAt = skipVarint(u8, at);
-    return u8;
-  }
-
-  /** > 0 if the key is above the node's. */
-  #compare(node: number, key: Uint8Array, keyStart: number, keyLength: number): number {
-    const u8 = this.#openKey(node);
-    const at = this.#keyAt;
-    const length = this.#keyLength;
-    const shorter = length < keyLength ? length : keyLength;
-    for (let index = 0; index < shorter; index++) {
-      const order = key[keyStart + index]! - u8[at + index]!;
-      if (order !== 0) return order;
-    }
-    return keyLength - length;
-  }
-
   #isAscending(low: number, high: number): boolean {
-    const u8 = this.#openKey(low);
-    return this.#compare(high, u8, this.#keyAt, this.#keyLength) < 0;
+    const u8 = this.openKey(low);
+    return this.compare(high, u8, this.keyAt, this.keyLength) < 0;
   }
 }

@@ -1,7 +1,7 @@
 /** The red–black tree by itself: its rules after any history, and a writer that dies between any two stores. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { JOURNAL_WORD } from '../../../dist/engines/rbtree/links.js';
+import { JOURNAL_WORD, VERSION_WORD } from '../../../dist/engines/rbtree/links.js';
 import { JOURNAL_WORDS, RedBlackTree, rollBack } from '../../../dist/engines/rbtree/tree.js';
 import { LooseNodes, randomFrom } from './loose-nodes.js';
 
@@ -145,6 +145,9 @@ describe('a writer that dies', () => {
       const after = Buffer.from(arena.u8[0]!.slice(0, 1 << 17));
       // Records of the journal that nothing counts any more may differ.
       const journal = descriptorUnit * 4096 + JOURNAL_WORD * 4;
+      const version = descriptorUnit * 4096 + VERSION_WORD * 4;
+      before.fill(0, version, version + 4);
+      after.fill(0, version, version + 4);
       before.fill(0, journal + 4, journal + JOURNAL_WORDS * 4);
       after.fill(0, journal + 4, journal + JOURNAL_WORDS * 4);
       if (scene.freshNode !== 0) {
