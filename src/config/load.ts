@@ -25,7 +25,7 @@ const PREFIX = 'CONCORDKV_';
 /** Of the project's own tests. */
 const TEST_PREFIX = 'CONCORDKV_TEST_';
 
-/** An argument for loadConfig: a deep partial of {@link Config}; sizes and times are numbers. */
+/** What loadConfig works with; everything has a default. */
 export interface LoadConfigOptions {
   /** Where the file is looked for, and what relative paths count from. Default: the working directory. */
   readonly cwd?: string;
