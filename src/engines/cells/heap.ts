@@ -403,7 +403,7 @@ export class CellHeap {
     const arena = this.#arena;
     const granules = granulesOf(cellClass);
     const least = leastOrderOf(granules);
-    let order = this.#wantedOrder(cellClass, granules);
+    let order = Math.max(least, this.#wantedOrder(cellClass, granules));
     const counts = [0, 0, 0, 0];
     for (; order > least; order--) {
       counts.fill(0)[order] = 1;
