@@ -112,6 +112,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     try {
       const { source } = this;
       if (source.pending !== undefined) return source.whenReady(() => this.put(key, value, options));
+      source.assertUsable();
       let { level } = source.core;
       let condition: number = Condition.None;
       let version = 0;
@@ -148,8 +149,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const { source, scratch } = this;
     const encoded = source.valueEncoding.encode(value);
     const length = source.keyEncoding.encode(key, scratch);
-    const view = source.viewOf(scratch, length);
-    const { link } = this.#writable(source, view).line;
+    const link = this.#writable(source.viewOf(scratch, length));
     const { spaceId } = source;
     const bytesOfKey = scratch.bytes;
     const hash = hashBytes(bytesOfKey, 0, length);
@@ -193,11 +193,11 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     return link.submit();
   }
 
-  #writable(source: SpaceSource, view: SpaceView): SpaceView {
-    source.assertUsable();
-    this.client.assertWritable(view.line.link.shard);
-    if (source.core.settings.readOnly) throw new ConcordError('ERR_READ_ONLY', 'the store was opened read-only');
-    return view;
+  /** The link of a shard that takes writes. @throws ERR_CLOSED, ERR_SHARD_FAILED, ERR_READ_ONLY */
+  #writable({ line: { link } }: SpaceView): ShardLink {
+    this.client.assertWritable(link.shard);
+    if (this.source.core.settings.readOnly) throw new ConcordError('ERR_READ_ONLY', 'the store was opened read-only');
+    return link;
   }
 
   #levelOf(options: WriteOptions | undefined): number {
@@ -209,12 +209,13 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     try {
       const { source, scratch } = this;
       if (source.pending !== undefined) return source.whenReady(() => this.del(key, options));
+      source.assertUsable();
       const signal = checkSignal(options);
       const level = this.#levelOf(options);
       const version = options?.ifVersion === undefined ? 0 : checkVersion(options.ifVersion);
       const condition = options?.ifVersion === undefined ? Condition.None : Condition.IfVersion;
       const length = source.keyEncoding.encode(key, scratch);
-      const { link } = this.#writable(source, source.viewOf(scratch, length)).line;
+      const link = this.#writable(source.viewOf(scratch, length));
       const own = Buffer.from(scratch.bytes.subarray(0, length));
       const hash = hashBytes(own, 0, own.length);
       const { spaceId } = source;
@@ -280,6 +281,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const sources = this.#sourcesOf(own);
     const missing = sources.find(({ pending }) => pending !== undefined);
     if (missing !== undefined) return missing.whenReady(() => this.batch(operations, options));
+    for (const source of new Set(sources)) source.assertUsable();
     const { records, link } = this.#encodeBatch(own, sources);
     if (records.length > BATCH_INLINE_MAX_BYTES) {
       const blob = {
@@ -328,7 +330,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const encoded = operation.type === 'put' ? source.valueEncoding.encode(operation.value) : '';
       const expiresAt = operation.type === 'put' && operation.ttlMs !== undefined ? expiresAfter(operation.ttlMs) : 0;
       const length = source.keyEncoding.encode(operation.key, scratch);
-      const owner = this.#writable(source, source.viewOf(scratch, length)).line.link;
+      const owner = this.#writable(source.viewOf(scratch, length));
       link ??= owner;
       if (owner !== link) {
         throw new ConcordError(
@@ -380,7 +382,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const recordBytes = operationBytes(low.length, high.length, extensionBytesOf(spaceId, 0));
     await Promise.all(
       source.views.map(async (view) => {
-        const { link } = this.#writable(source, view).line;
+        const link = this.#writable(view);
         const request = newRequest(recordBytes, level, 0, 0, 0, RequestType.Clear);
         const at = REQUEST_HEADER_BYTES;
         const keyStart = writeHead(request, at, OperationKind.ClearRange, low.length, high.length, spaceId, 0, flags);

@@ -188,7 +188,7 @@ export class SpaceCatalog {
       this.#redefine(id, engine, { ...record.tuning, ...tuning });
       return record;
     });
-    const run: RunningSwitch = { engine, begun, done: begun.then(), seen: [], turnedBack: undefined };
+    const run: RunningSwitch = { engine, begun, done: Promise.resolve(), seen: [], turnedBack: undefined };
     run.done = this.#runSwitch(id, run).finally(() => {
       this.#switches.delete(id);
     });
