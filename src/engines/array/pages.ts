@@ -14,7 +14,7 @@
  * Header: as every page's (btree/page.ts), kind Engine, level 1 in a block, 2 in a directory page; count at its place. the engine's list of pages links them by their next word. Entries from byte 24 on.
  * Threads: any, with the arena's latch held, or as its only writer.
  */
-import { SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
+import { PAGE_BIRTH_LOW_WORD, SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { ConcordError } from '../../shared/errors.js';
 import {
   CLASS_BYTE,
@@ -33,8 +33,9 @@ export const HEADER_WORDS = PAGE_HEADER_BYTES / 4;
 export const BLOCK_SLOTS = 4096 / 4 - HEADER_WORDS;
 /** Directory pages of the descriptor: with half-full pages still 10^9 entries. */
 export const DIRECTORIES_MAX = 512;
-/** Word of the descriptor: the count of directory pages, which follow. */
-export const TOP_WORD = OWN_WORD;
+/** Word of the descriptor: a count of changes. Behind it stands the count of directory pages, then those. */
+export const VERSION_WORD = OWN_WORD;
+export const TOP_WORD = VERSION_WORD + 1;
 /** The cell stands behind word 0. */
 export const CELL_OFFSET_BYTES = 4;
 
@@ -54,8 +55,6 @@ export class ArrayPlace {
   protected readonly arena: ArenaReader;
   #top: Int32Array;
   #topAt = 0;
-  readonly #topWord: number;
-  #descriptor: UnitId = 0;
   directory = 0;
   block = 0;
   slot = 0;
@@ -66,23 +65,35 @@ export class ArrayPlace {
   #lowCommon = 0;
   #highCommon = 0;
   #found = 0;
+  /** The node of the last findNear() or insert stands at the place. */
+  #hasFinger = false;
+  /** The array as the place knows it: where its descriptor page is, when that was born, and how often the array had changed. */
+  #descriptor: UnitId = 0;
+  #birth = 0;
+  #version = 0;
   /** Where openKey() found the key, in its segment. */
   protected keyAt = 0;
   protected keyLength = 0;
 
-  constructor(arena: ArenaReader, descriptorUnit: UnitId, topWord: number) {
+  constructor(arena: ArenaReader, descriptorUnit: UnitId) {
     this.arena = arena;
-    this.#topWord = topWord;
     this.#top = arena.i32[0]!;
     this.enter(descriptorUnit);
   }
 
-  /** The array of that descriptor from now on; readers find it anew with each pin. */
+  /** The array of that descriptor from now on. Forgets the place if it is another one, or has changed. */
   enter(descriptorUnit: UnitId): void {
-    if (this.#descriptor === descriptorUnit) return;
+    const words = this.arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
+    const word = pageWord(descriptorUnit);
+    const birth = words[word + PAGE_BIRTH_LOW_WORD]!;
+    const version = words[word + VERSION_WORD]!;
+    if (this.#descriptor === descriptorUnit && this.#birth === birth && this.#version === version) return;
     this.#descriptor = descriptorUnit;
-    this.#top = this.arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
-    this.#topAt = pageWord(descriptorUnit) + this.#topWord;
+    this.#birth = birth;
+    this.#version = version;
+    this.#top = words;
+    this.#topAt = word + TOP_WORD;
+    this.#hasFinger = false;
   }
 
   get directoryCount(): number {
@@ -114,6 +125,50 @@ export class ArrayPlace {
 
   wordAt(unit: UnitId, index: number): number {
     return this.arena.i32[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) + HEADER_WORDS + index]!;
+  }
+
+  /** find() that looks beside the last place first: keys that come in ascending order are there. */
+  findNear(key: Uint8Array, keyStart: number, keyLength: number): number {
+    if (this.#hasFinger) {
+      const here = this.wordAt(this.blockUnit, this.slot);
+      const order = this.compare(here, key, keyStart, keyLength, 0);
+      if (order === 0) return here;
+      if (order > 0) {
+        const next = this.slot + 1;
+        if (next < this.countOf(this.blockUnit, BLOCK_LEVEL)) {
+          const node = this.wordAt(this.blockUnit, next);
+          const nextOrder = this.compare(node, key, keyStart, keyLength, 0);
+          if (nextOrder <= 0) {
+            this.slot = next;
+            return nextOrder === 0 ? node : 0;
+          }
+        } else if (this.isLastBlock()) {
+          this.slot = next;
+          this.#hasFinger = false;
+          return 0;
+        }
+      }
+    }
+    const node = this.find(key, keyStart, keyLength);
+    this.#hasFinger = node !== 0;
+    return node;
+  }
+
+  /** A node stands at the place. */
+  protected rememberPlace(): void {
+    this.#hasFinger = true;
+  }
+
+  /** The next findNear() starts from the top: the array has changed elsewhere, or the place was used for something else. */
+  forgetPlace(): void {
+    this.#hasFinger = false;
+  }
+
+  protected isLastBlock(): boolean {
+    return (
+      this.directory === this.directoryCount - 1 &&
+      this.block === this.countOf(this.directoryUnit(this.directory), DIRECTORY_LEVEL) - 1
+    );
   }
 
   /** Address of the node with the key, 0 if there is none. */

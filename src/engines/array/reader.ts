@@ -1,6 +1,7 @@
 /**
  * Point reads and ordered walks in the array, with the arena's read latch held until release().
  *
+ * A point read looks beside the last one first if the array is still the same, so reads in ascending order need no search.
  * A cursor's place is good while it holds the latch. Between chunks it holds nothing: it is sought again from the last key, so it survives whatever
  * changed meanwhile. Threads: any, one object per thread, between pin and unpin; release() before unpin.
  */
@@ -8,14 +9,14 @@ import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
 import { NodeCursor } from '../cells/node-cursor.js';
 import { NodeReader } from '../cells/node-reader.js';
 import { EngineCode } from '../engine.js';
-import { ArrayPlace, CELL_OFFSET_BYTES, TOP_WORD, corruptArray } from './pages.js';
+import { ArrayPlace, CELL_OFFSET_BYTES, corruptArray } from './pages.js';
 
 export class ArrayReader extends NodeReader {
   readonly #place: ArrayPlace;
 
   constructor(arena: ArenaReader, row: number, spaceId: number, slot: number) {
     super(arena, row, spaceId, EngineCode.array, slot, true);
-    this.#place = new ArrayPlace(arena, 0, TOP_WORD);
+    this.#place = new ArrayPlace(arena, 0);
   }
 
   protected override cellOffset(): number {
@@ -24,7 +25,7 @@ export class ArrayReader extends NodeReader {
 
   protected override lookup(descriptor: UnitId, key: Uint8Array, keyLength: number): number {
     this.#place.enter(descriptor);
-    return this.#place.find(key, 0, keyLength);
+    return this.#place.findNear(key, 0, keyLength);
   }
 }
 
@@ -35,7 +36,7 @@ export class ArrayCursor extends NodeCursor {
 
   constructor(arena: ArenaReader, row: number, spaceId: number, slot: number) {
     super(arena, row, spaceId, EngineCode.array, slot, true);
-    this.#place = new ArrayPlace(arena, 0, TOP_WORD);
+    this.#place = new ArrayPlace(arena, 0);
   }
 
   protected override cellOffset(): number {

@@ -25,6 +25,8 @@ import {
   DIRECTORIES_MAX,
   DIRECTORY_LEVEL,
   HEADER_WORDS,
+  TOP_WORD,
+  VERSION_WORD,
   slotsOf,
 } from './pages.js';
 
@@ -71,8 +73,6 @@ export class SortedArray extends ArrayPlace {
   readonly #writer: ArenaWriter;
   readonly #topWords: Int32Array;
   readonly #topAt: number;
-  /** The node of the last locate() or insert() stands at the place. */
-  #hasFinger = false;
   /** Pages of one unit for what the next insert may need: an insert itself asks for no memory. */
   readonly #spares: UnitId[] = [];
   /** A directory page may have become full since prepare() looked. */
@@ -94,41 +94,20 @@ export class SortedArray extends ArrayPlace {
    * Repairs what a dead writer left. `slotsMax`: for tests, fewer entries in a page of one unit than
    * fit. @throws ERR_CORRUPT
    */
-  constructor(arena: ArenaWriter, descriptorUnit: UnitId, topWord: number, pages: PageSource, slotsMax = BLOCK_SLOTS) {
-    super(arena, descriptorUnit, topWord);
+  constructor(arena: ArenaWriter, descriptorUnit: UnitId, pages: PageSource, slotsMax = BLOCK_SLOTS) {
+    super(arena, descriptorUnit);
     this.#pages = pages;
     this.#slotsMax = slotsMax;
     this.#blockSlots = this.#slots(0);
     this.#writer = arena;
     this.#topWords = arena.i32[descriptorUnit >>> SEGMENT_UNIT_SHIFT]!;
-    this.#topAt = pageWord(descriptorUnit) + topWord;
+    this.#topAt = pageWord(descriptorUnit) + TOP_WORD;
     this.#repair();
   }
 
-  /** Node with the key or 0, and remembers the place. Keys that come in order are found beside the last one. */
+  /** Node with the key or 0, and remembers the place. */
   locate(key: Uint8Array, keyStart: number, keyLength: number): number {
-    if (this.#hasFinger) {
-      const order = this.compare(this.wordAt(this.blockUnit, this.slot), key, keyStart, keyLength, 0);
-      if (order === 0) return this.wordAt(this.blockUnit, this.slot);
-      if (order > 0) {
-        const next = this.slot + 1;
-        if (next < this.countOf(this.blockUnit, BLOCK_LEVEL)) {
-          const node = this.wordAt(this.blockUnit, next);
-          const nextOrder = this.compare(node, key, keyStart, keyLength, 0);
-          if (nextOrder <= 0) {
-            this.slot = next;
-            return nextOrder === 0 ? node : 0;
-          }
-        } else if (this.#isLastBlock()) {
-          this.slot = next;
-          this.#hasFinger = false;
-          return 0;
-        }
-      }
-    }
-    const node = this.find(key, keyStart, keyLength);
-    this.#hasFinger = node !== 0;
-    return node;
+    return this.findNear(key, keyStart, keyLength);
   }
 
   /**
@@ -150,13 +129,14 @@ export class SortedArray extends ArrayPlace {
 
   /** Puts the node where locate() found nothing, after prepare(). On ERR_MEMORY_FULL nothing has changed. */
   insert(node: number): void {
-    this.#hasFinger = false;
+    this.#startChange();
+    this.forgetPlace();
     if (this.directoryCount === 0) {
       this.#plant(node);
     } else {
       let count = this.countOf(this.blockUnit, BLOCK_LEVEL);
       if (count === this.#blockSlots) {
-        if (this.slot === count && this.#isLastBlock()) return this.#addBlock(node, true);
+        if (this.slot === count && this.isLastBlock()) return this.#addBlock(node, true);
         if (this.slot === 0 && this.block === 0 && this.directory === 0) return this.#addBlock(node, false);
         this.#splitBlock();
         count = this.countOf(this.blockUnit, BLOCK_LEVEL);
@@ -164,18 +144,20 @@ export class SortedArray extends ArrayPlace {
       this.#insertWord(this.blockUnit, this.slot, count, node);
       if (count + 1 === this.#blockSlots) this.#fullBlocks++;
     }
-    this.#hasFinger = true;
+    this.rememberPlace();
   }
 
   /** Puts the node in place of the one that locate() found. One store. */
   replace(node: number): void {
+    this.#startChange();
     this.arena.i32[this.blockUnit >>> SEGMENT_UNIT_SHIFT]![pageWord(this.blockUnit) + HEADER_WORDS + this.slot] = node;
     this.onStore?.();
   }
 
   /** Takes out the node that locate() found. */
   remove(): void {
-    this.#hasFinger = false;
+    this.#startChange();
+    this.forgetPlace();
     const count = this.countOf(this.blockUnit, BLOCK_LEVEL);
     if (count === this.#blockSlots) this.#fullBlocks--;
     if (count === 1) {
@@ -199,11 +181,6 @@ export class SortedArray extends ArrayPlace {
       units += directoryGrowth(pageClass, slotsOf(pageClass) - this.countOf(unit, DIRECTORY_LEVEL), splits);
     }
     return units;
-  }
-
-  /** After steps elsewhere: the next locate() starts from the top. */
-  forgetPlace(): void {
-    this.#hasFinger = false;
   }
 
   /** Adds the problems found; returns the number of nodes. */
@@ -253,13 +230,6 @@ export class SortedArray extends ArrayPlace {
 
   // ---- blocks -------------------------------------------------------------------------------------------------------------------
 
-  #isLastBlock(): boolean {
-    return (
-      this.directory === this.directoryCount - 1 &&
-      this.block === this.countOf(this.directoryUnit(this.directory), DIRECTORY_LEVEL) - 1
-    );
-  }
-
   /** The first node of all. */
   #plant(node: number): void {
     this.#needSpares(2);
@@ -285,7 +255,7 @@ export class SortedArray extends ArrayPlace {
     this.#insertBlock(unit);
     this.blockUnit = unit;
     this.slot = 0;
-    this.#hasFinger = true;
+    this.rememberPlace();
   }
 
   /** Halves the full block of the place; the place goes with the half it is in. */
@@ -475,6 +445,12 @@ export class SortedArray extends ArrayPlace {
 
   #setLevel(unit: UnitId, level: number): void {
     this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) * 4 + LEVEL_BYTE] = level;
+  }
+
+  /** Places that readers keep are good for the array before. First, so that this is known of a change that its writer did not survive. */
+  #startChange(): void {
+    this.#topWords[this.#topAt + VERSION_WORD - TOP_WORD]!++;
+    this.onStore?.();
   }
 
   /** Of a page that is not listed yet. */

@@ -7,7 +7,7 @@
 import type { ArenaWriter } from '../../shared/memory/arena.js';
 import { NodeEngineWriter } from '../cells/node-writer.js';
 import { EngineCode, type EngineMetrics } from '../engine.js';
-import { ArrayPlace, CELL_OFFSET_BYTES, TOP_WORD } from './pages.js';
+import { ArrayPlace, CELL_OFFSET_BYTES } from './pages.js';
 import { SortedArray, unitsNeededByNew, type PageSource } from './sorted-array.js';
 
 export class ArrayWriter extends NodeEngineWriter {
@@ -62,8 +62,8 @@ export class ArrayWriter extends NodeEngineWriter {
   }
 
   protected override startStructure(): void {
-    this.#walk = new ArrayPlace(this.arena, this.descriptor, TOP_WORD);
-    this.#array = new SortedArray(this.arena, this.descriptor, TOP_WORD, this.#pageSource);
+    this.#walk = new ArrayPlace(this.arena, this.descriptor);
+    this.#array = new SortedArray(this.arena, this.descriptor, this.#pageSource);
   }
 
   protected override adoptStructure(): void {

@@ -38,7 +38,7 @@ class Scene {
       },
       ownPages: () => [...list.units],
     };
-    return (this.array = new SortedArray(arena, descriptorUnit, TOP_WORD, pages, this.slotsMax));
+    return (this.array = new SortedArray(arena, descriptorUnit, pages, this.slotsMax));
   }
 
   locate(key: string): number {
