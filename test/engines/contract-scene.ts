@@ -368,7 +368,7 @@ export class EngineScene {
 
 /** expect() costs microseconds: only where there is something to say. */
 function same<T>(told: T, expected: T, what: string): void {
-  if (told !== expected) expect(told, what).toBe(expected);
+  if (told !== expected) expect(told, what.length > 200 ? `${what.slice(0, 200)}…` : what).toBe(expected);
 }
 
 /** toEqual() on thousands of lines takes seconds: only where they differ. */

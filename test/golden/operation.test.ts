@@ -10,17 +10,24 @@ import {
   CLEAR_HAS_LOW,
   MAX_BATCH_BYTES,
   MAX_VALUE_BYTES,
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   checkOperation,
   operationBytes,
+  operationKeyAt,
   operationSpan,
   readBlobReference,
   readKeyLength,
+  readOperationExpiry,
+  readOperationSpace,
   readValueLength,
   writeBlobReference,
+  writeOperationExtension,
   writeOperationHeader,
 } from '../../dist/engines/operation.js';
+import { SPACE_ID_MAX } from '../../dist/engines/engine.js';
 import { ConcordError } from '../../dist/shared/errors.js';
 import { expectGolden, hex } from '../shared/codec/golden-file.js';
 import { runCount } from '../support/pool-scene.js';
@@ -30,13 +37,18 @@ interface Fields {
   flags?: number;
   key?: Uint8Array;
   value?: Uint8Array;
+  /** Space and expiry. */
+  extension?: readonly [space: number, expiresAt: number];
 }
 
-function record({ kind, flags = 0, key = Buffer.alloc(0), value = Buffer.alloc(0) }: Fields): Buffer {
-  const bytes = Buffer.alloc(operationBytes(key.length, value.length));
-  writeOperationHeader(bytes, 0, kind, flags, key.length, value.length);
-  bytes.set(key, OPERATION_HEADER_BYTES);
-  bytes.set(value, OPERATION_HEADER_BYTES + key.length);
+function record({ kind, flags = 0, key = Buffer.alloc(0), value = Buffer.alloc(0), extension }: Fields): Buffer {
+  const extensionBytes = extension === undefined ? 0 : OPERATION_EXTENSION_BYTES;
+  const bytes = Buffer.alloc(operationBytes(key.length, value.length, extensionBytes));
+  const extended = extension === undefined ? 0 : OPERATION_EXTENDED;
+  writeOperationHeader(bytes, 0, kind, flags | extended, key.length, value.length);
+  if (extension !== undefined) writeOperationExtension(bytes, 0, ...extension);
+  bytes.set(key, OPERATION_HEADER_BYTES + extensionBytes);
+  bytes.set(value, OPERATION_HEADER_BYTES + extensionBytes + key.length);
   return bytes;
 }
 
@@ -96,6 +108,35 @@ test('the bytes of every kind of record stay what they were', () => {
       hex(record({ kind: ApplyBatch, value: reference(3, 8, 300000, 5000) })),
       'apply batch: blob 8 of client 3, 300,000 bytes, 5,000 operations',
     ],
+    [
+      hex(record({ kind: Put, key: text('a'), value: text('1'), extension: [2, 1_700_000_000_000] })),
+      'put a = 1 in space 2 until 1,700,000,000,000: header, space u32, expiry u48, zero u16, key, value',
+    ],
+    [
+      hex(record({ kind: Put, key: text('a'), value: text('1'), extension: [0, 2 ** 48 - 1] })),
+      'put in the default space until the last millisecond there is',
+    ],
+    [
+      hex(record({ kind: Put, key: text('key'), value: text('value'), extension: [SPACE_ID_MAX, 0] })),
+      'put in the last space, for ever',
+    ],
+    [hex(record({ kind: Delete, key: text('gone'), extension: [513, 0] })), 'delete gone from space 513'],
+    [
+      hex(
+        record({
+          kind: ClearRange,
+          flags: CLEAR_HAS_LOW | CLEAR_HAS_HIGH,
+          key: text('a'),
+          value: text('b'),
+          extension: [3, 0],
+        }),
+      ),
+      'clear [a, b) of space 3',
+    ],
+    [
+      hex(record({ kind: PutBlob, key: text('big'), value: reference(3, 7, 70000, 0), extension: [5, 2 ** 32] })),
+      'put big = blob 7 of client 3 in space 5 until 2^32',
+    ],
   ]);
 });
 
@@ -103,6 +144,7 @@ test('kinds, flags and limits stay what they were', () => {
   expect(OperationKind).toEqual({ Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 });
   expect([CLEAR_HAS_LOW, CLEAR_HAS_HIGH, CHUNK_OF_BATCH]).toEqual([1, 2, 1]);
   expect([OPERATION_HEADER_BYTES, BLOB_REFERENCE_BYTES]).toEqual([8, 24]);
+  expect([OPERATION_EXTENDED, OPERATION_EXTENSION_BYTES, SPACE_ID_MAX]).toEqual([128, 12, 268435453]);
   expect([MAX_VALUE_BYTES, MAX_BATCH_BYTES]).toEqual([268435456, 268435456]);
   expect(CHUNK_BYTES).toBeLessThanOrEqual(BATCH_INLINE_MAX_BYTES);
 });
@@ -116,6 +158,14 @@ describe('checkOperation', () => {
     ['chunk', record({ kind: Chunk, flags: 1, key: reference(1, 2, 0, 9), value: text('ninebytes') })],
     ['put of a blob', record({ kind: PutBlob, key: text('k'), value: reference(1, 2, 9, 0) })],
     ['batch', record({ kind: ApplyBatch, value: reference(1, 2, 9, 3) })],
+    ['put with a space', record({ kind: Put, key: text('k'), value: text('v'), extension: [SPACE_ID_MAX, 0] })],
+    ['put that expires', record({ kind: Put, key: text('k'), value: text('v'), extension: [0, 2 ** 48 - 1] })],
+    ['delete in a space', record({ kind: Delete, key: text('k'), extension: [1, 0] })],
+    ['clear of a space', record({ kind: ClearRange, flags: 3, key: text('a'), value: text('b'), extension: [9, 0] })],
+    [
+      'put of a blob in a space',
+      record({ kind: PutBlob, key: text('k'), value: reference(1, 2, 9, 0), extension: [9, 7] }),
+    ],
   ];
 
   test.each(good)('accepts a %s and gives its padded size', (_what, bytes) => {
@@ -138,13 +188,47 @@ describe('checkOperation', () => {
     ['a chunk without a reference', record({ kind: Chunk, key: text('short'), value: text('v') })],
     ['a blob without a reference', record({ kind: PutBlob, key: text('k'), value: text('short') })],
     ['a batch without a reference', record({ kind: ApplyBatch, value: text('short') })],
+    ['a delete that expires', record({ kind: Delete, key: text('k'), extension: [1, 5] })],
+    ['a clear that expires', record({ kind: ClearRange, extension: [1, 5] })],
+    ['a space that cannot be', record({ kind: Put, extension: [SPACE_ID_MAX + 1, 0] })],
+    ['a flag of the future on an extended put', record({ kind: Put, flags: 1, extension: [1, 0] })],
+    ['a chunk in a space', record({ kind: Chunk, key: reference(1, 2, 0, 9), value: text('v'), extension: [1, 0] })],
+    ['a batch in a space', record({ kind: ApplyBatch, value: reference(1, 2, 9, 3), extension: [1, 0] })],
+    [
+      'an extension whose zeros are none',
+      ((): Buffer => {
+        const bytes = record({ kind: Put, extension: [1, 0] });
+        bytes[19] = 1;
+        return bytes;
+      })(),
+    ],
   ])('refuses %s', (_what, bytes) => {
     expect(() => checkOperation(bytes, 0, bytes.length)).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
   });
 
   test('only a batch takes more than one sequence number, and never none', () => {
-    expect(good.map(([, bytes]) => operationSpan(bytes, 0))).toEqual([1, 1, 1, 1, 1, 3]);
+    expect(good.map(([, bytes]) => operationSpan(bytes, 0))).toEqual([1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1]);
     expect(operationSpan(record({ kind: ApplyBatch, value: reference(1, 2, 0, 0) }), 0)).toBe(1);
+  });
+
+  test('space, expiry and key are read back as they were written', () => {
+    fc.assert(
+      fc.property(
+        fc.nat(SPACE_ID_MAX),
+        fc.maxSafeNat().map((n) => n % 2 ** 48),
+        fc.uint8Array({ maxLength: 20 }),
+        (space, expiresAt, key) => {
+          const bytes = record({ kind: Put, key, value: text('value'), extension: [space, expiresAt] });
+          expect(checkOperation(bytes, 0, bytes.length)).toBe(bytes.length);
+          expect([readOperationSpace(bytes, 0), readOperationExpiry(bytes, 0)]).toEqual([space, expiresAt]);
+          const keyAt = operationKeyAt(bytes, 0);
+          expect(bytes.subarray(keyAt, keyAt + key.length)).toEqual(Buffer.from(key));
+        },
+      ),
+      { numRuns: runCount(200) },
+    );
+    const plain = record({ kind: Put, key: text('key'), value: text('value') });
+    expect([readOperationSpace(plain, 0), readOperationExpiry(plain, 0), operationKeyAt(plain, 0)]).toEqual([0, 0, 8]);
   });
 
   test('a blob reference out of range is refused', () => {
@@ -180,7 +264,7 @@ describe('checkOperation', () => {
   test('any bytes are refused with a code, or are a record that lies inside them', () => {
     // Headers that are nearly right get further than noise does.
     const nearly = fc
-      .tuple(fc.nat(8), fc.nat(4), fc.nat(40), fc.nat(40), fc.uint8Array({ maxLength: 64 }))
+      .tuple(fc.nat(8), fc.oneof(fc.nat(4), fc.integer({ min: 128, max: 132 })), fc.nat(40), fc.nat(40), fc.uint8Array({ maxLength: 64 }))
       .map(([kind, flags, keyLength, valueLength, rest]) => {
         const bytes = Buffer.alloc(OPERATION_HEADER_BYTES + rest.length);
         writeOperationHeader(bytes, 0, kind, flags, keyLength, valueLength);
