@@ -319,8 +319,8 @@ export abstract class NodeEngineWriter implements EngineWriter {
     const oldCell = nodeOffset(old) + this.cellOffset(old);
     const oldSeq = readSeq(u8, oldCell + 1);
     const existed = (u8[oldCell]! & CellFlag.Tombstone) === 0;
-    this.replacedSeq = existed ? oldSeq : 0;
     this.replacedExpiresAt = existed ? cellExpiresAt(u8, oldCell) : 0;
+    this.replacedSeq = this.replacedExpiresAt === 0 ? 0 : oldSeq;
     const oldLength = existed ? this.#valueLengthOf(old) : 0;
     this.#replace(old, oldSeq, node, seq);
     if (existed) this.#countLive(0, 0, valueLength - oldLength);
@@ -359,7 +359,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
         const node = this.#newTombstone(old, key, keyStart, keyLength, seq);
         this.#replace(old, oldSeq, node, seq);
       }
-      this.replacedSeq = oldSeq;
+      this.replacedSeq = oldExpiresAt === 0 ? 0 : oldSeq;
       this.replacedExpiresAt = oldExpiresAt;
       this.#countLive(-1, -keyLength, -oldLength);
       return true;
