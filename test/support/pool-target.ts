@@ -84,3 +84,34 @@ export function attachedTarget(options: PoolOptions & { readonly shards: number 
     },
   };
 }
+
+/** A named space of a pool in memory that has other spaces, too. */
+export function spaceTarget(options: PoolOptions & { readonly shards: number }, engine: string): PoolTarget {
+  return {
+    durable: false,
+    oneShard: options.shards === 1,
+    batchKeys: (count, prefix) => keysOfShard(0, options.shards, count, prefix),
+    async open<K, V>(own: StoreOptions = {}): Promise<Store<K, V>> {
+      const db = await ConcordPool.open(':memory:', { memoryBytes: MEMORY_BYTES, ...options });
+      // Neighbours with the same keys, before and behind it.
+      const before = db.space('before', { engine: 'hash' });
+      await before.put('a', 'not yours');
+      const space = db.space<K, V>('space', { engine, ...own });
+      await space.ready;
+      const behind = db.space('behind', { engine: 'btree' });
+      await behind.put('a', 'not yours');
+      await db.put('a', 'not yours');
+      const close = async (): Promise<void> => {
+        await db.close();
+      };
+      return new Proxy(space, {
+        get(target, property) {
+          if (property === 'close') return close;
+          const value = Reflect.get(target, property, target) as unknown;
+          return typeof value === 'function' ? (value as (...args: unknown[]) => unknown).bind(target) : value;
+        },
+      });
+    },
+    dispose: () => undefined,
+  };
+}
