@@ -1,12 +1,12 @@
 /**
  * The express lane: an index over the nodes of a skip list, so that a search starts beside its target.
  *
- *   page (4 KiB)   header 24 bytes · nodes u32[339] · high u32[339] · low u32[339]
- *     level 0      nodes: of the list
- *     level n      nodes: pages of level n - 1
- *   (high, low)    60 bits of a key behind the `prefixLength` bytes that all keys of the page share; the last four bits: the node's height.
- *                  On level n a key that is ≤ every key of the page there and > every key of the page before
- *   header         kind PageKind.Engine · level · class · LANE_FLAG · birth · count u16 at 10 · prefixLength u16 at 12 · next page of the lane at 20
+ *   block (1 KiB)   header of 32 bytes · nodes u32[82] · high u32[82] · low u32[82]          four blocks in a page
+ *     level 0       nodes: of the list
+ *     level n       nodes: blocks of level n - 1; a block's number is unit × 4 + place in the page
+ *   (high, low)     60 bits of a key behind the `prefixLength` bytes that all keys of the block share; the last four bits: the node's height.
+ *                   On level n a key that is ≤ every key of the block there and > every key of the block before
+ *   header          24 bytes of the page's header (first block; else nothing) · count u16 · prefixLength u16 · LANE_TAG + level u32
  *
  * A skip list touches two or three nodes on each level, and in a large one each is a miss of cache and TLB (170 ns measured, for a key compare
  * of 15). Heads stand close together: a search through the lane costs about two misses for all levels, and mostly names the very node. At 1 M
@@ -14,9 +14,12 @@
  *
  * Correctness does not depend on it. The one invariant: a node leaves the lane before it is freed. Where the lane leads is a hint: a search compares
  * the key of the node it was given, goes on from there upwards and forwards if it is smaller than what it looks for, and starts at the list's head
- * if it is not. That is why pages may change in place under their readers, by plain stores of words: half-shifted arrays, heads beside the address
+ * if it is not. That is why blocks may change in place under their readers, by plain stores of words: half-shifted arrays, heads beside the address
  * of another entry, a new prefix length beside old heads cost steps, never an answer. And it is why a search need not check that its key shares the
  * prefix. The writer does check: for it alone heads are exact.
+ *
+ * A block that was emptied is used again at once, but never for nodes if it was for blocks, or the other way round. Blocks are small because entries are
+ * shifted one word at a time: it is most of the price of an insert.
  *
  * All pages hang on the descriptor's list of pages, so that they are found whatever the writer was doing when it died; the next one retires them
  * and builds the lane anew. When memory is short a node is left out.
@@ -24,34 +27,33 @@
  */
 import { assert } from '../../shared/assert.js';
 import {
-  SEGMENT_UNIT_MASK,
   SEGMENT_UNIT_SHIFT,
   UNIT_SHIFT,
   type ArenaReader,
   type ArenaWriter,
   type UnitId,
 } from '../../shared/memory/arena.js';
-import {
-  COUNT_HALFWORD,
-  KEY_BYTES_MAX,
-  LEVEL_BYTE,
-  PREFIX_LENGTH_HALFWORD,
-  PageKind,
-  headOf,
-  readVarint,
-  skipVarint,
-} from '../btree/page.js';
-import { nodeSegment, pageWord } from '../cells/node.js';
+import { KEY_BYTES_MAX, headOf, readVarint, skipVarint } from '../btree/page.js';
+import { nodeSegment } from '../cells/node.js';
 import { cellOf, compareNode, heightOf, keyLengthAt } from './node.js';
 
-const NODES_WORD = 6;
-/** Entries of a page. */
-export const LANE_PAGE_ENTRIES = 339;
-const HIGH_WORD = NODES_WORD + LANE_PAGE_ENTRIES;
-const LOW_WORD = HIGH_WORD + LANE_PAGE_ENTRIES;
-assert(LOW_WORD + LANE_PAGE_ENTRIES <= 1024, 'a lane page fits its unit');
-/** 169^5 entries in half-full pages: more than addresses. */
-const LANE_LEVELS_MAX = 6;
+/** Blocks of a page: 2^2. */
+const PAGE_BLOCK_SHIFT = 2;
+const PAGE_BLOCKS = 1 << PAGE_BLOCK_SHIFT;
+const BLOCK_WORD_SHIFT = UNIT_SHIFT - 2 - PAGE_BLOCK_SHIFT;
+const BLOCK_SEGMENT_SHIFT = SEGMENT_UNIT_SHIFT + PAGE_BLOCK_SHIFT;
+const BLOCK_SEGMENT_MASK = (1 << BLOCK_SEGMENT_SHIFT) - 1;
+/** Low half: entries. High half: bytes of the prefix. */
+const COUNT_WORD = 6;
+const TAG_WORD = 7;
+const NODES_WORD = 8;
+/** Entries of a block. */
+export const LANE_BLOCK_ENTRIES = Math.floor(((1 << BLOCK_WORD_SHIFT) - NODES_WORD) / 3);
+const HIGH_WORD = NODES_WORD + LANE_BLOCK_ENTRIES;
+const LOW_WORD = HIGH_WORD + LANE_BLOCK_ENTRIES;
+/** 41^6 entries in half-full blocks: more than addresses. */
+const LANE_LEVELS_MAX = 7;
+const LANE_TAG = 0x6c614e00;
 /** Bits of `low` that are not of the key. */
 const HEIGHT_BITS = 4;
 const HEIGHT_MASK = (1 << HEIGHT_BITS) - 1;
@@ -59,25 +61,25 @@ const HEIGHT_MASK = (1 << HEIGHT_BITS) - 1;
 export const LANE_GROUP_PAGES = 3;
 export const LANE_OPERATIONS_PER_PAGE = 64;
 
-/** Stands in the flags of the lane's pages. */
-const LANE_FLAG = 0x4c;
-const FLAGS_BYTE = 3;
 const NONE = 0;
 
-/** Level of a page of a lane, -1 if it is none. */
-function levelOf(arena: ArenaReader, unit: UnitId): number {
-  if (!(unit > 0 && unit < arena.totalUnits)) return -1;
-  const header = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]![(unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2)]!;
-  if ((header & 0xff0000ff) >>> 0 !== ((LANE_FLAG << 24) | PageKind.Engine) >>> 0) return -1;
-  const level = (header >>> (8 * LEVEL_BYTE)) & 0xff;
-  return level < LANE_LEVELS_MAX ? level : -1;
+/** Index of the block's first word in its segment. */
+function wordOf(block: number): number {
+  return (block & BLOCK_SEGMENT_MASK) << BLOCK_WORD_SHIFT;
 }
 
-/** The leftmost node below an entry of a page of that level, 0 if there is none. */
+/** Level of a block, -1 if it is none. */
+function levelOf(arena: ArenaReader, block: number): number {
+  const tag = arena.u32[block >>> BLOCK_SEGMENT_SHIFT]?.[wordOf(block) + TAG_WORD] ?? 0;
+  const level = tag - LANE_TAG;
+  return level >= 0 && level < LANE_LEVELS_MAX ? level : -1;
+}
+
+/** The leftmost node below an entry of a block of that level, 0 if there is none. */
 function firstNode(arena: ArenaReader, entry: number, level: number): number {
   for (; level > 0; level--) {
     if (levelOf(arena, entry) !== level - 1) return NONE;
-    entry = arena.u32[entry >>> SEGMENT_UNIT_SHIFT]![pageWord(entry) + NODES_WORD]!;
+    entry = arena.i32[entry >>> BLOCK_SEGMENT_SHIFT]![wordOf(entry) + NODES_WORD]!;
   }
   return entry;
 }
@@ -86,26 +88,8 @@ function headsEqual(u32: Uint32Array, word: number, index: number, high: number,
   return u32[word + HIGH_WORD + index] === high && u32[word + LOW_WORD + index]! >>> HEIGHT_BITS === low;
 }
 
-/**
- * Last entry of the page whose key is smaller than the given one, -1 if none is. By heads; of entries that have the heads of the key, by their
- * whole keys. One that is alone with them counts as not smaller unless `isExact`: a reader looks at it anyway.
- */
-function floorInPage(
-  arena: ArenaReader,
-  unit: UnitId,
-  count: number,
-  level: number,
-  key: Uint8Array,
-  keyStart: number,
-  keyLength: number,
-  isExact: boolean,
-): number {
-  const segment = unit >>> SEGMENT_UNIT_SHIFT;
-  const word = pageWord(unit);
-  const u32 = arena.u32[segment]!;
-  const prefixLength = arena.u16[segment]![word * 2 + PREFIX_LENGTH_HALFWORD]!;
-  const high = headOf(key, keyStart + prefixLength, keyLength - prefixLength);
-  const low = headOf(key, keyStart + prefixLength + 4, keyLength - prefixLength - 4) >>> HEIGHT_BITS;
+/** First entry from `from` on whose heads are not smaller. */
+function ceilingByHeads(u32: Uint32Array, word: number, count: number, high: number, low: number): number {
   const highs = word + HIGH_WORD;
   const lows = word + LOW_WORD;
   let from = 0;
@@ -116,20 +100,33 @@ function floorInPage(
     if (head < high || (head === high && u32[lows + middle]! >>> HEIGHT_BITS < low)) from = middle + 1;
     else to = middle;
   }
-  if (from === count || !headsEqual(u32, word, from, high, low)) return from - 1;
-  if (!isExact && (from + 1 === count || !headsEqual(u32, word, from + 1, high, low))) return from - 1;
-  to = from + 1;
-  for (let step = 1; to < count && headsEqual(u32, word, to, high, low); step <<= 1) to += step;
-  if (to > count) to = count;
+  return from;
+}
+
+/** Among the entries from `from` on that have the heads of the key, the first whose whole key is not smaller; the one behind them if all are. */
+function ceilingOfEqual(
+  arena: ArenaReader,
+  block: number,
+  from: number,
+  count: number,
+  level: number,
+  high: number,
+  low: number,
+  key: Uint8Array,
+  keyStart: number,
+  keyLength: number,
+): number {
+  const word = wordOf(block);
+  const u32 = arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+  let to = from;
+  while (to < count && headsEqual(u32, word, to, high, low)) to++;
   while (from < to) {
     const middle = (from + to) >>> 1;
-    const node = headsEqual(u32, word, middle, high, low)
-      ? firstNode(arena, u32[word + NODES_WORD + middle]!, level)
-      : NONE;
+    const node = firstNode(arena, u32[word + NODES_WORD + middle]! | 0, level);
     if (node !== NONE && compareNode(arena, node, key, keyStart, keyLength) < 0) from = middle + 1;
     else to = middle;
   }
-  return from - 1;
+  return from;
 }
 
 /** The way through the lane for searches. Any thread, under a pin; one per search. */
@@ -145,32 +142,45 @@ export class LaneView {
   }
 
   /** Sets `before` and `match`: to be compared, see the head. */
-  seek(rootUnit: UnitId, key: Uint8Array, keyStart: number, keyLength: number): void {
+  seek(rootBlock: number, key: Uint8Array, keyStart: number, keyLength: number): void {
     const arena = this.#arena;
-    let unit = rootUnit;
-    let level = levelOf(arena, unit);
     this.before = NONE;
     this.match = NONE;
-    while (level >= 0) {
-      const segment = unit >>> SEGMENT_UNIT_SHIFT;
-      const word = pageWord(unit);
-      const count = arena.u16[segment]![word * 2 + COUNT_HALFWORD]!;
-      if (count === 0 || count > LANE_PAGE_ENTRIES) return;
-      const floor = floorInPage(arena, unit, count, level, key, keyStart, keyLength, false);
+    let block = rootBlock;
+    let prefixLength = -1;
+    let high = 0;
+    let low = 0;
+    for (let level = levelOf(arena, block); level >= 0; level--) {
+      const segment = block >>> BLOCK_SEGMENT_SHIFT;
+      const u32 = arena.u32[segment]!;
+      const word = wordOf(block);
+      const header = u32[word + COUNT_WORD]!;
+      const count = header & 0xffff;
+      if (count === 0 || count > LANE_BLOCK_ENTRIES) return;
+      if (header >>> 16 !== prefixLength) {
+        prefixLength = header >>> 16;
+        const at = keyStart + prefixLength;
+        const length = keyLength - prefixLength;
+        high = headOf(key, at, length);
+        low = headOf(key, at + 4, length - 4) >>> HEIGHT_BITS;
+      }
+      let ceiling = ceilingByHeads(u32, word, count, high, low);
+      let isEqual = ceiling < count && headsEqual(u32, word, ceiling, high, low);
+      // One entry alone is compared by whoever asked. On higher levels it is a hop forward from the block before.
+      if (isEqual && ceiling + 1 < count && headsEqual(u32, word, ceiling + 1, high, low)) {
+        ceiling = ceilingOfEqual(arena, block, ceiling, count, level, high, low, key, keyStart, keyLength);
+        isEqual = ceiling < count && headsEqual(u32, word, ceiling, high, low);
+      }
+      const i32 = arena.i32[segment]!;
       const nodes = word + NODES_WORD;
       if (level === 0) {
-        const i32 = arena.i32[segment]!;
-        if (floor >= 0) this.before = i32[nodes + floor]!;
-        if (floor + 1 < count) {
-          const keyAt = keyStart + arena.u16[segment]![word * 2 + PREFIX_LENGTH_HALFWORD]!;
-          const head = arena.u32[segment]![word + HIGH_WORD + floor + 1]!;
-          if (head === headOf(key, keyAt, keyStart + keyLength - keyAt)) this.match = i32[nodes + floor + 1]!;
-        }
+        if (ceiling > 0) this.before = i32[nodes + ceiling - 1]!;
+        if (isEqual) this.match = i32[nodes + ceiling]!;
         return;
       }
-      unit = arena.u32[segment]![nodes + (floor < 0 ? 0 : floor)]!;
-      // It may have become another page since: then the way ends here.
-      level = levelOf(arena, unit) === level - 1 ? level - 1 : -1;
+      block = i32[nodes + (ceiling === 0 ? 0 : ceiling - 1)]!;
+      // It may have become another block since: then the way ends here.
+      if (levelOf(arena, block) !== level - 1) return;
     }
   }
 }
@@ -188,14 +198,14 @@ export interface LanePages {
 export class ExpressLane {
   readonly #arena: ArenaWriter;
   readonly #pages: LanePages;
-  /** Where the root page stands: in the descriptor. */
+  /** Where the root's number stands: in the descriptor. */
   #words: Uint32Array;
   #rootWord = 0;
-  #rootUnit: UnitId = 0;
-  /** The way of the last descent, by level: page, and the entry that it took (-1: before the first). */
-  readonly #pathUnits = new Uint32Array(LANE_LEVELS_MAX);
+  #rootBlock = NONE;
+  /** The way of the last descent, by level: block, and the entry that it took (-1: before the first). */
+  readonly #pathBlocks = new Uint32Array(LANE_LEVELS_MAX);
   readonly #pathEntries = new Int32Array(LANE_LEVELS_MAX);
-  /** The longest prefix of a page on the path: shared with its keys, the path is right. */
+  /** The longest prefix of a block on the path: where the key shares it with those there, the path is right. */
   #pathPrefixLength = 0;
   /** The path leads beside the taken key for certain, and nothing has changed since. */
   #isLocated = false;
@@ -206,7 +216,12 @@ export class ExpressLane {
   #sharedOrder = 0;
   /** In operations; see LANE_OPERATIONS_PER_PAGE. */
   #credit = Infinity;
-  /** What locate() found: the last node before the key, and the node after it as far as it stands in the same page. */
+  /** Blocks in use of each page. */
+  readonly #blocksOfPage = new Map<UnitId, number>();
+  /** Blocks that may be taken: of nodes, and of blocks. */
+  #freeNodeBlocks: number[] = [];
+  #freeBranchBlocks: number[] = [];
+  /** What locate() found: the last node before the key, and the node after it if it stands in the same block. */
   before = NONE;
   after = NONE;
   /** `after` may have the key itself; else it is greater. */
@@ -226,8 +241,8 @@ export class ExpressLane {
     this.clear();
   }
 
-  get rootUnit(): UnitId {
-    return this.#rootUnit;
+  get rootBlock(): number {
+    return this.#rootBlock;
   }
 
   /** A group begins: it may take LANE_GROUP_PAGES pages, and one more for LANE_OPERATIONS_PER_PAGE operations each. */
@@ -247,28 +262,28 @@ export class ExpressLane {
    */
   locate(key: Uint8Array, keyStart: number, keyLength: number): boolean {
     this.#isLocated = false;
-    if (this.#rootUnit === 0) return false;
+    if (this.#rootBlock === 0) return false;
     this.#setKey(key, keyStart, keyLength);
     this.#descend(0, false);
     const floor = this.#pathEntries[0]!;
     if (floor < 0) return false;
-    const unit = this.#pathUnits[0]!;
-    const before = this.#nodeAt(unit, floor);
+    const block = this.#pathBlocks[0]!;
+    const before = this.#nodeAt(block, floor);
     if (this.#sharedWith(before) < this.#pathPrefixLength || this.#sharedOrder >= 0) return false;
     this.before = before;
-    this.#takeAfter(unit, floor + 1);
+    this.#takeAfter(block, floor + 1);
     this.#isLocated = true;
     return true;
   }
 
-  #takeAfter(unit: UnitId, index: number): void {
+  #takeAfter(block: number, index: number): void {
     this.after = NONE;
     this.mayMatch = false;
-    if (index >= this.#countOf(unit)) return;
-    this.after = this.#nodeAt(unit, index);
-    const prefixLength = this.#prefixLengthOf(unit);
+    if (index >= this.#countOf(block)) return;
+    this.after = this.#nodeAt(block, index);
+    const prefixLength = this.#prefixLengthOf(block);
     const high = headOf(this.#keyBytes, this.#keyAt + prefixLength, this.#keyLength - prefixLength);
-    this.mayMatch = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) + HIGH_WORD + index] === high;
+    this.mayMatch = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + HIGH_WORD + index] === high;
   }
 
   /** The place of a key behind `before`, which insert() or replace() has just put there: false if the lane does not know that it fits there. */
@@ -276,27 +291,27 @@ export class ExpressLane {
     if (!this.#isLocated) return false;
     this.#setKey(key, keyStart, keyLength);
     this.#isLocated = this.#sharedWith(this.before) >= this.#pathPrefixLength && this.#sharedOrder < 0;
-    if (this.#isLocated) this.#takeAfter(this.#pathUnits[0]!, this.#pathEntries[0]! + 1);
+    if (this.#isLocated) this.#takeAfter(this.#pathBlocks[0]!, this.#pathEntries[0]! + 1);
     return this.#isLocated;
   }
 
-  /** Among the entries of the page up to the located place, the last node higher than `level`; 0 if there is none. */
+  /** Among the entries of the block up to the located place, the last node higher than `level`; 0 if there is none. */
   beforeAt(level: number): number {
     return this.#isLocated ? this.#nodeHigherThan(level, this.#pathEntries[0]!, -1) : NONE;
   }
 
-  /** The first node behind the located place that is higher than `level`; 0 if the page has none. */
+  /** The first node behind the located place that is higher than `level`; 0 if the block has none. */
   afterAt(level: number): number {
     return this.#isLocated ? this.#nodeHigherThan(level, this.#pathEntries[0]! + 1, 1) : NONE;
   }
 
   #nodeHigherThan(level: number, index: number, step: 1 | -1): number {
-    const unit = this.#pathUnits[0]!;
-    const u32 = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const lows = pageWord(unit) + LOW_WORD;
-    const end = step > 0 ? this.#countOf(unit) : -1;
+    const block = this.#pathBlocks[0]!;
+    const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const lows = wordOf(block) + LOW_WORD;
+    const end = step > 0 ? this.#countOf(block) : -1;
     for (; index !== end; index += step) {
-      if ((u32[lows + index]! & HEIGHT_MASK) > level) return this.#nodeAt(unit, index);
+      if ((u32[lows + index]! & HEIGHT_MASK) > level) return this.#nodeAt(block, index);
     }
     return NONE;
   }
@@ -305,9 +320,9 @@ export class ExpressLane {
 
   /** Takes the node in; it must be in the list. At the located place, which moves behind it. Left out if there is no memory for it. */
   insert(node: number): void {
-    const unit = this.#pathUnits[0]!;
-    if (this.#isLocated && this.#countOf(unit) < LANE_PAGE_ENTRIES) {
-      this.#insertAt(unit, ++this.#pathEntries[0]!, node, node);
+    const block = this.#pathBlocks[0]!;
+    if (this.#isLocated && this.#countOf(block) < LANE_BLOCK_ENTRIES) {
+      this.#insertAt(block, ++this.#pathEntries[0]!, node, node);
       this.before = node;
       return;
     }
@@ -322,7 +337,7 @@ export class ExpressLane {
     const index = this.#find(old);
     this.#isLocated = isHere && index >= 0;
     if (index < 0) return;
-    this.#setNode(this.#pathUnits[0]!, index, node);
+    this.#setNode(this.#pathBlocks[0]!, index, node);
     this.#pathEntries[0] = index;
     this.before = node;
   }
@@ -347,29 +362,36 @@ export class ExpressLane {
     this.#isLocated = false;
     this.#setRoot(0);
     for (const unit of this.#pages.all()) this.#pages.retire(unit);
+    this.#forgetBlocks();
   }
 
   /** The pages went with the engine. */
   forget(): void {
     this.#isLocated = false;
-    this.#rootUnit = 0;
+    this.#rootBlock = NONE;
+    this.#forgetBlocks();
+  }
+
+  #forgetBlocks(): void {
+    this.#blocksOfPage.clear();
+    this.#freeNodeBlocks = [];
+    this.#freeBranchBlocks = [];
   }
 
   /** Problems found: entries out of order, or of nodes that are not in the list. `nodes`: those of the list, with a number in its order. */
   check(nodes: ReadonlyMap<number, number>, problems: string[]): void {
-    if (this.#rootUnit === 0) return;
-    const reachable = new Set<UnitId>();
+    const reachable = new Set<number>();
     let lastRank = -1;
-    const walk = (unit: UnitId, level: number): void => {
-      if (levelOf(this.#arena, unit) !== level || reachable.has(unit)) {
-        problems.push(`express lane: unit ${unit} is not a page of level ${level}, or two ways lead to it`);
+    const walk = (block: number, level: number): void => {
+      if (levelOf(this.#arena, block) !== level || reachable.has(block)) {
+        problems.push(`express lane: block ${block} is not one of level ${level}, or two ways lead to it`);
         return;
       }
-      reachable.add(unit);
-      const count = this.#countOf(unit);
-      if (count === 0) problems.push(`express lane: page ${unit} is empty`);
+      reachable.add(block);
+      const count = this.#countOf(block);
+      if (count === 0) problems.push(`express lane: block ${block} is empty`);
       for (let index = 0; index < count; index++) {
-        const entry = this.#nodeAt(unit, index);
+        const entry = this.#nodeAt(block, index);
         if (level > 0) {
           walk(entry, level - 1);
           continue;
@@ -378,14 +400,28 @@ export class ExpressLane {
         if (rank === undefined) problems.push(`express lane: node ${entry} is not in the list`);
         else if (rank <= lastRank) problems.push(`express lane: node ${entry} is out of order`);
         else lastRank = rank;
-        const height = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) + LOW_WORD + index]! & HEIGHT_MASK;
+        const height = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + LOW_WORD + index]! & HEIGHT_MASK;
         if (rank !== undefined && height !== heightOf(this.#arena, entry))
           problems.push(`express lane: node ${entry} has another height`);
       }
     };
-    walk(this.#rootUnit, levelOf(this.#arena, this.#rootUnit));
+    if (this.#rootBlock !== NONE) walk(this.#rootBlock, levelOf(this.#arena, this.#rootBlock));
+    const pages = new Map<UnitId, number>();
+    for (const block of reachable) {
+      pages.set(block >>> PAGE_BLOCK_SHIFT, (pages.get(block >>> PAGE_BLOCK_SHIFT) ?? 0) + 1);
+      this.#checkVacant(block, problems);
+    }
     for (const unit of this.#pages.all()) {
-      if (!reachable.has(unit)) problems.push(`express lane: page ${unit} is not reachable`);
+      if (pages.get(unit) === undefined || pages.get(unit) !== this.#blocksOfPage.get(unit))
+        problems.push(`express lane: page ${unit} has other blocks than are counted`);
+    }
+    for (const block of this.#freeNodeBlocks.concat(this.#freeBranchBlocks)) this.#checkVacant(block, problems);
+  }
+
+  #checkVacant(block: number, problems: string[]): void {
+    for (let index = this.#countOf(block); index < LANE_BLOCK_ENTRIES; index++) {
+      if (this.#nodeAt(block, index) !== NONE)
+        problems.push(`express lane: block ${block} names a node behind its end`);
     }
   }
 
@@ -394,200 +430,223 @@ export class ExpressLane {
   /** Puts an entry on a level; `node`: the first node below it, or itself. False if memory is short. */
   #add(level: number, entry: number, node: number): boolean {
     for (;;) {
-      if (this.#rootUnit === 0) return this.#plantRoot(level, entry, 0);
+      if (this.#rootBlock === NONE) return this.#plantRoot(level, entry, NONE);
       this.#takeKey(node);
       this.#descend(level, true);
-      const unit = this.#pathUnits[level]!;
-      const count = this.#countOf(unit);
+      const block = this.#pathBlocks[level]!;
+      const count = this.#countOf(block);
       const index = this.#pathEntries[level]! + 1;
-      if (count < LANE_PAGE_ENTRIES) {
-        this.#insertAt(unit, index, entry, level === 0 ? node : 0);
+      if (count < LANE_BLOCK_ENTRIES) {
+        this.#insertAt(block, index, entry, level === 0 ? node : NONE);
+        if (level === 0) {
+          this.#pathEntries[0] = index;
+          this.before = node;
+          this.#isLocated = true;
+        }
         return true;
       }
-      // Ascending keys leave full pages behind.
+      // Ascending keys leave full blocks behind.
       const isAppend = index === count && this.#isLast(level);
-      const right = this.#newPage(level);
-      if (right === 0) return false;
+      const right = this.#newBlock(level);
+      if (right === NONE) return false;
       const middle = count >>> 1;
       if (isAppend) {
         this.#setNode(right, 0, entry);
         this.#setCount(right, 1);
         this.#fillHeads(right, level, KEY_BYTES_MAX);
       } else {
-        this.#copyEntries(unit, middle, count, right);
+        this.#copyEntries(block, middle, count, right);
         this.#sharpenHeads(right, level);
       }
       const isIn =
-        unit === this.#rootUnit
-          ? this.#plantRoot(level + 1, unit, right)
+        block === this.#rootBlock
+          ? this.#plantRoot(level + 1, block, right)
           : this.#add(level + 1, right, firstNode(this.#arena, this.#nodeAt(right, 0), level));
       if (!isIn) {
-        this.#pages.retire(right);
+        this.#dropBlock(right);
         return false;
       }
       if (isAppend) return true;
-      this.#setCount(unit, middle);
-      this.#sharpenHeads(unit, level);
+      this.#cut(block, middle);
+      this.#sharpenHeads(block, level);
     }
   }
 
   /** A new root with one or two entries. */
   #plantRoot(level: number, left: number, right: number): boolean {
     if (level >= LANE_LEVELS_MAX) return false;
-    const unit = this.#newPage(level);
-    if (unit === 0) return false;
-    this.#setNode(unit, 0, left);
-    if (right !== 0) this.#setNode(unit, 1, right);
-    this.#setCount(unit, right === 0 ? 1 : 2);
-    this.#fillHeads(unit, level, KEY_BYTES_MAX);
-    this.#setRoot(unit);
+    const block = this.#newBlock(level);
+    if (block === NONE) return false;
+    this.#setNode(block, 0, left);
+    if (right !== NONE) this.#setNode(block, 1, right);
+    this.#setCount(block, right === NONE ? 1 : 2);
+    this.#fillHeads(block, level, KEY_BYTES_MAX);
+    this.#setRoot(block);
     return true;
   }
 
-  #setRoot(unit: UnitId): void {
-    Atomics.store(this.#words, this.#rootWord, unit);
-    this.#rootUnit = unit;
+  #setRoot(block: number): void {
+    Atomics.store(this.#words, this.#rootWord, block);
+    this.#rootBlock = block;
   }
 
   /** An entry with the heads of the taken key; `node`: of which its height is taken, 0: none. */
-  #insertAt(unit: UnitId, index: number, entry: number, node: number): void {
-    const count = this.#countOf(unit);
-    const u32 = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const nodes = pageWord(unit) + NODES_WORD;
+  #insertAt(block: number, index: number, entry: number, node: number): void {
+    const count = this.#countOf(block);
+    const i32 = this.#arena.i32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const nodes = wordOf(block) + NODES_WORD;
     const end = nodes + index;
     for (let at = nodes + count; at > end; at--) {
-      u32[at] = u32[at - 1]!;
-      u32[at + LANE_PAGE_ENTRIES] = u32[at + LANE_PAGE_ENTRIES - 1]!;
-      u32[at + 2 * LANE_PAGE_ENTRIES] = u32[at + 2 * LANE_PAGE_ENTRIES - 1]!;
+      i32[at] = i32[at - 1]!;
+      i32[at + LANE_BLOCK_ENTRIES] = i32[at + LANE_BLOCK_ENTRIES - 1]!;
+      i32[at + 2 * LANE_BLOCK_ENTRIES] = i32[at + 2 * LANE_BLOCK_ENTRIES - 1]!;
     }
-    u32[end] = entry;
-    this.#setHeads(unit, index, node);
-    this.#setCount(unit, count + 1);
+    i32[end] = entry;
+    this.#setHeads(block, index, node);
+    this.#setCount(block, count + 1);
   }
 
-  /** The entry that the path names on the level; pages that become empty go. */
+  /** The entry that the path names on the level; blocks that become empty go. */
   #removeEntry(level: number): void {
-    const unit = this.#pathUnits[level]!;
-    const count = this.#countOf(unit) - 1;
+    const block = this.#pathBlocks[level]!;
+    const count = this.#countOf(block) - 1;
     if (count === 0) {
-      if (unit === this.#rootUnit) this.#setRoot(0);
+      if (block === this.#rootBlock) this.#setRoot(0);
       else this.#removeEntry(level + 1);
-      this.#pages.retire(unit);
+      this.#dropBlock(block);
       return;
     }
-    const u32 = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const nodes = pageWord(unit) + NODES_WORD;
+    const i32 = this.#arena.i32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const nodes = wordOf(block) + NODES_WORD;
     for (let at = nodes + this.#pathEntries[level]!; at < nodes + count; at++) {
-      u32[at] = u32[at + 1]!;
-      u32[at + LANE_PAGE_ENTRIES] = u32[at + LANE_PAGE_ENTRIES + 1]!;
-      u32[at + 2 * LANE_PAGE_ENTRIES] = u32[at + 2 * LANE_PAGE_ENTRIES + 1]!;
+      i32[at] = i32[at + 1]!;
+      i32[at + LANE_BLOCK_ENTRIES] = i32[at + LANE_BLOCK_ENTRIES + 1]!;
+      i32[at + 2 * LANE_BLOCK_ENTRIES] = i32[at + 2 * LANE_BLOCK_ENTRIES + 1]!;
     }
-    u32[nodes + count] = NONE;
-    this.#setCount(unit, count);
-    if (count === 1 && level > 0 && unit === this.#rootUnit) {
-      this.#setRoot(u32[nodes]!);
-      this.#pages.retire(unit);
+    this.#cut(block, count);
+    if (count === 1 && level > 0 && block === this.#rootBlock) {
+      this.#setRoot(i32[nodes]!);
+      this.#dropBlock(block);
     }
   }
 
-  /** The upper entries go to the empty page on the right; they stay here too until the count is lowered. */
-  #copyEntries(unit: UnitId, from: number, to: number, right: UnitId): void {
-    const source = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const target = this.#arena.u32[right >>> SEGMENT_UNIT_SHIFT]!;
-    for (let array = NODES_WORD; array <= LOW_WORD; array += LANE_PAGE_ENTRIES) {
-      const start = pageWord(unit) + array;
-      let at = pageWord(right) + array;
+  /** Lowers the count. Not even behind it may an address stay: readers' loads of count and entry may come in any order. */
+  #cut(block: number, count: number): void {
+    const before = this.#countOf(block);
+    this.#setCount(block, count);
+    for (let index = count; index < before; index++) this.#setNode(block, index, NONE);
+  }
+
+  /** The upper entries go to the empty block on the right; they stay here too until the count is lowered. */
+  #copyEntries(block: number, from: number, to: number, right: number): void {
+    const source = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const target = this.#arena.u32[right >>> BLOCK_SEGMENT_SHIFT]!;
+    for (let array = NODES_WORD; array <= LOW_WORD; array += LANE_BLOCK_ENTRIES) {
+      const start = wordOf(block) + array;
+      let at = wordOf(right) + array;
       for (let index = from; index < to; index++) target[at++] = source[start + index]!;
     }
-    this.#setPrefixLength(right, this.#prefixLengthOf(unit));
+    this.#setPrefixLength(right, this.#prefixLengthOf(block));
     this.#setCount(right, to - from);
   }
 
   // ---- ways ---------------------------------------------------------------------------------------------------------------------
 
   /**
-   * From the root to the page on the level where the taken key belongs; each path entry is the last one smaller than the key. `widens`: the key is
-   * going to stand there, so the pages on its way must share their prefix with it.
+   * From the root to the block on the level where the taken key belongs; each path entry is the last one smaller than the key. `widens`: the key is
+   * going to stand there, so the blocks on its way must share their prefix with it.
    */
   #descend(toLevel: number, widens: boolean): void {
     const arena = this.#arena;
-    let unit = this.#rootUnit;
+    let block = this.#rootBlock;
     let prefixLengthMax = 0;
-    for (let level = levelOf(arena, unit); ; level--) {
-      assert(level >= toLevel && levelOf(arena, unit) === level, 'the express lane leads down level by level');
-      const prefixLength = this.#prefixLengthOf(unit);
+    for (let level = levelOf(arena, block); ; level--) {
+      assert(level >= toLevel && levelOf(arena, block) === level, 'the express lane leads down level by level');
+      let prefixLength = this.#prefixLengthOf(block);
       if (widens && prefixLength > 0) {
-        const shared = this.#sharedWith(firstNode(arena, this.#nodeAt(unit, 0), level));
-        if (shared < prefixLength) this.#fillHeads(unit, level, shared);
+        const shared = this.#sharedWith(firstNode(arena, this.#nodeAt(block, 0), level));
+        if (shared < prefixLength) {
+          this.#fillHeads(block, level, shared);
+          prefixLength = shared;
+        }
       }
       if (prefixLength > prefixLengthMax) prefixLengthMax = prefixLength;
-      const floor = floorInPage(
-        arena,
-        unit,
-        this.#countOf(unit),
-        level,
-        this.#keyBytes,
-        this.#keyAt,
-        this.#keyLength,
-        true,
-      );
-      this.#pathUnits[level] = unit;
+      const floor = this.#floorIn(block, level, prefixLength);
+      this.#pathBlocks[level] = block;
       this.#pathEntries[level] = floor;
       if (level === toLevel) break;
       if (floor < 0) {
-        // Keys before the first page belong to it too, and its entry must be ≤ all of them before the page is ever split.
+        // Keys before the first block belong to it too, and its entry must be ≤ all of them before the block is ever split.
         this.#pathEntries[level] = 0;
-        if (widens) this.#setHeads(unit, 0, 0);
+        if (widens) this.#setHeads(block, 0, 0);
       }
-      unit = this.#nodeAt(unit, this.#pathEntries[level]!);
+      block = this.#nodeAt(block, this.#pathEntries[level]!);
     }
     this.#pathPrefixLength = prefixLengthMax;
   }
 
-  /** Leads the path to the page with the node and returns its entry; -1 if the node was left out. */
+  /** Last entry smaller than the taken key, which shares the prefix; -1 if none is. */
+  #floorIn(block: number, level: number, prefixLength: number): number {
+    const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const word = wordOf(block);
+    const count = this.#countOf(block);
+    const at = this.#keyAt + prefixLength;
+    const length = this.#keyLength - prefixLength;
+    const high = headOf(this.#keyBytes, at, length);
+    const low = headOf(this.#keyBytes, at + 4, length - 4) >>> HEIGHT_BITS;
+    const ceiling = ceilingByHeads(u32, word, count, high, low);
+    if (ceiling === count || !headsEqual(u32, word, ceiling, high, low)) return ceiling - 1;
+    const keyBytes = this.#keyBytes;
+    const keyStart = this.#keyAt;
+    return (
+      ceilingOfEqual(this.#arena, block, ceiling, count, level, high, low, keyBytes, keyStart, this.#keyLength) - 1
+    );
+  }
+
+  /** Leads the path to the block with the node and returns its entry; -1 if the node was left out. */
   #find(node: number): number {
-    const root = this.#rootUnit;
+    const root = this.#rootBlock;
     if (root === 0) return -1;
     if (!this.#isLocated || this.after !== node) {
       this.#takeKey(node);
       this.#descend(0, false);
     }
-    // The way leads to what is smaller: the first node of a page is found behind the end of the page before.
-    if (this.#pathEntries[0]! + 1 === this.#countOf(this.#pathUnits[0]!)) this.#stepRight();
-    const unit = this.#pathUnits[0]!;
+    // The way leads to what is smaller: the first node of a block is found behind the end of the block before.
+    if (this.#pathEntries[0]! + 1 === this.#countOf(this.#pathBlocks[0]!)) this.#stepRight();
+    const block = this.#pathBlocks[0]!;
     const index = this.#pathEntries[0]! + 1;
-    if (index < this.#countOf(unit) && this.#nodeAt(unit, index) === node) return index;
+    if (index < this.#countOf(block) && this.#nodeAt(block, index) === node) return index;
     // Too important to rest on the order of heads alone: an address that stays here outlives its node.
     return this.#scan(root, levelOf(this.#arena, root), node) ? this.#pathEntries[0]! : -1;
   }
 
-  /** From the end of a page to before the first entry of the next one, if there is one. */
+  /** From the end of a block to before the first entry of the next one, if there is one. */
   #stepRight(): void {
-    const top = levelOf(this.#arena, this.#rootUnit);
+    const top = levelOf(this.#arena, this.#rootBlock);
     let level = 1;
-    while (level <= top && this.#pathEntries[level]! + 1 === this.#countOf(this.#pathUnits[level]!)) level++;
+    while (level <= top && this.#pathEntries[level]! + 1 === this.#countOf(this.#pathBlocks[level]!)) level++;
     if (level > top) return;
     this.#pathEntries[level]!++;
     for (; level > 0; level--) {
-      this.#pathUnits[level - 1] = this.#nodeAt(this.#pathUnits[level]!, this.#pathEntries[level]!);
+      this.#pathBlocks[level - 1] = this.#nodeAt(this.#pathBlocks[level]!, this.#pathEntries[level]!);
       this.#pathEntries[level - 1] = level > 1 ? 0 : -1;
     }
   }
 
-  #scan(unit: UnitId, level: number, node: number): boolean {
-    this.#pathUnits[level] = unit;
-    const count = this.#countOf(unit);
+  #scan(block: number, level: number, node: number): boolean {
+    this.#pathBlocks[level] = block;
+    const count = this.#countOf(block);
     for (let index = 0; index < count; index++) {
       this.#pathEntries[level] = index;
-      const entry = this.#nodeAt(unit, index);
+      const entry = this.#nodeAt(block, index);
       if (level === 0 ? entry === node : this.#scan(entry, level - 1, node)) return true;
     }
     return false;
   }
 
   #isLast(fromLevel: number): boolean {
-    for (let level = levelOf(this.#arena, this.#rootUnit); level > fromLevel; level--) {
-      if (this.#pathEntries[level] !== this.#countOf(this.#pathUnits[level]!) - 1) return false;
+    for (let level = levelOf(this.#arena, this.#rootBlock); level > fromLevel; level--) {
+      if (this.#pathEntries[level] !== this.#countOf(this.#pathBlocks[level]!) - 1) return false;
     }
     return true;
   }
@@ -627,85 +686,120 @@ export class ExpressLane {
   }
 
   /** Of an entry: those of the taken key, and the height of the node (0: none). */
-  #setHeads(unit: UnitId, index: number, node: number): void {
-    const u32 = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const prefixLength = this.#prefixLengthOf(unit);
+  #setHeads(block: number, index: number, node: number): void {
+    const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const prefixLength = this.#prefixLengthOf(block);
     const keyAt = this.#keyAt + prefixLength;
     const keyLength = this.#keyLength - prefixLength;
-    const word = pageWord(unit) + index;
+    const word = wordOf(block) + index;
     const height = node === 0 ? 0 : heightOf(this.#arena, node);
     u32[word + HIGH_WORD] = headOf(this.#keyBytes, keyAt, keyLength);
     u32[word + LOW_WORD] = (headOf(this.#keyBytes, keyAt + 4, keyLength - 4) & ~HEIGHT_MASK) | height;
   }
 
-  /** Takes the longest prefix that all keys below the page share, up to the given length, and makes the heads anew. */
-  #fillHeads(unit: UnitId, level: number, prefixLengthMax: number): void {
+  /** Takes the longest prefix that all keys below the block share, up to the given length, and makes the heads anew. */
+  #fillHeads(block: number, level: number, prefixLengthMax: number): void {
     const keyBytes = this.#keyBytes;
     const keyAt = this.#keyAt;
     const keyLength = this.#keyLength;
-    const count = this.#countOf(unit);
-    this.#takeKey(this.#lastNode(unit, level));
-    const shared = this.#sharedWith(firstNode(this.#arena, this.#nodeAt(unit, 0), level));
-    this.#setPrefixLength(unit, Math.min(shared, prefixLengthMax));
+    const count = this.#countOf(block);
+    this.#takeKey(this.#lastNode(block, level));
+    const shared = this.#sharedWith(firstNode(this.#arena, this.#nodeAt(block, 0), level));
+    this.#setPrefixLength(block, Math.min(shared, prefixLengthMax));
     for (let index = 0; index < count; index++) {
-      const node = firstNode(this.#arena, this.#nodeAt(unit, index), level);
+      const node = firstNode(this.#arena, this.#nodeAt(block, index), level);
       this.#takeKey(node);
-      this.#setHeads(unit, index, level === 0 ? node : 0);
+      this.#setHeads(block, index, level === 0 ? node : 0);
     }
     this.#setKey(keyBytes, keyAt, keyLength);
   }
 
-  /** After a split: new heads if half of each is the same all over the page now. They cost a look at every node. */
-  #sharpenHeads(unit: UnitId, level: number): void {
-    const u32 = this.#arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const highs = pageWord(unit) + HIGH_WORD;
-    if (u32[highs] === u32[highs + this.#countOf(unit) - 1]!) this.#fillHeads(unit, level, KEY_BYTES_MAX);
+  /** After a split: new heads if half of each is the same all over the block now. They cost a look at every node. */
+  #sharpenHeads(block: number, level: number): void {
+    const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const highs = wordOf(block) + HIGH_WORD;
+    if (u32[highs] === u32[highs + this.#countOf(block) - 1]!) this.#fillHeads(block, level, KEY_BYTES_MAX);
   }
 
-  #lastNode(unit: UnitId, level: number): number {
-    let entry = this.#nodeAt(unit, this.#countOf(unit) - 1);
+  #lastNode(block: number, level: number): number {
+    let entry = this.#nodeAt(block, this.#countOf(block) - 1);
     for (; level > 0; level--) entry = this.#nodeAt(entry, this.#countOf(entry) - 1);
     return entry;
   }
 
-  // ---- pages --------------------------------------------------------------------------------------------------------------------
+  // ---- blocks -------------------------------------------------------------------------------------------------------------------
 
   /** 0 if memory is short, or the group's share is used up. */
-  #newPage(level: number): UnitId {
+  #newBlock(level: number): number {
+    const free = level === 0 ? this.#freeNodeBlocks : this.#freeBranchBlocks;
+    if (free.length === 0) this.#addPage(free);
+    const block = free.pop() ?? NONE;
+    if (block === NONE) return NONE;
+    const unit = block >>> PAGE_BLOCK_SHIFT;
+    this.#blocksOfPage.set(unit, this.#blocksOfPage.get(unit)! + 1);
+    this.#setPrefixLength(block, 0);
+    this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + TAG_WORD] = LANE_TAG + level;
+    return block;
+  }
+
+  #addPage(free: number[]): void {
     const arena = this.#arena;
-    if (this.#credit < LANE_OPERATIONS_PER_PAGE || arena.freeUnits() === 0) return 0;
+    if (this.#credit < LANE_OPERATIONS_PER_PAGE || arena.freeUnits() === 0) return;
     this.#credit -= LANE_OPERATIONS_PER_PAGE;
     const unit = this.#pages.allocate();
-    const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
-    const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
-    u8[base + LEVEL_BYTE] = level;
-    u8[base + FLAGS_BYTE] = LANE_FLAG;
-    this.#setCount(unit, 0);
-    this.#setPrefixLength(unit, 0);
-    return unit;
+    const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
+    this.#blocksOfPage.set(unit, 0);
+    for (let index = PAGE_BLOCKS - 1; index >= 0; index--) {
+      const block = unit * PAGE_BLOCKS + index;
+      // The page's header stands before the first block's.
+      words.fill(0, wordOf(block) + COUNT_WORD, wordOf(block) + HIGH_WORD);
+      free.push(block);
+    }
   }
 
-  #nodeAt(unit: UnitId, index: number): number {
-    return this.#arena.i32[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) + NODES_WORD + index]!;
+  /** Nothing of the lane refers to the block any more. */
+  #dropBlock(block: number): void {
+    this.#cut(block, 0);
+    const isOfNodes = levelOf(this.#arena, block) === 0;
+    const unit = block >>> PAGE_BLOCK_SHIFT;
+    const left = this.#blocksOfPage.get(unit)! - 1;
+    if (left > 0) {
+      this.#blocksOfPage.set(unit, left);
+      (isOfNodes ? this.#freeNodeBlocks : this.#freeBranchBlocks).push(block);
+      return;
+    }
+    this.#blocksOfPage.delete(unit);
+    const isElsewhere = (other: number): boolean => other >>> PAGE_BLOCK_SHIFT !== unit;
+    if (isOfNodes) this.#freeNodeBlocks = this.#freeNodeBlocks.filter(isElsewhere);
+    else this.#freeBranchBlocks = this.#freeBranchBlocks.filter(isElsewhere);
+    this.#pages.retire(unit);
   }
 
-  #setNode(unit: UnitId, index: number, entry: number): void {
-    this.#arena.i32[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) + NODES_WORD + index] = entry;
+  #nodeAt(block: number, index: number): number {
+    return this.#arena.i32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + NODES_WORD + index]!;
   }
 
-  #countOf(unit: UnitId): number {
-    return this.#arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) * 2 + COUNT_HALFWORD]!;
+  #setNode(block: number, index: number, entry: number): void {
+    this.#arena.i32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + NODES_WORD + index] = entry;
   }
 
-  #setCount(unit: UnitId, count: number): void {
-    this.#arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) * 2 + COUNT_HALFWORD] = count;
+  #countOf(block: number): number {
+    return this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + COUNT_WORD]! & 0xffff;
   }
 
-  #prefixLengthOf(unit: UnitId): number {
-    return this.#arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) * 2 + PREFIX_LENGTH_HALFWORD]!;
+  #setCount(block: number, count: number): void {
+    const words = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const at = wordOf(block) + COUNT_WORD;
+    words[at] = (words[at]! & 0xffff0000) | count;
   }
 
-  #setPrefixLength(unit: UnitId, prefixLength: number): void {
-    this.#arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![pageWord(unit) * 2 + PREFIX_LENGTH_HALFWORD] = prefixLength;
+  #prefixLengthOf(block: number): number {
+    return this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + COUNT_WORD]! >>> 16;
+  }
+
+  #setPrefixLength(block: number, prefixLength: number): void {
+    const words = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    const at = wordOf(block) + COUNT_WORD;
+    words[at] = (words[at]! & 0xffff) | (prefixLength << 16);
   }
 }

@@ -132,9 +132,9 @@ export class SkipList {
   readonly #lane: ExpressLane;
   #head = 0;
   readonly #search: ListSearch;
-  /** By level, the last node before the located key: level 0 always, all of them if #hasPath. */
+  /** By level, the last node before the located key, below #pathLevels. */
   readonly #path: Int32Array;
-  #hasPath = false;
+  #pathLevels = 0;
   #laneKnows = false;
   #key: Uint8Array;
   #keyStart = 0;
@@ -167,14 +167,13 @@ export class SkipList {
     this.#key = key;
     this.#keyStart = keyStart;
     this.#keyLength = keyLength;
-    this.#hasPath = false;
     this.#laneKnows = false;
     this.#finger = 0;
     if (this.#isRun && finger !== 0 && compareNode(arena, finger, key, keyStart, keyLength) < 0) {
       const next = linkOf(arena, finger, 0);
       const order = next === 0 ? 1 : compareNode(arena, next, key, keyStart, keyLength);
       if (order >= 0) {
-        this.#path[0] = finger;
+        // The path of the finger is that of the key behind it.
         this.#laneKnows = lane.before === finger && lane.locateNext(key, keyStart, keyLength);
         return (this.#found = order === 0 ? next : 0);
       }
@@ -185,6 +184,7 @@ export class SkipList {
       const next = linkOf(arena, before, 0);
       this.#laneKnows = true;
       this.#path[0] = before;
+      this.#pathLevels = 1;
       this.#isRun = before === finger;
       if (next === 0) return (this.#found = 0);
       if (next === after && !lane.mayMatch) return (this.#found = 0);
@@ -194,7 +194,7 @@ export class SkipList {
       this.#laneKnows = false;
     }
     const next = this.#search.seekFrom(this.#head, HEIGHT_MAX - 1, key, keyStart, keyLength, true);
-    this.#hasPath = true;
+    this.#pathLevels = HEIGHT_MAX;
     this.#isRun = this.#path[0] === finger && finger !== 0;
     return (this.#found = this.#search.isEqual ? next : 0);
   }
@@ -207,7 +207,10 @@ export class SkipList {
     const links = arena.i32[nodeSegment(node)]!;
     const word = nodeWord(node) + LINKS_WORD;
     for (let level = 0; level < height; level++) links[word + level] = linkOf(arena, path[level]!, level);
-    for (let level = 0; level < height; level++) this.#setLink(path[level]!, level, node);
+    for (let level = 0; level < height; level++) {
+      this.#setLink(path[level]!, level, node);
+      path[level] = node;
+    }
     this.#lane.insert(node);
     this.#finger = node;
   }
@@ -222,7 +225,10 @@ export class SkipList {
     const links = arena.i32[nodeSegment(node)]!;
     const word = nodeWord(node) + LINKS_WORD;
     for (let level = 0; level < height; level++) links[word + level] = linkOf(arena, old, level);
-    for (let level = 0; level < height; level++) this.#setLink(path[level]!, level, node);
+    for (let level = 0; level < height; level++) {
+      this.#setLink(path[level]!, level, node);
+      path[level] = node;
+    }
     this.#lane.replace(old, node);
     this.#found = node;
     this.#finger = node;
@@ -298,16 +304,15 @@ export class SkipList {
     this.#found = 0;
     this.#finger = 0;
     this.#isRun = false;
-    this.#hasPath = false;
+    this.#pathLevels = 0;
     this.#laneKnows = false;
   }
 
   /** The nodes before the located key on all levels below `height`. */
   #findPath(height: number): void {
-    if (this.#hasPath) return;
     const arena = this.#arena;
     const found = this.#found;
-    for (let level = 1; level < height; level++) {
+    for (let level = this.#pathLevels; level < height; level++) {
       const before = this.#laneKnows ? this.#lane.beforeAt(level) : 0;
       if (before !== 0 && this.#isBefore(before)) {
         const next = linkOf(arena, before, level);
@@ -315,11 +320,12 @@ export class SkipList {
           found !== 0 ? next === found : next === 0 || next === this.#lane.afterAt(level) || !this.#isBefore(next);
         if (isHere) {
           this.#path[level] = before;
+          this.#pathLevels = level + 1;
           continue;
         }
       }
       this.#search.seekFrom(this.#head, HEIGHT_MAX - 1, this.#key, this.#keyStart, this.#keyLength, true);
-      this.#hasPath = true;
+      this.#pathLevels = HEIGHT_MAX;
       return;
     }
   }

@@ -43,7 +43,8 @@ export function headOfList(descriptor: UnitId): number {
 
 /** @throws ERR_CORRUPT if there cannot be such a node */
 export function heightOf(arena: ArenaReader, node: number): number {
-  const height = arena.u32[nodeSegment(node)]?.[nodeWord(node) + HEIGHT_WORD] ?? 0;
+  const words = arena.u32[nodeSegment(node)];
+  const height = words === undefined ? 0 : words[nodeWord(node) + HEIGHT_WORD]!;
   if (!(height >= 1 && height <= HEIGHT_MAX)) throw corruptNode(node, `a height of ${height}`);
   return height;
 }

@@ -214,7 +214,7 @@ export class MemtableWriter extends NodeEngineWriter {
     this.#walkNode =
       position === undefined
         ? linkOf(this.arena, head, 0)
-        : this.#search.seek(head, this.#lane.rootUnit, position, 0, position.length);
+        : this.#search.seek(head, this.#lane.rootBlock, position, 0, position.length);
     return this.#walkNode;
   }
 
