@@ -15,9 +15,7 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 const KEPT: PoolOptions = { expiry: { intervalMs: 1_000_000_000 } };
 
 describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
-  async function scene(
-    options?: PoolOptions,
-  ): Promise<{
+  async function scene(options?: PoolOptions): Promise<{
     db: ConcordPool;
     store: Pick<
       ConcordPool,

@@ -8,6 +8,7 @@
 import { resolveKeyEncoding } from '../../shared/codec/key-encoding.js';
 import { resolveValueEncoding, type ValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import { engineNamed } from '../../engines/engine.js';
 import { closed, type PoolCore } from './core.js';
 import { Keyspace } from './keyspace.js';
 import type { SpaceRecord } from './manifest.js';
@@ -237,6 +238,7 @@ export class Space<K = string, V = string> extends Keyspace<K, V> {
 /** @internal */
 export async function switchEngineOf(source: SpaceSource, engine: string, options: SwitchOptions = {}): Promise<void> {
   if (typeof engine !== 'string') throw invalidArgument(`an engine's name must be a string, got ${typeof engine}`);
+  engineNamed(engine);
   if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
   const { signal, onProgress, ...tuning } = options;
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalidArgument('signal must be an AbortSignal');
