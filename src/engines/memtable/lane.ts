@@ -57,6 +57,8 @@ const LANE_TAG = 0x6c614e00;
 /** Bits of `low` that are not of the key. */
 const HEIGHT_BITS = 4;
 const HEIGHT_MASK = (1 << HEIGHT_BITS) - 1;
+/** Blocks that are looked through for a high node before the list itself is searched. */
+const LEFT_BLOCKS_MAX = 16;
 /** Pages that a group may take whatever it does, and operations for each further one: what admission must count with. */
 export const LANE_GROUP_PAGES = 3;
 export const LANE_OPERATIONS_PER_PAGE = 64;
@@ -205,6 +207,9 @@ export class ExpressLane {
   /** The way of the last descent, by level: block, and the entry that it took (-1: before the first). */
   readonly #pathBlocks = new Uint32Array(LANE_LEVELS_MAX);
   readonly #pathEntries = new Int32Array(LANE_LEVELS_MAX);
+  /** The same for blocks further left, see beforeAt(). */
+  readonly #leftBlocks = new Uint32Array(LANE_LEVELS_MAX);
+  readonly #leftEntries = new Int32Array(LANE_LEVELS_MAX);
   /** The longest prefix of a block on the path: where the key shares it with those there, the path is right. */
   #pathPrefixLength = 0;
   /** The path leads beside the taken key for certain, and nothing has changed since. */
@@ -295,22 +300,52 @@ export class ExpressLane {
     return this.#isLocated;
   }
 
-  /** Among the entries of the block up to the located place, the last node higher than `level`; 0 if there is none. */
+  /** The last node up to the located place that is higher than `level`; 0 if none is near. */
   beforeAt(level: number): number {
-    return this.#isLocated ? this.#nodeHigherThan(level, this.#pathEntries[0]!, -1) : NONE;
+    if (!this.#isLocated) return NONE;
+    let block = this.#pathBlocks[0]!;
+    let index = this.#pathEntries[0]!;
+    for (let blocks = 0; blocks < LEFT_BLOCKS_MAX && block !== NONE; blocks++) {
+      const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+      const lows = wordOf(block) + LOW_WORD;
+      for (; index >= 0; index--) {
+        if ((u32[lows + index]! & HEIGHT_MASK) > level) return this.#nodeAt(block, index);
+      }
+      block = this.#blockToTheLeft(blocks === 0);
+      index = block === NONE ? -1 : this.#countOf(block) - 1;
+    }
+    return NONE;
+  }
+
+  /** The block of nodes before the located one, or before the one this has returned. */
+  #blockToTheLeft(isFirst: boolean): number {
+    const blocks = this.#leftBlocks;
+    const entries = this.#leftEntries;
+    if (isFirst) {
+      blocks.set(this.#pathBlocks);
+      entries.set(this.#pathEntries);
+    }
+    const top = levelOf(this.#arena, this.#rootBlock);
+    let level = 1;
+    while (level <= top && entries[level] === 0) level++;
+    if (level > top) return NONE;
+    entries[level]!--;
+    for (; level > 0; level--) {
+      const below = this.#nodeAt(blocks[level]!, entries[level]!);
+      blocks[level - 1] = below;
+      entries[level - 1] = this.#countOf(below) - 1;
+    }
+    return blocks[0]!;
   }
 
   /** The first node behind the located place that is higher than `level`; 0 if the block has none. */
   afterAt(level: number): number {
-    return this.#isLocated ? this.#nodeHigherThan(level, this.#pathEntries[0]! + 1, 1) : NONE;
-  }
-
-  #nodeHigherThan(level: number, index: number, step: 1 | -1): number {
+    if (!this.#isLocated) return NONE;
     const block = this.#pathBlocks[0]!;
     const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
     const lows = wordOf(block) + LOW_WORD;
-    const end = step > 0 ? this.#countOf(block) : -1;
-    for (; index !== end; index += step) {
+    const count = this.#countOf(block);
+    for (let index = this.#pathEntries[0]! + 1; index < count; index++) {
       if ((u32[lows + index]! & HEIGHT_MASK) > level) return this.#nodeAt(block, index);
     }
     return NONE;
