@@ -75,7 +75,7 @@ function asBuffer(bytes: Uint8Array): Buffer {
 
 export function buildApp(context: AppContext): App {
   const { store, options, counters, log } = context;
-  const bodies = new BodyReader(options.bodyBytesMax, options.bodyBytesInFlightMax);
+  const bodies = new BodyReader(options);
 
   const app: App = fastify({
     logger: false,

@@ -8,19 +8,19 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { HttpFailure } from './failures.js';
+import type { HttpOptions } from './options.js';
 
 /** Bodies up to this length do not touch the budget: connectionsMax bounds their sum. */
 const SMALL_BYTES = 64 * 1024;
 const EMPTY = Buffer.alloc(0);
 
 export class BodyReader {
-  readonly #bytesMax: number;
-  readonly #budgetBytes: number;
+  /** Read anew for each body: they may change while the server runs. */
+  readonly #limits: Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>;
   #reservedBytes = 0;
 
-  constructor(bytesMax: number, budgetBytes: number) {
-    this.#bytesMax = bytesMax;
-    this.#budgetBytes = budgetBytes;
+  constructor(limits: Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>) {
+    this.#limits = limits;
   }
 
   get reservedBytes(): number {
@@ -38,8 +38,9 @@ export class BodyReader {
       done(undefined, EMPTY);
       return;
     }
-    if (declared !== undefined && Number(declared) > this.#bytesMax) {
-      done(this.#tooLarge(), EMPTY);
+    const { bodyBytesMax, bodyBytesInFlightMax } = this.#limits;
+    if (declared !== undefined && Number(declared) > bodyBytesMax) {
+      done(tooLarge(bodyBytesMax), EMPTY);
       return;
     }
     let first: Buffer | undefined;
@@ -60,12 +61,12 @@ export class BodyReader {
     request.on('data', (chunk: Buffer) => {
       if (finished) return;
       totalBytes += chunk.length;
-      if (totalBytes > this.#bytesMax) {
-        finish(this.#tooLarge(), EMPTY);
+      if (totalBytes > bodyBytesMax) {
+        finish(tooLarge(bodyBytesMax), EMPTY);
         return;
       }
       if (totalBytes > SMALL_BYTES) {
-        if (this.#reservedBytes + totalBytes - reserved > this.#budgetBytes) {
+        if (this.#reservedBytes + totalBytes - reserved > bodyBytesInFlightMax) {
           finish(new HttpFailure('ERR_OVERLOADED'), EMPTY);
           return;
         }
@@ -91,8 +92,8 @@ export class BodyReader {
     request.on('error', cut);
     request.on('close', cut);
   }
+}
 
-  #tooLarge(): HttpFailure {
-    return new HttpFailure('ERR_BODY_TOO_LARGE', `the body is longer than ${this.#bytesMax} bytes`);
-  }
+function tooLarge(bytesMax: number): HttpFailure {
+  return new HttpFailure('ERR_BODY_TOO_LARGE', `the body is longer than ${bytesMax} bytes`);
 }

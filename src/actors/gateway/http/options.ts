@@ -72,6 +72,32 @@ const BOUNDS: Partial<Record<keyof HttpOptions, readonly [min: number, max: numb
   backlog: [1, 65_535],
 };
 
+/** Options that a running server takes: limits that are asked for again with each request, connection or drain. */
+export const LIVE_HTTP_OPTIONS = [
+  'bodyBytesMax',
+  'bodyBytesInFlightMax',
+  'connectionsMax',
+  'headersTimeoutMs',
+  'requestTimeoutMs',
+  'keepAliveTimeoutMs',
+  'stallTimeoutMs',
+  'drainMs',
+  'logLevel',
+] as const satisfies readonly (keyof HttpOptions)[];
+
+export type LiveHttpOptions = Partial<Pick<HttpOptions, (typeof LIVE_HTTP_OPTIONS)[number]>>;
+
+/** The options after a change of a running server; throws a TypeError that names what is wrong or cannot change. */
+export function changeHttpOptions(current: Readonly<HttpOptions>, given: LiveHttpOptions): HttpOptions {
+  const live: readonly string[] = LIVE_HTTP_OPTIONS;
+  const changed = resolveHttpOptions({ ...current, ...given });
+  for (const name of Object.keys(given)) {
+    if (!live.includes(name))
+      throw invalidArgument(`option ${name} cannot change while the server runs; start it again`);
+  }
+  return changed;
+}
+
 /** The options with defaults filled in; throws a TypeError that names the option, the value and its bounds. */
 export function resolveHttpOptions(given: Partial<HttpOptions>): HttpOptions {
   const options: HttpOptions = { ...HTTP_DEFAULTS };

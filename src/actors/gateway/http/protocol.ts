@@ -11,7 +11,10 @@ export interface ThreadData<Handle> {
   readonly listenerFd: number;
 }
 
-export type ToThread = { readonly kind: 'drain' };
+export type ToThread =
+  | { readonly kind: 'drain' }
+  /** Limits have changed; these are all of the options. */
+  | { readonly kind: 'configure'; readonly options: HttpOptions };
 
 export type FromThread =
   | { readonly kind: 'listening' }

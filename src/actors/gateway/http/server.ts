@@ -16,8 +16,8 @@ import { ConcordError } from '../../../shared/errors.js';
 import { HttpCounters, createCounterMemory } from './counters.js';
 import { descriptorOf } from './listener.js';
 import { createLog } from './log.js';
-import { resolveHttpOptions } from './options.js';
-import type { HttpOptions } from './options.js';
+import { changeHttpOptions, resolveHttpOptions } from './options.js';
+import type { HttpOptions, LiveHttpOptions } from './options.js';
 import type { FromThread, ThreadData, ToThread } from './protocol.js';
 import { Serving } from './serving.js';
 import type { HttpStore } from './store.js';
@@ -161,6 +161,17 @@ export class HttpServer {
     this.#startThread(thread).catch((error: Error) => {
       if (!this.#closing) this.#restart(thread, error);
     });
+  }
+
+  /**
+   * Changes limits while requests are served, on every thread. Each thread takes them when it comes to it; what began before may end under the old
+   * ones. @throws TypeError naming what is wrong, or cannot change while the server runs; nothing has changed then
+   */
+  configure(given: LiveHttpOptions): void {
+    const options = changeHttpOptions(this.options, given);
+    this.#serving.configure(options);
+    const message: ToThread = { kind: 'configure', options };
+    for (const worker of this.#workers.values()) worker.postMessage(message);
   }
 
   /** Stops accepting, finishes what is in flight, joins the threads. The pool stays open. */

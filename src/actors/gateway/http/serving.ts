@@ -9,6 +9,7 @@
 import type { Server as NetServer } from 'node:net';
 import { buildApp } from './app.js';
 import type { App, AppContext } from './app.js';
+import type { HttpOptions } from './options.js';
 
 const SWEEP_MS = 50;
 
@@ -31,7 +32,7 @@ export class Serving {
     const { options } = this.#context;
     await this.#app.ready();
     const server = this.#app.server;
-    server.maxConnections = Math.ceil(options.connectionsMax / options.threads);
+    this.#setLimits();
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       const listening = (): void => {
@@ -42,6 +43,27 @@ export class Serving {
       if ('port' in on) server.listen({ host: on.host, port: on.port, backlog: options.backlog }, listening);
       else server.listen(on, listening);
     });
+  }
+
+  #setLimits(): void {
+    const { options } = this.#context;
+    const server = this.#app.server;
+    server.maxConnections = Math.ceil(options.connectionsMax / options.threads);
+    server.headersTimeout = Math.min(options.headersTimeoutMs, options.requestTimeoutMs);
+    server.requestTimeout = options.requestTimeoutMs;
+    server.keepAliveTimeout = options.keepAliveTimeoutMs;
+    server.timeout = options.stallTimeoutMs;
+  }
+
+  /**
+   * New limits, for what begins from now on. Timeouts of requests in flight count anew; a connection keeps its stall timeout, and how often
+   * request timeouts are checked stays as it was at the start.
+   */
+  configure(options: HttpOptions): void {
+    // In place: the app reads its limits from the same object.
+    Object.assign(this.#context.options, options);
+    this.#context.log.level = options.logLevel;
+    this.#setLimits();
   }
 
   /** Resolves when no connection is left; `cut` counts those that did not end by themselves in time. */

@@ -27,7 +27,10 @@ const serving = new Serving({
 });
 await serving.listen(await duplicateListener(data.listenerFd));
 port.on('message', (message: ToThread) => {
-  if (message.kind !== 'drain') return;
+  if (message.kind === 'configure') {
+    serving.configure(message.options);
+    return;
+  }
   void serving.drain().then(async ({ cut }) => {
     await store.close();
     tell({ kind: 'drained', cut });
