@@ -7,13 +7,22 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import type { RwLock } from '../../shared/memory/rwlock.js';
-import { SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
+import { PAGE_BIRTH_LOW_WORD, SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { EntryView } from '../btree/entry-view.js';
 import { publishedSeqOf, ROW_TAG_WORD, rowWord } from '../btree/meta.js';
 import { CellFlag, cellExpiresAt, cellLengthsAt, readSeq, readVarint, skipVarint } from '../btree/page.js';
 import { StaleViewError, rowTag } from '../engine.js';
 import { isSuspect } from './latch.js';
-import { checkAddress, checkDescriptor, corruptNode, nodeLimit, nodeOffset, nodeSegment, nodeWord } from './node.js';
+import {
+  checkAddress,
+  checkDescriptor,
+  corruptNode,
+  nodeLimit,
+  nodeOffset,
+  nodeSegment,
+  nodeWord,
+  pageWord,
+} from './node.js';
 
 /** How long a reader waits for the successor of a writer that died within a change, ms. */
 const REPAIR_WAIT_MS_MAX = 10_000;
@@ -31,6 +40,11 @@ export abstract class NodeView extends EntryView {
   /** Which publication that is of, if it is not a snapshot's number; else 0. */
   protected limitMeta: UnitId = 0;
   protected atMs = 0;
+  // What the row said in the publication that was looked at last: unit and birth name one publication.
+  #knownMeta: UnitId = 0;
+  #knownBirth = 0;
+  #knownDescriptor: UnitId = 0;
+  #knownSeq = 0;
 
   constructor(arena: ArenaReader, row: number, spaceId: number, code: number, slot: number, isLocked: boolean) {
     super(arena);
@@ -53,22 +67,36 @@ export abstract class NodeView extends EntryView {
    * The engine's descriptor in the publication, 0 if it has none: then no key is there. Sets which numbers show. @throws StaleViewError
    */
   protected enterRow(metaUnit: UnitId, atSeq: number, atMs: number): UnitId {
-    const { arena } = this;
     this.atMs = atMs;
-    const row = rowWord(arena, metaUnit, this.row);
-    if (row < 0) return 0;
-    const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
-    if (words[row + ROW_TAG_WORD] !== this.tag) throw new StaleViewError();
+    const birth = this.arena.i32[metaUnit >>> SEGMENT_UNIT_SHIFT]?.[pageWord(metaUnit) + PAGE_BIRTH_LOW_WORD] ?? 0;
+    if (metaUnit !== this.#knownMeta || birth !== this.#knownBirth || metaUnit === 0) {
+      if (!this.#lookAtRow(metaUnit, birth)) return 0;
+    }
     if (atSeq === Infinity) {
-      this.limitSeq = publishedSeqOf(arena, metaUnit);
+      this.limitSeq = this.#knownSeq;
       this.limitMeta = metaUnit;
     } else {
       this.limitSeq = atSeq;
       this.limitMeta = 0;
     }
+    return this.#knownDescriptor;
+  }
+
+  /** False if the publication has no such row. */
+  #lookAtRow(metaUnit: UnitId, birth: number): boolean {
+    const { arena } = this;
+    this.#knownMeta = 0;
+    const row = rowWord(arena, metaUnit, this.row);
+    if (row < 0) return false;
+    const words = arena.u32[metaUnit >>> SEGMENT_UNIT_SHIFT]!;
+    if (words[row + ROW_TAG_WORD] !== this.tag) throw new StaleViewError();
     const descriptor = words[row]!;
     if (descriptor !== 0) checkDescriptor(arena, descriptor, this.code);
-    return descriptor;
+    this.#knownSeq = publishedSeqOf(arena, metaUnit);
+    this.#knownDescriptor = descriptor;
+    this.#knownBirth = birth;
+    this.#knownMeta = metaUnit;
+    return true;
   }
 
   /**
