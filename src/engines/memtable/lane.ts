@@ -219,6 +219,10 @@ export class ExpressLane {
   #keyAt = 0;
   #keyLength = 0;
   #sharedOrder = 0;
+  /** Its heads behind a prefix of so many bytes; -1: not made yet. */
+  #headsPrefixLength = -1;
+  #high = 0;
+  #low = 0;
   /** In operations; see LANE_OPERATIONS_PER_PAGE. */
   #credit = Infinity;
   /** Blocks in use of each page. */
@@ -286,9 +290,8 @@ export class ExpressLane {
     this.mayMatch = false;
     if (index >= this.#countOf(block)) return;
     this.after = this.#nodeAt(block, index);
-    const prefixLength = this.#prefixLengthOf(block);
-    const high = headOf(this.#keyBytes, this.#keyAt + prefixLength, this.#keyLength - prefixLength);
-    this.mayMatch = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + HIGH_WORD + index] === high;
+    this.#makeHeads(this.#prefixLengthOf(block));
+    this.mayMatch = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + HIGH_WORD + index] === this.#high;
   }
 
   /** The place of a key behind `before`, which insert() or replace() has just put there: false if the lane does not know that it fits there. */
@@ -622,13 +625,12 @@ export class ExpressLane {
 
   /** Last entry smaller than the taken key, which shares the prefix; -1 if none is. */
   #floorIn(block: number, level: number, prefixLength: number): number {
+    this.#makeHeads(prefixLength);
+    const high = this.#high;
+    const low = this.#low >>> HEIGHT_BITS;
     const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
     const word = wordOf(block);
-    const count = this.#countOf(block);
-    const at = this.#keyAt + prefixLength;
-    const length = this.#keyLength - prefixLength;
-    const high = headOf(this.#keyBytes, at, length);
-    const low = headOf(this.#keyBytes, at + 4, length - 4) >>> HEIGHT_BITS;
+    const count = u32[word + COUNT_WORD]! & 0xffff;
     const ceiling = ceilingByHeads(u32, word, count, high, low);
     if (ceiling === count || !headsEqual(u32, word, ceiling, high, low)) return ceiling - 1;
     const keyBytes = this.#keyBytes;
@@ -692,6 +694,16 @@ export class ExpressLane {
     this.#keyBytes = key;
     this.#keyAt = keyStart;
     this.#keyLength = keyLength;
+    this.#headsPrefixLength = -1;
+  }
+
+  #makeHeads(prefixLength: number): void {
+    if (prefixLength === this.#headsPrefixLength) return;
+    this.#headsPrefixLength = prefixLength;
+    const at = this.#keyAt + prefixLength;
+    const length = this.#keyLength - prefixLength;
+    this.#high = headOf(this.#keyBytes, at, length);
+    this.#low = headOf(this.#keyBytes, at + 4, length - 4);
   }
 
   #takeKey(node: number): void {
@@ -723,13 +735,11 @@ export class ExpressLane {
   /** Of an entry: those of the taken key, and the height of the node (0: none). */
   #setHeads(block: number, index: number, node: number): void {
     const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
-    const prefixLength = this.#prefixLengthOf(block);
-    const keyAt = this.#keyAt + prefixLength;
-    const keyLength = this.#keyLength - prefixLength;
     const word = wordOf(block) + index;
-    const height = node === 0 ? 0 : heightOf(this.#arena, node);
-    u32[word + HIGH_WORD] = headOf(this.#keyBytes, keyAt, keyLength);
-    u32[word + LOW_WORD] = (headOf(this.#keyBytes, keyAt + 4, keyLength - 4) & ~HEIGHT_MASK) | height;
+    const height = node === NONE ? 0 : heightOf(this.#arena, node);
+    this.#makeHeads(this.#prefixLengthOf(block));
+    u32[word + HIGH_WORD] = this.#high;
+    u32[word + LOW_WORD] = (this.#low & ~HEIGHT_MASK) | height;
   }
 
   /** Takes the longest prefix that all keys below the block share, up to the given length, and makes the heads anew. */
