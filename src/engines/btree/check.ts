@@ -29,6 +29,8 @@ import {
   LEAF_SLOT_BYTES,
   NEXT_WORD,
   PAGE_BYTES_MAX,
+  PAGE_FLAGS_BYTE,
+  PAGE_UNREAD,
   PAGE_CLASS_MAX,
   PAGE_HEADER_BYTES,
   PAYLOAD_BYTES_WORD,
@@ -46,6 +48,8 @@ import {
   readVarint,
   skipVarint,
 } from './page.js';
+import { PrivatePage } from './paged/cold-pages.js';
+import { COLD, classOf, slotOf } from './paged/format.js';
 import { compareSeparator } from './search.js';
 
 /** Start and length of every cell of a page, as start × 65536 + length, to find overlaps. */
@@ -53,7 +57,8 @@ const cellSpans = new Float64Array(PAGE_BYTES_MAX / 6);
 
 /** Throws ERR_CORRUPT unless the page is a sound leaf, branch or overflow page of that level. References are not followed. */
 export function validatePage(arena: ArenaReader, unit: UnitId, level: number): void {
-  if (!(unit > 0 && unit < arena.totalUnits)) throw corruptPage(unit, 'not a unit of the arena');
+  if (!(unit > 0 && (unit < arena.totalUnits || arena.isPrivate(unit))))
+    throw corruptPage(unit, 'not a unit of the arena');
   const segment = unit >>> SEGMENT_UNIT_SHIFT;
   const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
   const u8 = arena.u8[segment]!;
@@ -64,7 +69,8 @@ export function validatePage(arena: ArenaReader, unit: UnitId, level: number): v
   if (pageClass > PAGE_CLASS_MAX || (unit & ((1 << pageClass) - 1)) !== 0)
     throw corruptPage(unit, `class ${pageClass}`);
   if (u8[base + 1] !== level) throw corruptPage(unit, `level ${u8[base + 1]!}, wanted ${level}`);
-  if (u8[base + 3] !== 0) throw corruptPage(unit, `flags ${u8[base + 3]!}`);
+  if (u8[base + PAGE_FLAGS_BYTE]! > (kind === PageKind.Leaf ? PAGE_UNREAD : 0))
+    throw corruptPage(unit, `flags ${u8[base + PAGE_FLAGS_BYTE]!}`);
   const pageBytes = 4096 << pageClass;
   if (kind === PageKind.Overflow) {
     const payload = u32[(base >>> 2) + PAYLOAD_BYTES_WORD]!;
@@ -85,7 +91,8 @@ export function validatePage(arena: ArenaReader, unit: UnitId, level: number): v
   if (headsOffset(prefixLength) + count * slotBytes > cellStart || cellStart > pageBytes) {
     throw corruptPage(unit, `${count} entries, cells from ${cellStart} of ${pageBytes}`);
   }
-  if (u16[half + RESERVED_HALFWORD] !== 0 || u32[(base >>> 2) + NEXT_WORD] !== 0)
+  const reference = u32[(base >>> 2) + NEXT_WORD]!;
+  if (reference !== 0 && (reference < COLD || u16[half + RESERVED_HALFWORD] === 0))
     throw corruptPage(unit, 'reserved bytes');
   const used =
     level === 0
@@ -275,6 +282,11 @@ class TreeCheck {
   #lastKey = new Uint8Array(KEY_BYTES_MAX);
   #lastKeyLength = -1;
   readonly #separator = new Uint8Array(KEY_BYTES_MAX);
+  /** Of what was counted: pages that are in a page file only. */
+  coldUnits = 0;
+  readonly #references = new Set<number>();
+  #coldLeaf: PrivatePage | undefined;
+  #coldChain: PrivatePage | undefined;
 
   constructor(arena: ArenaReader, marks: Uint8Array) {
     this.#arena = arena;
@@ -295,7 +307,7 @@ class TreeCheck {
     const u16 = this.#arena.u16[segment]!;
     const u32 = this.#arena.u32[segment]!;
     const pageClass = u8[base + 2]!;
-    if (!this.mark(unit, 1 << pageClass)) return;
+    if (!this.#arena.isPrivate(unit) && !this.mark(unit, 1 << pageClass)) return;
     this.treeUnits += 1 << pageClass;
     const half = base >>> 1;
     const count = u16[half + COUNT_HALFWORD]!;
@@ -309,8 +321,9 @@ class TreeCheck {
       return;
     }
     this.branchPages++;
-    if (count < 2) this.problems.push(`branch at unit ${unit} has one child`);
     const children = heads + count;
+    // Above a leaf that is not in memory a root stays.
+    if (count < 2 && u32[children]! < COLD) this.problems.push(`branch at unit ${unit} has one child`);
     const offsets = (heads + 2 * count) << 1;
     for (let index = 1; index < count; index++) {
       let at = base + u16[offsets + index]!;
@@ -327,8 +340,33 @@ class TreeCheck {
     for (let index = 0; index < count; index++) {
       const childLow = index === 0 ? low : { unit, index };
       const childHigh = index + 1 === count ? high : { unit, index: index + 1 };
-      this.walk(u32[children + index]!, level - 1, childLow, childHigh);
+      const child = u32[children + index]!;
+      if (child < COLD || level > 1) this.walk(child, level - 1, childLow, childHigh);
+      else this.#walkCold(unit, index, child, childLow, childHigh);
     }
+  }
+
+  #walkCold(branch: UnitId, index: number, reference: number, low: Bound | undefined, high: Bound | undefined): void {
+    if (!this.#useReference(reference)) return;
+    let leaf;
+    try {
+      leaf = (this.#coldLeaf ??= new PrivatePage(this.#arena, 0)).childOf(branch, index);
+    } catch (error) {
+      if (!(error instanceof ConcordError)) throw error;
+      this.problems.push(error.message);
+      return;
+    }
+    this.walk(leaf, 0, low, high);
+  }
+
+  #useReference(reference: number): boolean {
+    if (this.#references.has(reference)) {
+      this.problems.push(`slot ${slotOf(reference)} of the page file is used twice`);
+      return false;
+    }
+    this.#references.add(reference);
+    this.coldUnits += 1 << classOf(reference);
+    return true;
   }
 
   mark(unit: UnitId, units: number): boolean {
@@ -377,11 +415,15 @@ class TreeCheck {
       this.liveValueBytes += valueLength;
     }
     if ((flags & CellFlag.Expiry) !== 0) this.expires = true;
-    if ((flags & CellFlag.Overflow) !== 0) this.#chain(readUnit(u8, suffixAt + suffixLength), valueLength);
+    if ((flags & CellFlag.Overflow) !== 0) this.#chain(unit, readUnit(u8, suffixAt + suffixLength), valueLength);
   }
 
-  #chain(firstUnit: UnitId, totalBytes: number): void {
+  #chain(leaf: UnitId, firstUnit: UnitId, totalBytes: number): void {
     try {
+      if (firstUnit >= COLD) {
+        this.#coldChainOf(leaf, firstUnit, totalBytes);
+        return;
+      }
       walkChain(this.#arena, firstUnit, totalBytes, (unit, pageClass) => {
         this.mark(unit, 1 << pageClass);
         this.overflowPages++;
@@ -391,6 +433,26 @@ class TreeCheck {
       if (!(error instanceof ConcordError)) throw error;
       this.problems.push(error.message);
     }
+  }
+
+  #coldChainOf(leaf: UnitId, first: number, totalBytes: number): void {
+    const { u16, u32 } = this.#arena;
+    const number =
+      u16[leaf >>> SEGMENT_UNIT_SHIFT]![(((leaf & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1) + RESERVED_HALFWORD]!;
+    const page = (this.#coldChain ??= new PrivatePage(this.#arena, 0));
+    const words = u32[page.unit >>> SEGMENT_UNIT_SHIFT]!;
+    let rest = totalBytes;
+    let reference = first;
+    while (rest > 0) {
+      if (reference < COLD) throw corruptPage(leaf, `a chain misses ${rest} of ${totalBytes} bytes`);
+      if (!this.#useReference(reference)) return;
+      validatePage(this.#arena, page.load(number, reference), 0);
+      this.overflowPages++;
+      this.overflowUnits += 1 << classOf(reference);
+      rest -= words[PAYLOAD_BYTES_WORD]!;
+      reference = words[NEXT_WORD]!;
+    }
+    if (rest < 0 || reference !== 0) throw corruptPage(leaf, `a chain goes on after its ${totalBytes} bytes`);
   }
 
   /** Whether (key, seq) lies in [low, high). */
@@ -441,6 +503,8 @@ function compareTwo(a: Uint8Array, aLength: number, b: Uint8Array, bLength: numb
 
 export interface TreeCheckResult {
   readonly problems: string[];
+  /** Of what was counted: units that are in a page file only. */
+  readonly coldUnits: number;
   /** What was counted on the walk. */
   readonly counted: Omit<TreeCounts, 'rootUnit' | 'height' | 'order' | 'pageBytes' | 'isAdaptive' | 'mayExpire'>;
 }
@@ -472,7 +536,7 @@ export function checkTree(
     if (counted[name] !== counts[name]) problems.push(`${name}: stored ${counts[name]}, counted ${counted[name]}`);
   }
   if (check.expires && counts.mayExpire !== true) problems.push('entries expire, but the row does not say so');
-  return { problems, counted };
+  return { problems, counted, coldUnits: check.coldUnits };
 }
 
 /** Checks all trees of a published meta page. */
@@ -496,9 +560,9 @@ export function checkArena(arena: ArenaWriter): string[] {
   let expected = HEADER_UNITS + arena.retiredUnits + arena.stagedUnits;
   if (arena.published() !== 0) expected += arena.unitsOf(arena.published());
   for (let index = 0; index < table.count; index++) {
-    const { problems: found, counted } = checkTree(arena, table.row(index), marks);
+    const { problems: found, counted, coldUnits } = checkTree(arena, table.row(index), marks);
     for (const problem of found) problems.push(`tree ${index}: ${problem}`);
-    expected += counted.treeUnits + counted.overflowUnits;
+    expected += counted.treeUnits + counted.overflowUnits - coldUnits;
   }
   if (arena.usedUnits !== expected) problems.push(`${arena.usedUnits} units in use, ${expected} accounted for`);
   return problems;

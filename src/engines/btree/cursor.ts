@@ -22,6 +22,7 @@ import {
   HEIGHT_MAX,
   KEY_BYTES_MAX,
   LEAF_SLOT_BYTES,
+  PAGE_FLAGS_BYTE,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
@@ -34,6 +35,7 @@ import {
   readVarint,
   skipVarint,
 } from './page.js';
+import { COLD } from './paged/format.js';
 import { checkBranchRoom, checkPage, sameSuffix, searchBranch, searchLeaf } from './search.js';
 
 const NOT_PLAIN = CellFlag.Tombstone | CellFlag.Expiry;
@@ -76,8 +78,9 @@ export class BTreeCursor extends EntryView implements EngineCursor {
   readonly #lastKey = new Uint8Array(KEY_BYTES_MAX + 64);
   #lastKeyLength = 0;
 
-  constructor(arena: ArenaReader, row: number, tag: number) {
-    super(arena);
+  /** slot: see EntryView. */
+  constructor(arena: ArenaReader, row: number, tag: number, slot?: number) {
+    super(arena, slot);
     this.row = row;
     this.tag = tag;
     this.#u8 = arena.u8[0]!;
@@ -368,8 +371,10 @@ export class BTreeCursor extends EntryView implements EngineCursor {
     return this.arena.u32[segment]![children + index]!;
   }
 
-  #enterLeaf(unit: UnitId): void {
-    this.#checkUnit(unit);
+  #enterLeaf(leaf: UnitId): void {
+    let unit = leaf;
+    if (unit >= COLD && this.#height > 1) unit = this.coldChild(this.#unit[1]!, this.#index[1]!);
+    else this.#checkUnit(unit);
     const arena = this.arena;
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
@@ -377,6 +382,7 @@ export class BTreeCursor extends EntryView implements EngineCursor {
     const u16 = arena.u16[segment]!;
     const u32 = arena.u32[segment]!;
     checkPage(u32, base, unit, PageKind.Leaf);
+    if (u8[base + PAGE_FLAGS_BYTE] !== 0) u8[base + PAGE_FLAGS_BYTE] = 0;
     const half = base >>> 1;
     const count = u16[half + COUNT_HALFWORD]!;
     const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;

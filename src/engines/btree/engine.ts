@@ -9,13 +9,14 @@ export const btreeEngine: Engine = {
   name: 'btree',
   code: EngineCode.btree,
   isOrdered: true,
-  openWriter: (arena, row, spaceId, { order, pageBytes }) =>
+  openWriter: (arena, row, spaceId, { order, pageBytes, budgetBytes }) =>
     new BTreeWriter(arena, row, {
       tag: rowTag(spaceId, EngineCode.btree),
       ...(order === undefined ? {} : { order }),
       ...(pageBytes === undefined ? {} : { pageBytes }),
+      ...(budgetBytes === undefined ? {} : { budgetBytes }),
     }),
-  openReader: (arena, row, spaceId) => new BTreeReader(arena, row, rowTag(spaceId, EngineCode.btree)),
-  openCursor: (arena, row, spaceId) => new BTreeCursor(arena, row, rowTag(spaceId, EngineCode.btree)),
+  openReader: (arena, row, spaceId, slot) => new BTreeReader(arena, row, rowTag(spaceId, EngineCode.btree), slot),
+  openCursor: (arena, row, spaceId, slot) => new BTreeCursor(arena, row, rowTag(spaceId, EngineCode.btree), slot),
   mark: markTree,
 };

@@ -6,6 +6,7 @@
  * Threads: any, between pin and unpin. Allocates only what it returns.
  */
 import {
+  READER_SLOT_COUNT,
   SEGMENT_UNIT_MASK,
   SEGMENT_UNIT_SHIFT,
   UNIT_SHIFT,
@@ -14,6 +15,8 @@ import {
 } from '../../shared/memory/arena.js';
 import { CopyPool } from '../../shared/memory/copy-pool.js';
 import { walkChain } from './overflow.js';
+import { PrivatePage, cacheOwnerOfSlot } from './paged/cold-pages.js';
+import { COLD } from './paged/format.js';
 import {
   CELL_LENGTHS_OFFSET,
   CLASS_BYTE,
@@ -23,6 +26,7 @@ import {
   PAGE_HEADER_BYTES,
   PAYLOAD_BYTES_WORD,
   PageKind,
+  RESERVED_HALFWORD,
   cellExpiresAt,
   copyBytes,
   corruptPage,
@@ -35,8 +39,16 @@ import { checkPage } from './search.js';
 /** Above it the native copy wins; at most POOLED_BYTES_MAX. */
 const WORD_COPY_BYTES_MAX = 768;
 
+/** Longest value that a chain in a file may claim; one in memory is bounded by the arena. */
+const COLD_VALUE_BYTES_MAX = 2 ** 28;
+
 export abstract class EntryView {
   protected readonly arena: ArenaReader;
+  readonly #cacheOwner: number;
+  /** For leaves and chain pages that are not in memory. Two leaves: while a walk looks at the next one, the entry at hand is in the other. */
+  #coldLeaf: PrivatePage | undefined;
+  #otherColdLeaf: PrivatePage | undefined;
+  #coldChain: PrivatePage | undefined;
   protected viewSegment = 0;
   protected viewU8: Uint8Array;
   protected viewCell = 0;
@@ -53,9 +65,27 @@ export abstract class EntryView {
   #chainUnit: UnitId = 0;
   #chainOffset = 0;
 
-  constructor(arena: ArenaReader) {
+  /** slot: the thread's reader slot; by default one that leaves nothing in the shared cache. */
+  constructor(arena: ArenaReader, slot = READER_SLOT_COUNT - 1) {
     this.arena = arena;
     this.viewU8 = arena.u8[0]!;
+    this.#cacheOwner = cacheOwnerOfSlot(slot);
+  }
+
+  /** Unit of a branch's child that is none of the arena's: read into a page of this thread's own. @throws ERR_CORRUPT, ERR_IO */
+  protected coldChild(branch: UnitId, index: number): UnitId {
+    const { arena } = this;
+    let page = (this.#coldLeaf ??= new PrivatePage(arena, this.#cacheOwner));
+    if (page.unit >>> SEGMENT_UNIT_SHIFT === this.viewSegment)
+      page = this.#otherColdLeaf ??= new PrivatePage(arena, this.#cacheOwner);
+    return page.childOf(branch, index);
+  }
+
+  /** A page of a chain in the page file of the current entry's leaf. */
+  #coldChainPage(reference: number): UnitId {
+    const leaf = (this.#prefixAt - PAGE_HEADER_BYTES) >>> 1;
+    const number = this.arena.u16[this.viewSegment]![leaf + RESERVED_HALFWORD]!;
+    return (this.#coldChain ??= new PrivatePage(this.arena, this.#cacheOwner)).load(number, reference);
   }
 
   get seq(): number {
@@ -197,8 +227,10 @@ export abstract class EntryView {
     let done = 0;
     const arena = this.arena;
     while (done < wanted) {
-      const unit = this.#chainUnit;
-      if (!(unit > 0 && unit < arena.totalUnits)) throw corruptPage(unit, `a chain ends before byte ${from + done}`);
+      let unit = this.#chainUnit;
+      if (unit >= COLD) unit = this.#coldChainPage(unit);
+      else if (!(unit > 0 && unit < arena.totalUnits))
+        throw corruptPage(unit, `a chain ends before byte ${from + done}`);
       const segment = unit >>> SEGMENT_UNIT_SHIFT;
       const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
       const words = arena.u32[segment]!;
@@ -230,11 +262,17 @@ export abstract class EntryView {
   #copyChain(): Buffer {
     const arena = this.arena;
     const total = this.#valueLength;
-    // Hostile bytes may claim any length: no more than the arena could hold is reserved for it.
-    if (total > arena.totalUnits * 4096) throw corruptPage(this.#overflowUnit(), `a chain of ${total} bytes`);
+    const first = this.#overflowUnit();
+    // Hostile bytes may claim any length: no more than there could be is reserved for it.
+    if (total > (first < COLD ? arena.totalUnits * 4096 : COLD_VALUE_BYTES_MAX))
+      throw corruptPage(first, `a chain of ${total} bytes`);
     const buffer = Buffer.allocUnsafe(total);
+    if (first >= COLD) {
+      this.readValue(buffer, 0, 0, total);
+      return buffer;
+    }
     let at = 0;
-    walkChain(arena, this.#overflowUnit(), total, (unit, _pageClass, payloadAt, payloadBytes) => {
+    walkChain(arena, first, total, (unit, _pageClass, payloadAt, payloadBytes) => {
       const u8 = arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
       buffer.set(u8.subarray(payloadAt, payloadAt + payloadBytes), at);
       at += payloadBytes;

@@ -15,6 +15,7 @@
  * Pages are numbered 1, 2, 3 … in the order of the stream, children before parents and the ends of chains before their starts. So
  * every reference points backwards, and an image whose references are each used once cannot hold a circle.
  *
+ * A tree with a page file is written as an empty one that says so; its root follows in a chunk of its own (paged/format.ts).
  * Rows of other engines, whose entries go into a checkpoint by themselves (checkpoint/entries.ts), are written as free ones.
  *
  * Checksums and files are the caller's. loadImage() trusts nothing all the same: any bytes give sound pages that form trees, or
@@ -121,6 +122,10 @@ class ImageWriter {
       const counts = treeCounts(arena, metaUnit, index);
       if (!isWritten(counts.tag)) {
         writeRow(rows, index * ROW_WORDS, FREE_ROW);
+        continue;
+      }
+      if (counts.isPaged === true) {
+        writeRow(rows, index * ROW_WORDS, { ...FREE_ROW, ...shapeOf(counts), tag: counts.tag, isPaged: true });
         continue;
       }
       walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {
@@ -434,6 +439,7 @@ class ImageLoader {
       if (
         row.height > HEIGHT_MAX ||
         isEmpty !== (row.rootUnit === 0) ||
+        (row.isPaged === true && !isEmpty) ||
         !(isWritten(row.tag) || (row.tag === FREE_TAG && isEmpty)) ||
         (row.order !== 0 && (row.order < 3 || row.order > 1000))
       ) {
@@ -502,6 +508,10 @@ const OVERFLOW_LEVEL = 0xff;
 
 /** The row of nothing: in an image it also stands for a row whose engine is not written as pages. */
 const FREE_ROW: TreeCounts = { ...readRow(new Uint32Array(ROW_WORDS), 0), tag: FREE_TAG };
+
+function shapeOf({ order, pageBytes, isAdaptive }: TreeCounts): Partial<TreeCounts> {
+  return { order, pageBytes, isAdaptive: isAdaptive === true };
+}
 
 /** B+Trees go into an image, except one that is being filled. */
 function isWritten(tag: number): boolean {

@@ -6,14 +6,14 @@
  *        0     1  kind          PageKind
  *        1     1  level         0 = leaf, one more per level above; 0 in overflow and meta pages
  *        2     1  class         log2 of the page's 4 KiB units, 0 … 3
- *        3     1  flags         0
+ *        3     1  flags         0, or PAGE_UNREAD in memory
  *        4     6  birth         epoch of the publication that first showed the page (owned by the arena)
  *       10     2  count         entries (leaf, branch), trees (meta), 0 (overflow)
  *       12     2  prefixLength  leaf, branch; in overflow pages bytes 12 … 15 are the payload length
  *       14     2  cellStart     first byte of the cell area
  *       16     2  garbage       bytes of the cell area that belong to no cell
- *       18     2  reserved      0
- *       20     4  next          overflow: next page of the chain, 0 at its end; else 0
+ *       18     2  reserved      0; number of the page file in a tree that has one (paged/format.ts)
+ *       20     4  next          overflow: next page of the chain, 0 at its end; else 0, or where the page file has this page as it is
  *
  *   leaf     prefix · pad to 4 · heads u32[count] · offsets u16[count] · gap · cells
  *   branch   prefix · pad to 4 · heads u32[count] · children u32[count] · offsets u16[count] · gap · cells
@@ -40,6 +40,9 @@ export const PAGE_HEADER_BYTES = 24;
 export const KIND_BYTE = 0;
 export const LEVEL_BYTE = 1;
 export const CLASS_BYTE = 2;
+export const PAGE_FLAGS_BYTE = 3;
+/** Of a leaf: nobody has looked at it since this was set. Readers take it away; only the pager sets it. */
+export const PAGE_UNREAD = 1;
 export const COUNT_HALFWORD = 5;
 export const PREFIX_LENGTH_HALFWORD = 6;
 export const CELL_START_HALFWORD = 7;

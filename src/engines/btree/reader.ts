@@ -20,12 +20,14 @@ import {
   CLASS_BYTE,
   COUNT_HALFWORD,
   CellFlag,
+  PAGE_FLAGS_BYTE,
   PREFIX_LENGTH_HALFWORD,
   PageKind,
   cellExpiresAt,
   corruptPage,
   headsOffset,
 } from './page.js';
+import { COLD } from './paged/format.js';
 import { checkPage, searchBranch, searchLeaf } from './search.js';
 
 const NOT_PLAIN = CellFlag.Tombstone | CellFlag.Expiry;
@@ -36,8 +38,12 @@ export class BTreeReader extends EntryView implements EngineReader {
   readonly tag: number;
   #cursor: BTreeCursor | undefined;
 
-  constructor(arena: ArenaReader, row: number, tag: number) {
-    super(arena);
+  readonly #slot: number | undefined;
+
+  /** slot: see EntryView. */
+  constructor(arena: ArenaReader, row: number, tag: number, slot?: number) {
+    super(arena, slot);
+    this.#slot = slot;
     this.row = row;
     this.tag = tag;
   }
@@ -57,6 +63,8 @@ export class BTreeReader extends EntryView implements EngineReader {
     if (height === 0) return false;
     checkHeight(height);
     const totalUnits = arena.totalUnits;
+    let branch = 0;
+    let at = 0;
     for (let level = height - 1; level > 0; level--) {
       if (unit === 0 || unit >= totalUnits) throw corruptPage(unit, 'not a unit of the arena');
       const segment = unit >>> SEGMENT_UNIT_SHIFT;
@@ -67,15 +75,21 @@ export class BTreeReader extends EntryView implements EngineReader {
       const index = searchBranch(arena.u8[segment]!, u16, u32, base, key, 0, keyLength, atSeq);
       const half = base >>> 1;
       const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+      branch = unit;
+      at = index;
       unit = u32[children + index]!;
     }
-    if (unit === 0 || unit >= totalUnits) throw corruptPage(unit, 'not a unit of the arena');
+    if (unit === 0 || unit >= totalUnits) {
+      if (unit < COLD || branch === 0) throw corruptPage(unit, 'not a unit of the arena');
+      unit = this.coldChild(branch, at);
+    }
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     const u8 = arena.u8[segment]!;
     const u16 = arena.u16[segment]!;
     const u32 = arena.u32[segment]!;
     checkPage(u32, base, unit, PageKind.Leaf);
+    if (u8[base + PAGE_FLAGS_BYTE] !== 0) u8[base + PAGE_FLAGS_BYTE] = 0;
     const position = searchLeaf(u8, u16, u32, base, key, 0, keyLength, atSeq);
     const half = base >>> 1;
     const count = u16[half + COUNT_HALFWORD]!;
@@ -96,7 +110,7 @@ export class BTreeReader extends EntryView implements EngineReader {
   release(): void {}
 
   #findBeyond(metaUnit: UnitId, key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
-    const cursor = (this.#cursor ??= new BTreeCursor(this.arena, this.row, this.tag));
+    const cursor = (this.#cursor ??= new BTreeCursor(this.arena, this.row, this.tag, this.#slot));
     if (!cursor.seek(metaUnit, key, keyLength, atSeq, false, atMs) || cursor.compareKey(key, keyLength) !== 0)
       return false;
     this.viewSame(cursor);

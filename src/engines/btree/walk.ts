@@ -1,6 +1,6 @@
 /**
  * Walks all pages below a meta page, children before their parents. For marking (ArenaWriter.adopt) and images.
- * Only what a walk needs is checked: units, kinds, levels, counts. Threads: any, under a pin.
+ * What lies in a page file only is passed over. Only what a walk needs is checked: units, kinds, levels, counts. Threads: any, under a pin.
  */
 import {
   SEGMENT_UNIT_MASK,
@@ -24,6 +24,7 @@ import {
   readVarint,
   skipVarint,
 } from './page.js';
+import { COLD } from './paged/format.js';
 import { checkBranchRoom, checkPage } from './search.js';
 
 export interface PageVisitor {
@@ -56,8 +57,10 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
   if (level > 0) {
     const count = checkBranchRoom(u8, u16, base, unit);
     const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + count;
-    for (let index = 0; index < count; index++)
-      walkPage(arena, u32[children + index]!, level - 1, hasOverflow, visitor);
+    for (let index = 0; index < count; index++) {
+      const child = u32[children + index]!;
+      if (child < COLD) walkPage(arena, child, level - 1, hasOverflow, visitor);
+    }
   } else if (hasOverflow) {
     const count = u16[half + COUNT_HALFWORD]!;
     const headsAt = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!);
@@ -72,7 +75,7 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (!(body + 4 <= base + pageBytes)) throw corruptPage(unit, 'a cell reaches beyond its page');
       const firstUnit = (u8[body]! | (u8[body + 1]! << 8) | (u8[body + 2]! << 16) | (u8[body + 3]! << 24)) >>> 0;
-      visitor.chain(firstUnit, readVarint(u8, cellLengthsAt(u8, cell)), unit, body);
+      if (firstUnit < COLD) visitor.chain(firstUnit, readVarint(u8, cellLengthsAt(u8, cell)), unit, body);
     }
   }
   visitor.page(unit, level);

@@ -117,6 +117,8 @@ export interface ColdLayout {
   readonly storeId: Uint8Array;
   readonly shard: number;
   readonly cache: PageCacheLayout | undefined;
+  /** Word 0: the last number that a page file of the shard was given. */
+  readonly fileNumbers: SharedArrayBuffer;
 }
 
 export interface ArenaOptions {
@@ -229,6 +231,12 @@ export class ArenaReader {
 
   unpin(slot: number): void {
     Atomics.store(this.control, SLOT_WORD + slot * SLOT_WORDS, 0);
+  }
+
+  /** Whether addPrivatePage() made it. */
+  isPrivate(unit: UnitId): boolean {
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    return segment >= this.layout.segments.length && segment < this.u8.length;
   }
 
   /**

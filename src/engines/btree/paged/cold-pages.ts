@@ -59,7 +59,8 @@ export class ColdPages {
     const known = this.#all.get(arena);
     if (known !== undefined) return known;
     const { cold } = arena.layout;
-    if (cold === undefined) throw new ConcordError('ERR_CORRUPT', 'a page refers to a page file, and the store has none');
+    if (cold === undefined)
+      throw new ConcordError('ERR_CORRUPT', 'a page refers to a page file, and the store has none');
     return this.attach(arena, new NodeEnv(), cold, owner);
   }
 
@@ -158,7 +159,12 @@ export class PrivatePage {
   /** @throws ERR_CORRUPT, ERR_IO */
   load(number: number, reference: number): UnitId {
     if (number === 0) throw corruptPage(reference, 'a reference to no page file');
-    ColdPages.of(this.#arena, this.#owner).read(number, reference, this.#arena.u8[this.unit >>> SEGMENT_UNIT_SHIFT]!, 0);
+    ColdPages.of(this.#arena, this.#owner).read(
+      number,
+      reference,
+      this.#arena.u8[this.unit >>> SEGMENT_UNIT_SHIFT]!,
+      0,
+    );
     return this.unit;
   }
 }

@@ -49,7 +49,9 @@ const CRC_OFFSET = RECORD_BYTES - 4;
 const HEADER_MAGIC = Buffer.from('CKV-PGS\n', 'latin1');
 const ROOT_MAGIC = 0x50564b43; // "CKVP"
 const ROW_OFFSET = 32;
-export const ROOT_BYTES = ROW_OFFSET + 4 * ROW_WORDS;
+/** A row of the meta page. */
+const ROW_BYTES = 64;
+export const ROOT_BYTES = ROW_OFFSET + ROW_BYTES;
 
 /** A reference is a unit's neighbour in the same u32: nothing in an arena reaches this. */
 export const COLD = 0x80000000;

@@ -136,13 +136,16 @@ export class PageFileWriter {
     this.#identityCrc = identityCrc;
   }
 
-  /** A new file with the lowest number above all there are. It is nobody's until a checkpoint names it. */
-  static create(env: Env, directory: string, identity: Omit<PageFileIdentity, 'number'>): PageFileWriter {
+  /**
+   * A new file with a number above all there are, and above `last`: other threads may have files open, and pages in the cache, that are gone by now.
+   * It is nobody's until a checkpoint names it.
+   */
+  static create(env: Env, directory: string, identity: Omit<PageFileIdentity, 'number'>, last = 0): PageFileWriter {
     const taken = pageFileNumbers(env, directory);
-    let number = (taken.at(-1) ?? 0) + 1;
+    let number = Math.max(taken.at(-1) ?? 0, last) + 1;
     // Numbers go round after 65,535 files.
     if (number > FILE_NUMBER_MAX) {
-      number = 1;
+      number = last >= FILE_NUMBER_MAX ? 1 : last + 1;
       while (taken.includes(number)) number++;
     }
     const whole = { ...identity, number };
