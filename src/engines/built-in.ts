@@ -3,7 +3,9 @@
  */
 import { btreeEngine } from './btree/engine.js';
 import { addEngine } from './engine.js';
+import { memtableEngine } from './memtable/engine.js';
 import { hashEngine } from './hash/engine.js';
 
 addEngine(btreeEngine);
 addEngine(hashEngine);
+addEngine(memtableEngine);
