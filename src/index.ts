@@ -26,6 +26,10 @@ export {
   type EngineReader,
   type EngineWriter,
 } from './engines/engine.js';
+export { createEngine, type StandaloneEngine, type StandaloneOptions } from './engines/standalone.js';
+export { loadConfig, type LoadConfigOptions, type LoadedConfig } from './config/load.js';
+export type { Config, ConfigInput } from './config/schema.js';
+export type { ConfigError, ConfigProblem, Origin } from './config/check.js';
 export { MAX_BATCH_BYTES, MAX_VALUE_BYTES } from './engines/operation.js';
 export { MAX_KEY_BYTES, type KeyEncodingName } from './shared/codec/key-encoding.js';
 export { type TupleElement } from './shared/codec/tuple.js';

@@ -45,6 +45,7 @@ const HEADER_STATE = 3;
 const HEADER_CLIENTS = 4;
 const HEADER_OPEN_SNAPSHOTS = 5;
 const HEADER_CROWDED_UNTIL = 6;
+const HEADER_DURABILITY = 7;
 
 const COUNTER_LINE = 1;
 const SHARDS_LINE = 2;
@@ -146,6 +147,16 @@ export class ControlBlock {
   /** Host only. */
   set poolState(state: number) {
     Atomics.store(this.#words, HEADER_STATE, state);
+  }
+
+  /** Durability level of writes that do not say. Without ordering guarantees: a change reaches other threads within microseconds. */
+  get defaultDurability(): number {
+    return this.#words[HEADER_DURABILITY]!;
+  }
+
+  /** Host only. */
+  set defaultDurability(level: number) {
+    Atomics.store(this.#words, HEADER_DURABILITY, level);
   }
 
   /** Threads attached now, the host's included. */

@@ -15,7 +15,9 @@ test('the package exports these names, and the limits have these values', () => 
     'MAX_VALUE_BYTES',
     'Snapshot',
     'Space',
+    'createEngine',
     'engineNames',
+    'loadConfig',
     'registerEngine',
   ]);
   expect(concord.MAX_KEY_BYTES).toBe(4096);

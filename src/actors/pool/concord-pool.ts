@@ -27,7 +27,7 @@ import {
   type VerifyReport,
 } from './maintenance.js';
 import { renderMetrics } from './metrics.js';
-import { resolveOptions, type PoolOptions } from './options.js';
+import { resolveOptions, type LiveOptions, type PoolOptions } from './options.js';
 import { SpaceSource } from './source.js';
 import { Space, switchEngineOf, type SwitchOptions } from './space.js';
 import { checkSpaceName, type SpaceOptions, type TuningOptions } from './space-options.js';
@@ -204,6 +204,15 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   }
 
   // ---- maintenance ------------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Changes options while the store is open, for all threads: durability, checkpointLogBytes, expiry. Resolves with the names of those that are
+   * different now. @throws ERR_INVALID_ARG naming what is wrong or cannot change, ERR_CLOSED
+   */
+  async configure(change: LiveOptions): Promise<readonly string[]> {
+    this.#core.assertOpen();
+    return await this.#core.gate.configure(change);
+  }
 
   /** Writes a consistent copy, as of now, to a new directory that can be opened. @throws ERR_EXISTS, ERR_DISK_FULL, ERR_IO, ERR_PERMISSION */
   async checkpoint(directory: string): Promise<void> {

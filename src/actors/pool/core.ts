@@ -10,7 +10,7 @@ import type { SwitchProgress } from '../../engines/store/space.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import type { ClientSettings } from './host.js';
 import type { SpaceRecord } from './manifest.js';
-import { durabilityLevel } from './options.js';
+import type { LiveOptions } from './options.js';
 import { SpaceRegistry } from './registry.js';
 import type { Space } from './space.js';
 import type { SpaceOptions, SpaceSpec } from './space-options.js';
@@ -23,6 +23,7 @@ export interface PoolGate {
   cancelSwitch(id: number): Promise<void>;
   switchProgress(id: number): Promise<SwitchProgress | undefined>;
   compact(): Promise<number>;
+  configure(change: LiveOptions): Promise<readonly string[]>;
   checkpoint(directory: string): Promise<void>;
 }
 
@@ -31,8 +32,6 @@ export class PoolCore {
   readonly settings: ClientSettings;
   readonly registry: SpaceRegistry;
   readonly gate: PoolGate;
-  /** Durability of calls that do not say. */
-  readonly level: number;
   readonly #spaces = new Map<string, Space<unknown, unknown>>();
   readonly #makeSpace: (name: string, options: SpaceOptions | undefined) => Space<unknown, unknown>;
   /** Custom encodings this thread was given, by name. */
@@ -49,7 +48,11 @@ export class PoolCore {
     this.gate = gate;
     this.#makeSpace = makeSpace;
     this.registry = new SpaceRegistry(settings.registry);
-    this.level = durabilityLevel(settings.durability);
+  }
+
+  /** Durability of calls that do not say. */
+  get level(): number {
+    return this.client.control.defaultDurability;
   }
 
   /** @throws ERR_CLOSED */

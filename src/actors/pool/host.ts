@@ -43,7 +43,14 @@ import {
   type Manifest,
   type SpaceRecord,
 } from './manifest.js';
-import { defaultShardCount, type DurabilityName, type ResolvedOptions } from './options.js';
+import {
+  changeOptions,
+  durabilityLevel,
+  defaultShardCount,
+  type DurabilityName,
+  type LiveOptions,
+  type ResolvedOptions,
+} from './options.js';
 import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
@@ -151,6 +158,10 @@ export class ClientGate {
     return this.#host.compact();
   }
 
+  configure(change: LiveOptions): Promise<readonly string[]> {
+    return this.#host.configure(change);
+  }
+
   checkpoint(directory: string): Promise<void> {
     return this.#host.checkpoint(directory);
   }
@@ -181,7 +192,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
   readonly control: ControlBlock;
   readonly settings: ClientSettings;
   readonly #catalog: SpaceCatalog;
-  readonly #options: ResolvedOptions;
+  #options: ResolvedOptions;
   readonly #lock: DirectoryLock | undefined;
   readonly #arenas: ArenaLayout[];
   readonly #shards: ShardHandle[] = [];
@@ -202,11 +213,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#options = options;
     this.#lock = lock;
     this.control = ControlBlock.create(manifest.shards);
+    this.control.defaultDurability = durabilityLevel(options.durability);
     this.#catalog = new SpaceCatalog(manifest, {
       readOnly: options.readOnly,
       defaultTuning: tuningOf(options),
-      save: (changed) => {
-        if (directory !== ':memory:') replaceManifest(new NodeEnv(), directory, changed);
+      save: (changed, before) => {
+        if (directory !== ':memory:') replaceManifest(new NodeEnv(), directory, changed, before);
       },
       askShards: (call) => this.#askAll(call),
     });
@@ -340,7 +352,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       engineModules: options.engineModules,
       segmentBytes: options.segmentBytes,
       recoveryMode: options.recoveryMode,
-      checkpointLogBytes: options.checkpointLogBytes,
+      settings: { checkpointLogBytes: options.checkpointLogBytes, expiry: options.expiry },
     };
     const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
       workerData,
@@ -669,6 +681,19 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   switchProgress(id: number): Promise<SwitchProgress | undefined> {
     return this.#catalog.progress(id);
+  }
+
+  /** Changes options while the store is open. Resolves with the names of those that are different now. @throws ERR_INVALID_ARG, ERR_CLOSED */
+  async configure(change: LiveOptions): Promise<readonly string[]> {
+    const { options, changed } = changeOptions(this.#options, change);
+    this.#options = options;
+    this.control.defaultDurability = durabilityLevel(options.durability);
+    const { checkpointLogBytes, expiry } = options;
+    // A shard that is down is told when it comes back.
+    await Promise.all(
+      this.#shards.map((handle) => handle.remote.configure({ checkpointLogBytes, expiry }).catch(() => undefined)),
+    );
+    return changed;
   }
 
   /** Removes what no snapshot needs and packs pages. Resolves with the versions removed. */

@@ -38,8 +38,15 @@ export interface ShardWorkerData {
   readonly engineModules: readonly string[];
   readonly segmentBytes: number | undefined;
   readonly recoveryMode: WalRecoveryMode | undefined;
+  readonly settings: ShardSettings;
+}
+
+/** What can change while the shard runs. */
+export interface ShardSettings {
   /** Log bytes behind the last checkpoint at which the next one is asked for; at least the size of the data. */
   readonly checkpointLogBytes: number;
+  /** How often entries that have expired are removed, and how many in one group. */
+  readonly expiry: { readonly intervalMs: number; readonly batch: number };
 }
 
 /** What the worker tells the host without being asked. */
@@ -89,6 +96,10 @@ export class ShardControl {
     const taken = this.#shard.store.log.offerSpare(path);
     this.#loop.spareEnded();
     return taken;
+  }
+
+  configure(settings: ShardSettings): void {
+    this.#loop.configure(settings);
   }
 
   async compact(): Promise<number> {
@@ -150,14 +161,14 @@ const GAP_WEIGHT = 0.25;
 const PARK_MS_MAX = 1000;
 /** After a checkpoint that failed the next one is asked for no earlier. */
 const CHECKPOINT_RETRY_MS = 5000;
-/** Between two looks for entries that have expired, while there are requests. */
-const BACKGROUND_MS = 20;
+/** Between two looks for work that goes on beside requests. */
+const BACKGROUND_MS_MAX = 1000;
 const CORES = availableParallelism();
 
 class ShardLoop {
   readonly #shard: Shard;
   readonly #control: ControlBlock;
-  readonly #data: ShardWorkerData;
+  #settings: ShardSettings;
   #parked = false;
   #lastWork = 0;
   /** When the last look found nothing; 0 when something else came between. */
@@ -171,14 +182,21 @@ class ShardLoop {
   /** When background work is looked at next, on performance.now()'s clock. */
   #backgroundDue = 0;
 
-  constructor(shard: Shard, control: ControlBlock, data: ShardWorkerData) {
+  constructor(shard: Shard, control: ControlBlock, settings: ShardSettings) {
     this.#shard = shard;
     this.#control = control;
-    this.#data = data;
+    this.#settings = settings;
+    shard.expiryBatch = settings.expiry.batch;
   }
 
   start(): void {
     setImmediate(this.#run);
+  }
+
+  configure(settings: ShardSettings): void {
+    this.#settings = settings;
+    this.#shard.expiryBatch = settings.expiry.batch;
+    this.wake();
   }
 
   /** Something arrived outside the rings. */
@@ -239,7 +257,7 @@ class ShardLoop {
           else {
             this.#parked = true;
             this.#lastIdleLook = 0;
-            void bell.parkAsync(Math.min(PARK_MS_MAX, Math.max(1, shard.expiryDueAt - Date.now()))).then(() => {
+            void bell.parkAsync(this.#parkMs()).then(() => {
               this.#parked = false;
               this.#run();
             });
@@ -254,14 +272,23 @@ class ShardLoop {
     setImmediate(this.#run);
   };
 
+  /** Until something expires, and it is time to look for it. */
+  #parkMs(): number {
+    const untilExpiry = this.#shard.expiryDueAt - Date.now();
+    const untilLook = this.#backgroundDue - performance.now();
+    return Math.min(PARK_MS_MAX, Math.max(1, untilExpiry, untilLook));
+  }
+
   /** A slice of what goes on beside requests; the next one at once, or when something may have expired. */
   #background(now: number): void {
-    this.#backgroundDue = this.#shard.background(Date.now()) ? now : now + BACKGROUND_MS;
+    this.#backgroundDue = this.#shard.background(Date.now())
+      ? now
+      : now + Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX);
   }
 
   #askHost(): void {
     const { store } = this.#shard;
-    const wantsCheckpoint = store.logBytes > this.#data.checkpointLogBytes && store.logBytes > store.dataBytes;
+    const wantsCheckpoint = store.logBytes > this.#settings.checkpointLogBytes && store.logBytes > store.dataBytes;
     if (wantsCheckpoint && !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore) {
       this.#checkpointAsked = true;
       post({ event: 'checkpoint-wanted' });
@@ -314,7 +341,7 @@ async function main(data: ShardWorkerData): Promise<void> {
     return;
   }
   const shard = new Shard(data.shard, store, control);
-  const loop = new ShardLoop(shard, control, data);
+  const loop = new ShardLoop(shard, control, data.settings);
   exposeControl(new ShardControl(shard, loop), data.port);
   control.setShardState(data.shard, ShardState.Running);
   post({ event: 'ready', recovery: store.recovery, publishedSeq: store.publishedSeq });

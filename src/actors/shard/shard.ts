@@ -57,8 +57,6 @@ const UNWRITTEN_BYTES_MAX = 1 << 20;
 /** Pages one slice of a sweep visits. */
 const SWEEP_PAGES = 64;
 const UNIT_BYTES = 4096;
-/** Entries that expire in one group. */
-const EXPIRE_SLICE_ENTRIES = 256;
 const EXPIRY_RETRY_MS = 1000;
 /** Versions of a space on its way to another engine that are copied between two groups. */
 const SWITCH_SLICE_VERSIONS = 256;
@@ -150,6 +148,8 @@ export class Shard {
   readonly #switches = new Map<number, SwitchInProgress>();
   /** Spaces to be dropped when no checkpoint reads them. */
   readonly #drops: { spaceId: number; resolve: () => void }[] = [];
+  /** Entries that expire in one group. */
+  expiryBatch = 1000;
   /** When the first entry expires, as far as known; 0: look. */
   #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
@@ -734,7 +734,7 @@ export class Shard {
     this.#control.beginApplying(this.index);
     let expired;
     try {
-      expired = store.collectExpired(nowMs, EXPIRE_SLICE_ENTRIES);
+      expired = store.collectExpired(nowMs, this.expiryBatch);
     } finally {
       this.#control.endGroup(this.index, undefined);
     }
