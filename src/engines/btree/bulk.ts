@@ -16,6 +16,8 @@ import {
 } from '../../shared/memory/arena.js';
 import { BranchRun } from './branch-run.js';
 import { LeafRun } from './leaf-run.js';
+import { newPageMix, type PageMix } from './page-mix.js';
+import type { PageSizer } from './page-sizer.js';
 import { OverflowWriter, type OverflowChain } from './overflow.js';
 import { CellFlag, KEY_BYTES_MAX, LEAF_SLOT_BYTES, PAGE_CLASS_MAX, headsOffset } from './page.js';
 
@@ -31,13 +33,15 @@ export interface BulkResult {
   readonly leafPages: number;
   readonly branchPages: number;
   readonly treeUnits: number;
+  readonly mix: PageMix;
   readonly overflowPages: number;
   readonly overflowUnits: number;
 }
 
 export class BulkLoader {
   readonly #arena: ArenaWriter;
-  readonly #baseClass: number;
+  readonly #sizer: PageSizer;
+  readonly #mix = newPageMix();
   readonly #entriesMax: number;
   readonly #inlineValueBytesMax: number;
   readonly #onFinish: (result: BulkResult) => void;
@@ -70,13 +74,13 @@ export class BulkLoader {
 
   constructor(
     arena: ArenaWriter,
-    baseClass: number,
+    sizer: PageSizer,
     entriesMax: number,
     inlineValueBytesMax: number,
     onFinish: (result: BulkResult) => void,
   ) {
     this.#arena = arena;
-    this.#baseClass = baseClass;
+    this.#sizer = sizer;
     this.#entriesMax = entriesMax;
     this.#inlineValueBytesMax = inlineValueBytesMax;
     this.#onFinish = onFinish;
@@ -120,6 +124,7 @@ export class BulkLoader {
     const last = run.count - 1;
     if (last > 0) this.#checkOrder(last);
     const cellBytes = run.cellBytes(last, 0);
+    this.#sizer.noteCell(run.cellBytes(last, last === 0 ? 0 : Math.min(this.#prefixLength, run.commonPrefix(0, last))));
     const prefixLength = last === 0 ? keyLength : Math.min(this.#prefixLength, run.commonPrefix(0, last));
     const bytes = this.#bytes + cellBytes + LEAF_SLOT_BYTES;
     const largest = Math.max(this.#largest, cellBytes);
@@ -127,6 +132,7 @@ export class BulkLoader {
       this.#emitLeaf(last);
       const shared = run.commonPrefix(last - 1, last);
       this.#separatorLength = shared + 1;
+      this.#sizer.noteSeparator(shared + 2);
       run.copyKey(last, shared + 1, this.#separator, 0);
       run.dropFirst(last);
       this.#bytes = cellBytes + LEAF_SLOT_BYTES;
@@ -175,6 +181,7 @@ export class BulkLoader {
       leafPages: this.#leafPages,
       branchPages: this.#branchPages,
       treeUnits: this.#treeUnits,
+      mix: this.#mix,
       overflowPages,
       overflowUnits,
     });
@@ -208,7 +215,7 @@ export class BulkLoader {
   #fits(count: number, bytes: number, largest: number, prefixLength: number): boolean {
     if (count > this.#entriesMax) return false;
     const quarter = 4 * Math.max(largest - prefixLength, prefixLength);
-    let pageClass = this.#baseClass;
+    let pageClass = this.#sizer.leafClass;
     while (pageClass < PAGE_CLASS_MAX && quarter > 4096 << pageClass) pageClass++;
     return headsOffset(prefixLength) + bytes - count * prefixLength <= 4096 << pageClass;
   }
@@ -225,9 +232,12 @@ export class BulkLoader {
     const run = this.#leaf;
     // A page of one entry would otherwise take its whole key as prefix.
     const prefixLength = count === 1 ? 0 : run.commonPrefix(0, count - 1);
-    const pageClass = run.classFor(0, count, prefixLength, this.#baseClass, true);
+    const pageClass = run.classFor(0, count, prefixLength, this.#sizer.leafClass, true);
     const unit = this.#allocate(pageClass);
     this.#leafPages++;
+    this.#mix.leaves[pageClass]!++;
+    // The sizes seen so far decide about the next page.
+    this.#sizer.decide(-this.#leafPages);
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const { u8, u16, u32 } = this.#arena;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
@@ -242,7 +252,7 @@ export class BulkLoader {
     const count = run.count;
     if (count < 4) return;
     const fits =
-      count <= this.#entriesMax && run.classFor(0, count, run.prefixFor(0, count), this.#baseClass, false) >= 0;
+      count <= this.#entriesMax && run.classFor(0, count, run.prefixFor(0, count), this.#sizer.branchClass, false) >= 0;
     if (!fits) {
       this.#emitBranch(index, count - 2);
       run.dropFirst(count - 2);
@@ -253,8 +263,10 @@ export class BulkLoader {
     const level = this.#branches[index]!;
     const run = level.run;
     const prefixLength = run.prefixFor(0, count);
-    const unit = this.#allocate(run.classFor(0, count, prefixLength, this.#baseClass, true));
+    const pageClass = run.classFor(0, count, prefixLength, this.#sizer.branchClass, true);
+    const unit = this.#allocate(pageClass);
     this.#branchPages++;
+    this.#mix.branches[pageClass]!++;
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const { u8, u16, u32 } = this.#arena;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;

@@ -15,9 +15,14 @@
  */
 import type { ArenaWriter, UnitId } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_SHIFT } from '../../shared/memory/arena.js';
+import type { Extent } from './admission.js';
 import { BranchRun } from './branch-run.js';
 import { ChildList } from './child-list.js';
 import { LeafRun } from './leaf-run.js';
+import { newPageMix } from './page-mix.js';
+import { PageSizer } from './page-sizer.js';
+import { COLD } from './paged/format.js';
+import type { Pager } from './paged/pager.js';
 import {
   BRANCH_SLOT_BYTES,
   CELL_EXPIRY_OFFSET,
@@ -29,10 +34,14 @@ import {
   EXPIRY_BYTES,
   GARBAGE_HALFWORD,
   HEIGHT_MAX,
+  KEY_BYTES_MAX,
   LEAF_SLOT_BYTES,
+  NEXT_WORD,
   PAGE_CLASS_MAX,
+  PAGE_FLAGS_BYTE,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
+  RESERVED_HALFWORD,
   SEQ_BYTES,
   cellLengthsAt,
   copyBytes,
@@ -65,6 +74,15 @@ const NO_LIMIT = 0xffff;
 
 const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
 
+/** Leaves beside its own that an operation may bring into memory. */
+export const FETCHED_PAGES = 4;
+
+/** Leaves that must have overflowed in between before pages are packed again. */
+export const PACK_SPILLS_MIN = 128;
+/** Of two pages of a class that may go into one: header and prefix, up to a quarter of the page, count twice in the sum. */
+const PAIR_FILL_MAX = 1.27;
+const NO_KEY = new Uint8Array(0);
+
 /** Overwrites in place that packing a leaf must make room for. */
 const OVERWRITE_ROOM_CELLS = 3;
 
@@ -72,7 +90,10 @@ export abstract class TreeShape {
   protected readonly arena: ArenaWriter;
   protected readonly entriesMax: number;
   protected readonly orderLimited: boolean;
-  protected readonly baseClass: number;
+  /** Of what is written anew. */
+  protected readonly sizer: PageSizer;
+  /** Of a tree some of whose leaves may lie in a page file only. */
+  pager: Pager | undefined = undefined;
 
   protected rootUnit: UnitId = 0;
   protected height = 0;
@@ -80,6 +101,8 @@ export abstract class TreeShape {
   protected leafPages = 0;
   protected branchPages = 0;
   protected treeUnits = 0;
+  /** leafPages and branchPages by class. */
+  protected readonly mix = newPageMix();
 
   /** The path: pages and, in branches, the child taken. */
   protected readonly unit = new Int32Array(HEIGHT_MAX + 1);
@@ -92,6 +115,12 @@ export abstract class TreeShape {
   protected u16!: Uint16Array;
   protected u32!: Uint32Array;
   protected base = 0;
+
+  /** What has been put and cut; of a tree that was there before, once it was measured. */
+  protected readonly extent: Extent = { cellBytesMax: 0, separatorBytesMax: 0 };
+  /** Leaves that overflowed since the last publication or packing, and the epoch they are counted in. */
+  #spills = 0;
+  #spillEpoch = 0;
 
   /** Where the last insert went: an ascending run of inserts is recognised by it. */
   #lastInsertUnit = 0;
@@ -133,17 +162,20 @@ export abstract class TreeShape {
   };
 
   protected readonly leafRun = new LeafRun();
+  readonly #packKey = new Uint8Array(KEY_BYTES_MAX);
   protected readonly branchRun = new BranchRun();
   readonly #children = new ChildList();
   #cuts = new Int32Array(64);
+  /** A part that does not fit a page of the class for new ones may have one of up to this class. */
+  #classKept = 0;
   #weights = new Float64Array(1024);
   readonly #wanted = new Int32Array(4);
 
-  constructor(arena: ArenaWriter, order: number, pageBytes: number) {
+  constructor(arena: ArenaWriter, order: number, sizer: PageSizer) {
     this.arena = arena;
     this.orderLimited = order !== 0;
     this.entriesMax = order === 0 ? NO_LIMIT : order;
-    this.baseClass = 31 - Math.clz32(pageBytes >>> UNIT_SHIFT);
+    this.sizer = sizer;
   }
 
   // ---- path ---------------------------------------------------------------------------------------------------------------------
@@ -160,10 +192,15 @@ export abstract class TreeShape {
       this.unit[level] = unit;
       this.index[level] = index;
       unit = u32[childrenWord(u16, base) + index]!;
+      if (unit >= COLD) {
+        this.fingerValid = false;
+        unit = this.pager!.fault(this.unit[level]!, index);
+      }
     }
     this.unit[0] = unit;
     this.fingerValid = true;
     this.loadLeaf();
+    if (this.u8[this.base + PAGE_FLAGS_BYTE] !== 0) this.u8[this.base + PAGE_FLAGS_BYTE] = 0;
   }
 
   protected loadLeaf(): void {
@@ -254,9 +291,9 @@ export abstract class TreeShape {
   protected neighbourLeaf(direction: 1 | -1): UnitId {
     const level = this.turnLevel(direction);
     if (level === 0) return 0;
-    let unit = this.#childOf(this.unit[level]!, this.index[level]! + direction);
+    let unit = this.#fetchChild(this.unit[level]!, this.index[level]! + direction);
     for (let below = level - 1; below > 0; below--) {
-      unit = this.#childOf(unit, direction > 0 ? 0 : this.#countOf(unit) - 1);
+      unit = this.#fetchChild(unit, direction > 0 ? 0 : this.#countOf(unit) - 1);
     }
     return unit;
   }
@@ -265,11 +302,14 @@ export abstract class TreeShape {
   protected moveToNextLeaf(): boolean {
     const level = this.turnLevel(1);
     if (level === 0) return false;
+    const isValid = this.fingerValid;
+    this.fingerValid = false;
     this.index[level]!++;
     for (let below = level - 1; below >= 0; below--) {
-      this.unit[below] = this.#childOf(this.unit[below + 1]!, this.index[below + 1]!);
+      this.unit[below] = this.#fetchChild(this.unit[below + 1]!, this.index[below + 1]!);
       this.index[below] = 0;
     }
+    this.fingerValid = isValid;
     this.loadLeaf();
     return true;
   }
@@ -311,6 +351,18 @@ export abstract class TreeShape {
     return this.arena.u32[segment]![childrenWord(this.arena.u16[segment]!, base) + index]!;
   }
 
+  /** The child, brought into memory if it is not there. Before anything is changed: it may fail. */
+  #fetchChild(unit: UnitId, index: number): UnitId {
+    const child = this.#childOf(unit, index);
+    return child < COLD ? child : this.pager!.fault(unit, index);
+  }
+
+  /** The leaf beside another, if it is in memory: none is fetched only to share its room. 0 if not. */
+  #siblingOf(unit: UnitId, index: number): UnitId {
+    const child = this.#childOf(unit, index);
+    return child < COLD ? child : 0;
+  }
+
   #setChildOf(unit: UnitId, index: number, child: UnitId): void {
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
@@ -319,29 +371,40 @@ export abstract class TreeShape {
 
   // ---- pages --------------------------------------------------------------------------------------------------------------------
 
-  /** Throws ERR_MEMORY_FULL unless the worst case of one operation fits. With `reserve` falls back to doing without merges. */
-  protected ensureRoom(cellBytes: number, reserve: boolean): void {
+  /**
+   * Throws ERR_MEMORY_FULL unless the worst case of one operation fits. With `reserve` falls back to doing without merges. True, with mayPack
+   * only, when pages were packed for the cell at hand: its place is another one now.
+   */
+  protected ensureRoom(cellBytes: number, reserve: boolean, mayPack = false): boolean {
     const arena = this.arena;
     this.frugal = false;
-    let pageClass = this.baseClass;
+    let pageClass = Math.max(this.sizer.leafClass, this.sizer.branchClass);
     while (pageClass < PAGE_CLASS_MAX && 4 * cellBytes > 4096 << pageClass) pageClass++;
     // BTreeWriter.#slackPages() follows this.
-    const pages = 3 * (this.height + 1) + 2;
-    const uniform = pageClass === 0 && this.treeUnits === this.leafPages + this.branchPages;
+    const pages = 3 * (this.height + 1) + 2 + (this.pager === undefined ? 0 : FETCHED_PAGES);
+    const uniform = this.treeUnits === (this.leafPages + this.branchPages) << pageClass;
     // One-unit pages cannot fail by fragmentation, and there is plenty: the usual case.
-    if (uniform && arena.freeUnits(reserve) >= pages) return;
+    if (uniform && pageClass === 0 && arena.freeUnits(reserve) >= pages) return false;
     const wanted = this.#wanted.fill(0);
+    // A sibling may have any class.
+    wanted[uniform ? pageClass : PAGE_CLASS_MAX] = pages;
+    if (arena.canAllocate(wanted, reserve)) return false;
+    if (mayPack && this.#isWorthPacking()) {
+      this.#packFresh();
+      this.descend(this.cellKey, this.cellKeyStart, this.cellKeyLength, Infinity);
+      this.ensureRoom(cellBytes, reserve);
+      return true;
+    }
+    this.frugal = true;
     if (this.height > 0 && this.fingerValid) {
       for (let level = 0; level < this.height; level++)
         pageClass = Math.max(pageClass, this.#classOf(this.unit[level]!));
     } else if (!uniform) pageClass = PAGE_CLASS_MAX;
-    wanted[pageClass] = pages;
-    if (arena.canAllocate(wanted, reserve)) return;
-    this.frugal = true;
+    wanted.fill(0);
     // Without siblings: a copy of the path and a split on every level; a delete only copies the path.
     wanted[pageClass] = reserve ? 0 : 2 * (this.height + 1);
     if (reserve) for (let level = 0; level < this.height; level++) wanted[this.#classOf(this.unit[level]!)]!++;
-    if (arena.canAllocate(wanted, reserve)) return;
+    if (arena.canAllocate(wanted, reserve)) return false;
     throw arena.memoryFull(pages << pageClass);
   }
 
@@ -351,16 +414,28 @@ export abstract class TreeShape {
 
   #allocatePage(pageClass: number, isLeaf: boolean): UnitId {
     const unit = this.arena.allocate(UNITS_OF_CLASS[pageClass]!);
-    if (isLeaf) this.leafPages++;
-    else this.branchPages++;
+    if (isLeaf) {
+      this.leafPages++;
+      this.mix.leaves[pageClass]!++;
+    } else {
+      this.branchPages++;
+      this.mix.branches[pageClass]!++;
+    }
     this.treeUnits += 1 << pageClass;
     return unit;
   }
 
   #releasePage(unit: UnitId, isLeaf: boolean): void {
-    if (isLeaf) this.leafPages--;
-    else this.branchPages--;
-    this.treeUnits -= 1 << this.#classOf(unit);
+    const pageClass = this.#classOf(unit);
+    if (isLeaf) {
+      this.leafPages--;
+      this.mix.leaves[pageClass]!--;
+    } else {
+      this.branchPages--;
+      this.mix.branches[pageClass]!--;
+    }
+    this.treeUnits -= 1 << pageClass;
+    this.pager?.superseded(unit);
     this.arena.release(unit);
   }
 
@@ -375,6 +450,7 @@ export abstract class TreeShape {
       const unit = arena.allocate(UNITS_OF_CLASS[pageClass]!);
       this.#copyPage(old, unit, pageClass);
       this.events.pagesCopied++;
+      this.pager?.superseded(old);
       arena.retire(old);
       this.unit[at] = unit;
       if (at === this.height - 1) this.rootUnit = unit;
@@ -409,6 +485,8 @@ export abstract class TreeShape {
     const halfwords = arena.u16[to >>> SEGMENT_UNIT_SHIFT]!;
     words[(targetBase >>> 2) + 1] = arena.unpublishedEpochLow;
     halfwords[(targetBase >>> 1) + 4] = arena.unpublishedEpochHigh;
+    words[(targetBase >>> 2) + NEXT_WORD] = 0;
+    target[targetBase + PAGE_FLAGS_BYTE] = 0;
   }
 
   /** As makeWritable(0), but the copy of the leaf has its cells packed. */
@@ -439,6 +517,9 @@ export abstract class TreeShape {
     u16[(base >>> 1) + GARBAGE_HALFWORD] = 0;
     u32[(base >>> 2) + 1] = arena.unpublishedEpochLow;
     u16[(base >>> 1) + 4] = arena.unpublishedEpochHigh;
+    u32[(base >>> 2) + NEXT_WORD] = 0;
+    u8[base + PAGE_FLAGS_BYTE] = 0;
+    this.pager?.superseded(old);
     arena.retire(old);
     this.events.pagesCopied++;
     if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
@@ -503,7 +584,8 @@ export abstract class TreeShape {
     run.reset();
     this.#addNewCell(run);
     const prefixLength = 0;
-    const pageClass = run.classFor(0, 1, prefixLength, this.baseClass, true);
+    this.sizer.decide(this.arena.unpublishedEpoch);
+    const pageClass = run.classFor(0, 1, prefixLength, this.sizer.leafClass, true);
     const unit = this.#allocatePage(pageClass, true);
     this.#writeLeaf(run, 0, 1, prefixLength, unit);
     this.rootUnit = unit;
@@ -536,8 +618,10 @@ export abstract class TreeShape {
     let at = spare;
     if (spare !== 0 && arena.spareEpoch[unit]! <= arena.safeEpoch && this.leafCellBytes(base + spare) === cellBytes) {
       arena.spareOffset[unit] = 0;
+      this.pager?.dirtied(this.unit, this.height);
     } else {
       if (cellBytes > gap) return false;
+      this.pager?.dirtied(this.unit, this.height);
       at = u16[half + CELL_START_HALFWORD]! - cellBytes;
       u16[half + CELL_START_HALFWORD] = at;
       u16[half + GARBAGE_HALFWORD]! += cellBytes;
@@ -568,6 +652,7 @@ export abstract class TreeShape {
       (suffixLength < 0x80 ? 1 : 2) +
       suffixLength +
       this.cellBodyLength;
+    this.sizer.noteCell(cellBytes);
     const pageClass = this.u8[base + CLASS_BYTE]! & 3;
     if (4 * cellBytes > 4096 << pageClass && pageClass < PAGE_CLASS_MAX) {
       this.#spillLeaf(position, replace ? 1 : 0);
@@ -684,6 +769,8 @@ export abstract class TreeShape {
     const leaf = this.unit[0]!;
     const run = this.leafRun;
     run.reset();
+    this.sizer.decide(this.arena.unpublishedEpoch);
+    this.#noteSpill();
     this.makeWritable(1);
     this.cellCount += 1 - drop;
     const page = run.addPage(this.u8, this.base);
@@ -692,7 +779,8 @@ export abstract class TreeShape {
     run.addEntries(page, position + drop, count);
     const total = run.count;
     const prefixLength = run.commonPrefix(0, total - 1);
-    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, false) : -1;
+    this.#classKept = this.#classOf(leaf);
+    const pageClass = total <= this.entriesMax ? this.#leafClassFor(0, total, prefixLength) : -1;
     if (pageClass >= 0) {
       const used = this.#runBytes(0, total, prefixLength);
       const gained = (4096 << pageClass) - used;
@@ -707,7 +795,16 @@ export abstract class TreeShape {
     }
     if (this.#spillAscending(position, drop, total)) return;
     if (this.#spillToSibling(position, drop, count)) return;
-    const parts = this.#partitionLeaves(total, 2, NO_LIMIT);
+    // A page larger than pages are made now goes down by one class, or stays in its own: it makes two or three, not many.
+    this.#classKept = this.#classOf(leaf) - 1;
+    let parts = this.#partitionLeaves(total, 2, 2);
+    if (parts < 0 && this.#cutOff(position, total)) parts = 2;
+    if (parts < 0 && this.#classKept >= this.sizer.leafClass) {
+      parts = this.#partitionLeaves(total, 3, 3);
+      this.#classKept++;
+      if (parts < 0) parts = this.#partitionLeaves(total, 2, 2);
+    }
+    if (parts < 0) parts = this.#partitionLeaves(total, 3, NO_LIMIT);
     this.events.pageSplits++;
     this.#releasePage(leaf, true);
     this.#writeLeaves(parts);
@@ -725,6 +822,7 @@ export abstract class TreeShape {
     const old = this.unit[0]!;
     if (this.arena.isUnpublished(old) && this.#classOf(old) === pageClass) {
       this.leafRun.write(0, total, prefixLength, this.u8, this.u16, this.u32, this.base);
+      if (this.pager !== undefined) this.u16[(this.base >>> 1) + RESERVED_HALFWORD] = this.pager.number;
       return;
     }
     this.#releasePage(old, true);
@@ -740,7 +838,7 @@ export abstract class TreeShape {
     if (!ascending && this.turnLevel(1) !== 0) return false;
     const run = this.leafRun;
     const prefixLength = Math.min(run.commonPrefix(total - 2, total - 1), run.keyLength(total - 1));
-    const unit = this.#allocatePage(run.classFor(total - 1, total, prefixLength, this.baseClass, true), true);
+    const unit = this.#allocatePage(run.classFor(total - 1, total, prefixLength, this.sizer.leafClass, true), true);
     this.#writeLeaf(run, total - 1, total, prefixLength, unit);
     const children = this.#children;
     children.reset();
@@ -758,8 +856,8 @@ export abstract class TreeShape {
     if (this.height < 2 || this.frugal) return false;
     const parent = this.unit[1]!;
     const childIndex = this.index[1]!;
-    const left = childIndex > 0 ? this.#childOf(parent, childIndex - 1) : 0;
-    const right = childIndex + 1 < this.#countOf(parent) ? this.#childOf(parent, childIndex + 1) : 0;
+    const left = childIndex > 0 ? this.#siblingOf(parent, childIndex - 1) : 0;
+    const right = childIndex + 1 < this.#countOf(parent) ? this.#siblingOf(parent, childIndex + 1) : 0;
     const leftRoom = this.#siblingRoom(left);
     const rightRoom = this.#siblingRoom(right);
     if (leftRoom === 0 && rightRoom === 0) return false;
@@ -776,6 +874,7 @@ export abstract class TreeShape {
     this.#addNewCell(run);
     run.addEntries(page, position + drop, count);
     if (!useLeft) run.addEntries(run.addPage(siblingU8, siblingBase), 0, siblingCount);
+    this.#classKept = this.#classOf(sibling);
     const parts = this.#partitionLeaves(run.count, 2, 2);
     if (parts < 0) {
       run.reset();
@@ -834,9 +933,33 @@ export abstract class TreeShape {
       const to = cuts[part + 1]!;
       if (to - from > this.entriesMax) return false;
       const prefixLength = this.#leafPrefix(from, to);
-      if (this.leafRun.classFor(from, to, prefixLength, this.baseClass, to - from === 1) < 0) return false;
+      if (this.#leafClassFor(from, to, prefixLength) < 0) return false;
     }
     return true;
+  }
+
+  /**
+   * The class of a part: that for new pages if it fits, else up to that of the page it comes from. -1 if it fits neither.
+   */
+  #leafClassFor(from: number, to: number, prefixLength: number): number {
+    const run = this.leafRun;
+    const { leafClass } = this.sizer;
+    const pageClass = run.classFor(from, to, prefixLength, leafClass, to - from === 1);
+    if (pageClass >= 0 || this.#classKept <= leafClass) return pageClass;
+    const grown = run.classFor(from, to, prefixLength, leafClass, true);
+    return grown <= this.#classKept ? grown : -1;
+  }
+
+  /**
+   * Cuts a new entry off from the others, if it stands at an end. A key that does not share the page's prefix can only stand there, and
+   * beside it the others would no longer fit in any few pages: apart from it they fit as they did.
+   */
+  #cutOff(position: number, total: number): boolean {
+    if (position !== 0 && position !== total - 1) return false;
+    this.#cuts[0] = 0;
+    this.#cuts[1] = position === 0 ? 1 : total - 1;
+    this.#cuts[2] = total;
+    return this.#leafPartsFit(2);
   }
 
   /** A page of one entry takes its prefix from its neighbour: its whole key would fit no other. */
@@ -889,7 +1012,7 @@ export abstract class TreeShape {
       const from = cuts[part]!;
       const to = cuts[part + 1]!;
       const prefixLength = this.#leafPrefix(from, to);
-      const unit = this.#allocatePage(run.classFor(from, to, prefixLength, this.baseClass, to - from === 1), true);
+      const unit = this.#allocatePage(this.#leafClassFor(from, to, prefixLength), true);
       this.#writeLeaf(run, from, to, prefixLength, unit);
       if (part === 0) this.#children.add(unit, 0, Infinity);
       else this.#addLeafChild(unit, from);
@@ -906,6 +1029,8 @@ export abstract class TreeShape {
     const length = cutsVersions ? keyLength : shared + 1;
     const at = this.#children.add(unit, length, cutsVersions ? run.seqOf(first) : Infinity);
     run.copyKey(first, length, this.#children.memory, at);
+    this.sizer.noteSeparator(branchCellBytes(length, Infinity));
+    if (length > this.extent.separatorBytesMax) this.extent.separatorBytesMax = length;
   }
 
   #writeLeaf(run: LeafRun, from: number, to: number, prefixLength: number, unit: UnitId): void {
@@ -920,6 +1045,14 @@ export abstract class TreeShape {
       u32[segment]!,
       (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT,
     );
+    this.#nameFile(unit);
+  }
+
+  /** A page whose references are the page file's says which file that is. */
+  #nameFile(unit: UnitId): void {
+    if (this.pager === undefined) return;
+    const half = ((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1;
+    this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]![half + RESERVED_HALFWORD] = this.pager.number;
   }
 
   /** After removals from the path's leaf: an empty leaf goes away, an underfull one merges with a sibling. The path may be lost. */
@@ -940,11 +1073,13 @@ export abstract class TreeShape {
       return;
     }
     const fill = this.#fillOf(leaf, LEAF_SLOT_BYTES);
-    if (fill >= FILL_MIN || this.height < 2 || this.frugal) return;
+    if (fill >= FILL_MIN || this.frugal) return;
+    if (this.#classOf(leaf) > this.sizer.leafClass && this.#shrinkLeaf()) return;
+    if (this.height < 2) return;
     const parent = this.unit[1]!;
     const childIndex = this.index[1]!;
-    const left = childIndex > 0 ? this.#childOf(parent, childIndex - 1) : 0;
-    const right = childIndex + 1 < this.#countOf(parent) ? this.#childOf(parent, childIndex + 1) : 0;
+    const left = childIndex > 0 ? this.#siblingOf(parent, childIndex - 1) : 0;
+    const right = childIndex + 1 < this.#countOf(parent) ? this.#siblingOf(parent, childIndex + 1) : 0;
     const leftFill = left === 0 ? 2 : this.#fillOf(left, LEAF_SLOT_BYTES);
     const rightFill = right === 0 ? 2 : this.#fillOf(right, LEAF_SLOT_BYTES);
     const useLeft = leftFill < rightFill;
@@ -959,7 +1094,9 @@ export abstract class TreeShape {
     this.#addLeaf(useLeft ? leaf : sibling);
     const total = run.count;
     const prefixLength = run.commonPrefix(0, total - 1);
-    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, false) : -1;
+    // They may go together into a page as large as the larger of them.
+    this.#classKept = Math.max(this.#classOf(leaf), this.#classOf(sibling));
+    const pageClass = total <= this.entriesMax ? this.#leafClassFor(0, total, prefixLength) : -1;
     let parts = 1;
     if (pageClass >= 0 && this.#runBytes(0, total, prefixLength) <= FILL_MERGED_MAX * (4096 << pageClass)) {
       this.#cut(total, 1, 1, false);
@@ -976,6 +1113,21 @@ export abstract class TreeShape {
     this.#writeLeaves(parts);
     if (useLeft) this.index[1] = childIndex - 1;
     this.#replaceChildren(1, 2);
+  }
+
+  /** Writes the leaf into a smaller page, if one holds it. */
+  #shrinkLeaf(): boolean {
+    this.sizer.decide(this.arena.unpublishedEpoch);
+    const run = this.leafRun;
+    run.reset();
+    this.#addLeaf(this.unit[0]!);
+    const total = run.count;
+    const prefixLength = total === 1 ? 0 : run.commonPrefix(0, total - 1);
+    const pageClass = run.classFor(0, total, prefixLength, this.sizer.leafClass, true);
+    if (pageClass < 0 || pageClass >= this.#classOf(this.unit[0]!)) return false;
+    this.makeWritable(1);
+    this.#rewriteLeaf(total, prefixLength, pageClass);
+    return true;
   }
 
   #addLeaf(unit: UnitId): void {
@@ -1079,8 +1231,8 @@ export abstract class TreeShape {
     const run = this.branchRun;
     const total = run.count;
     const old = this.unit[level]!;
-    const prefixLength = run.prefixFor(0, total);
-    const pageClass = total <= this.entriesMax ? run.classFor(0, total, prefixLength, this.baseClass, total <= 3) : -1;
+    this.#classKept = this.#classOf(old);
+    const pageClass = total <= this.entriesMax ? this.#branchClassFor(0, total) : -1;
     if (pageClass >= 0) {
       if (this.#classOf(old) === pageClass) {
         this.#writeBranchPage(0, total, level, old);
@@ -1092,6 +1244,7 @@ export abstract class TreeShape {
       this.#replacePage(level, unit);
       return;
     }
+    this.#classKept = this.#classOf(old);
     const parts = this.#partitionBranches(total, atEnd);
     this.events.pageSplits++;
     this.#releasePage(old, false);
@@ -1114,19 +1267,38 @@ export abstract class TreeShape {
     for (let index = 1; index < total; index++) weights[index] = run.cellBytes(index, prefixLength) + BRANCH_SLOT_BYTES;
     for (let parts = 2; parts <= total >>> 1; parts++) {
       if (this.#cut(total, parts, 2, true) && this.#branchPartsFit(parts)) return parts;
+      if (parts === 2 && total >= 4 && (this.#cutBranchAt(2, total) || this.#cutBranchAt(total - 2, total))) return 2;
       if (this.orderLimited && this.#cut(total, parts, 2, false) && this.#branchPartsFit(parts)) return parts;
     }
     return -1;
   }
 
+  /** In two: for a new separator that does not share the prefix of the others, which then stands at an end (see #cutOff). */
+  #cutBranchAt(at: number, total: number): boolean {
+    this.#cuts[0] = 0;
+    this.#cuts[1] = at;
+    this.#cuts[2] = total;
+    return this.#branchPartsFit(2);
+  }
+
+  /** As #leafClassFor. */
+  #branchClassFor(from: number, to: number): number {
+    const run = this.branchRun;
+    const { branchClass } = this.sizer;
+    const prefixLength = run.prefixFor(from, to);
+    const pageClass = run.classFor(from, to, prefixLength, branchClass, to - from <= 3);
+    if (pageClass >= 0 || this.#classKept <= branchClass) return pageClass;
+    const grown = run.classFor(from, to, prefixLength, branchClass, true);
+    return grown <= this.#classKept ? grown : -1;
+  }
+
   #branchPartsFit(parts: number): boolean {
     const cuts = this.#cuts;
-    const run = this.branchRun;
     for (let part = 0; part < parts; part++) {
       const from = cuts[part]!;
       const to = cuts[part + 1]!;
       if (to - from > this.entriesMax) return false;
-      if (run.classFor(from, to, run.prefixFor(from, to), this.baseClass, to - from <= 3) < 0) return false;
+      if (this.#branchClassFor(from, to) < 0) return false;
     }
     return true;
   }
@@ -1140,8 +1312,7 @@ export abstract class TreeShape {
     for (let part = 0; part < parts; part++) {
       const from = cuts[part]!;
       const to = cuts[part + 1]!;
-      const pageClass = run.classFor(from, to, run.prefixFor(from, to), this.baseClass, to - from <= 3);
-      const unit = this.#allocatePage(pageClass, false);
+      const unit = this.#allocatePage(this.#branchClassFor(from, to), false);
       this.#writeBranchPage(from, to, level, unit);
       if (part === 0) {
         children.add(unit, 0, Infinity);
@@ -1159,6 +1330,7 @@ export abstract class TreeShape {
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     const prefixLength = this.branchRun.prefixFor(from, to);
     this.branchRun.write(from, to, prefixLength, level, u8[segment]!, u16[segment]!, u32[segment]!, base);
+    this.#nameFile(unit);
   }
 
   /** The listed children are all there is on the top level: builds branches above them until one is left. */
@@ -1169,8 +1341,8 @@ export abstract class TreeShape {
       run.reset();
       run.addChildren(children, 0, children.count);
       const total = run.count;
-      const fits =
-        total <= this.entriesMax && run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0;
+      this.#classKept = 0;
+      const fits = total <= this.entriesMax && this.#branchClassFor(0, total) >= 0;
       let parts = 1;
       if (fits) this.#cut(total, 1, 1, false);
       else parts = this.#partitionBranches(total, false);
@@ -1193,7 +1365,8 @@ export abstract class TreeShape {
     const branch = this.unit[level]!;
     const count = this.#countOf(branch);
     if (level === this.height - 1) {
-      if (count > 1) return;
+      // A leaf that is not in memory cannot be the root; the branch stays above it.
+      if (count > 1 || (count === 1 && this.#childOf(branch, 0) >= COLD)) return;
       this.rootUnit = count === 0 ? 0 : this.#childOf(branch, 0);
       this.height = count === 0 ? 0 : level;
       this.#releasePage(branch, false);
@@ -1229,7 +1402,8 @@ export abstract class TreeShape {
     run.addEntries(rightPage, 1, this.#countOf(useLeft ? branch : sibling));
     const total = run.count;
     let parts = 1;
-    if (total <= this.entriesMax && run.classFor(0, total, run.prefixFor(0, total), this.baseClass, total <= 3) >= 0) {
+    this.#classKept = Math.max(this.#classOf(branch), this.#classOf(sibling));
+    if (total <= this.entriesMax && this.#branchClassFor(0, total) >= 0) {
       this.#cut(total, 1, 1, false);
     } else {
       if (count > 1 && fill > FILL_BORROW) return;
@@ -1252,11 +1426,133 @@ export abstract class TreeShape {
     );
   }
 
+  // ---- packing ------------------------------------------------------------------------------------------------------------------
+
+  #noteSpill(): void {
+    const epoch = this.arena.unpublishedEpoch;
+    if (epoch !== this.#spillEpoch) {
+      this.#spillEpoch = epoch;
+      this.#spills = 0;
+    }
+    this.#spills++;
+  }
+
+  /** Each packing looks at all leaves: enough of them must be new since the last one. */
+  #isWorthPacking(): boolean {
+    return this.height > 1 && this.#spills >= PACK_SPILLS_MIN && this.#spillEpoch === this.arena.unpublishedEpoch;
+  }
+
+  /**
+   * Merges neighbours among the pages that are not published yet, leaves and the branches above them, wherever two fit one page. What is merged away
+   * is free at once. Afterwards the bound of admission.ts holds. The path is lost.
+   */
+  #packFresh(): void {
+    this.#spills = 0;
+    const { arena } = this;
+    const reserveBefore = arena.reserveMode;
+    // It takes a page or two before it gives many.
+    arena.reserveMode = true;
+    try {
+      for (let level = 0; level < 2; level++) {
+        this.descend(NO_KEY, 0, 0, Infinity);
+        do {
+          while (this.height > level + 1 && this.#mergeWithRight(level));
+        } while (this.height > level + 1 && this.#moveRight(level));
+      }
+    } finally {
+      arena.reserveMode = reserveBefore;
+      this.fingerValid = false;
+    }
+  }
+
+  /** Merges the path's page with the one right of it if both are fresh, under one branch, and fit one page. The path then leads to the result. */
+  #mergeWithRight(level: number): boolean {
+    const parent = this.unit[level + 1]!;
+    const childIndex = this.index[level + 1]!;
+    if (childIndex + 1 >= this.#countOf(parent)) return false;
+    const left = this.unit[level]!;
+    const right = this.#childOf(parent, childIndex + 1);
+    if (right >= COLD || !this.arena.isUnpublished(left) || !this.arena.isUnpublished(right)) return false;
+    this.#classKept = Math.max(this.#classOf(left), this.#classOf(right));
+    if (!this.#gatherPair(level, left, right, parent, childIndex + 1)) return false;
+    const { keyLength, seq } = this.#firstKey();
+    this.frugal = this.arena.freeUnits(true) < (2 * this.height + 2) << PAGE_CLASS_MAX;
+    this.events.pageMerges++;
+    this.#releasePage(left, level === 0);
+    this.#releasePage(right, level === 0);
+    if (level === 0) this.#writeLeaves(1);
+    else this.#writeBranches(1, level);
+    this.#replaceChildren(level + 1, 2);
+    this.descend(this.#packKey, 0, keyLength, seq);
+    return true;
+  }
+
+  /** The entries of two neighbours as a run that is cut into one part; false if they do not fit one page. */
+  #gatherPair(level: number, left: UnitId, right: UnitId, parent: UnitId, rightIndex: number): boolean {
+    const slotBytes = level === 0 ? LEAF_SLOT_BYTES : BRANCH_SLOT_BYTES;
+    if (
+      this.#classOf(left) === this.#classOf(right) &&
+      this.#fillOf(left, slotBytes) + this.#fillOf(right, slotBytes) > PAIR_FILL_MAX
+    )
+      return false;
+    if (level === 0) {
+      this.leafRun.reset();
+      this.#addLeaf(left);
+      this.#addLeaf(right);
+      this.#cut(this.leafRun.count, 1, 1, false);
+      return this.#leafPartsFit(1);
+    }
+    const run = this.branchRun;
+    run.reset();
+    const parentPage = this.#addBranch(parent);
+    const leftPage = this.#addBranch(left);
+    const rightPage = this.#addBranch(right);
+    run.addEntries(leftPage, 0, this.#countOf(left));
+    run.addFirstOf(rightPage, parentPage, rightIndex);
+    run.addEntries(rightPage, 1, this.#countOf(right));
+    this.#cut(run.count, 1, 1, false);
+    return this.#branchPartsFit(1);
+  }
+
+  /** Copies key and number of the first entry of the path's leaf to #packKey. */
+  #firstKey(): { keyLength: number; seq: number } {
+    const { u8, base } = this;
+    const prefixLength = this.u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+    const cell = this.cellAt(0);
+    const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, cell));
+    const suffixLength = readVarint(u8, suffixLengthAt);
+    copyBytes(u8, base + PAGE_HEADER_BYTES, prefixLength, this.#packKey, 0);
+    copyBytes(u8, skipVarint(u8, suffixLengthAt), suffixLength, this.#packKey, prefixLength);
+    return { keyLength: prefixLength + suffixLength, seq: readSeq(u8, cell + 1) };
+  }
+
+  /** Moves the path to the next page of the level and to the first leaf below it. Leaves that are not in memory are passed over. */
+  #moveRight(level: number): boolean {
+    for (;;) {
+      let turn = level + 1;
+      while (turn < this.height && this.index[turn]! + 1 >= this.#countOf(this.unit[turn]!)) turn++;
+      if (turn === this.height) return false;
+      this.index[turn]!++;
+      let isCold = false;
+      for (let below = turn - 1; below >= 0 && !isCold; below--) {
+        const child = this.#childOf(this.unit[below + 1]!, this.index[below + 1]!);
+        isCold = child >= COLD;
+        this.unit[below] = child;
+        this.index[below] = 0;
+      }
+      if (isCold) continue;
+      this.loadLeaf();
+      return true;
+    }
+  }
+
   /** A branch with one child that could not merge may have become the root. */
   #dropThinRoot(): void {
     while (this.height > 1 && this.#countOf(this.rootUnit) === 1) {
       const root = this.rootUnit;
-      this.rootUnit = this.#childOf(root, 0);
+      const child = this.#childOf(root, 0);
+      if (child >= COLD) return;
+      this.rootUnit = child;
       this.height--;
       this.#releasePage(root, false);
     }

@@ -19,7 +19,9 @@ import {
   type RemoveRangeResult,
   type SweepState,
   type VersionVisit,
+  spaceIdOfTag,
 } from '../engine.js';
+import { measureCells, pagesByBytes } from './admission.js';
 import { BulkLoader } from './bulk.js';
 import { checkTree } from './check.js';
 import { TreeTable, type TreeCounts } from './meta.js';
@@ -30,6 +32,7 @@ import {
   KEY_BYTES_MAX,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
+  RESERVED_HALFWORD,
   VALUE_BYTES_MAX,
   cellExpiresAt,
   cellLengthsAt,
@@ -39,7 +42,12 @@ import {
   skipVarint,
 } from './page.js';
 import { searchLeaf } from './search.js';
-import { TreeShape, childrenWord, leafOffsetsHalfword } from './tree-shape.js';
+import { countPages, newPageMix } from './page-mix.js';
+import { PageSizer } from './page-sizer.js';
+import { COLD, type PagedRoot } from './paged/format.js';
+import { Pager, writeReference } from './paged/pager.js';
+import { pagingOf } from './paged/paging.js';
+import { FETCHED_PAGES, PACK_SPILLS_MIN, TreeShape, childrenWord, leafOffsetsHalfword } from './tree-shape.js';
 
 export { OverflowWriter, type OverflowChain } from './overflow.js';
 
@@ -50,6 +58,8 @@ export interface BTreeOptions {
   readonly pageBytes?: number | 'adaptive';
   /** Of a new tree's row, see rowTag(). Default 0. */
   readonly tag?: number;
+  /** Bytes of memory above which leaves are kept in a page file only. Default: no limit. Needs attachPaging(). */
+  readonly budgetBytes?: number;
 }
 
 export interface BulkEntry {
@@ -65,6 +75,10 @@ const NO_SNAPSHOTS = new Float64Array(0);
 /** Larger than any page of four cells allows a value to be at the default page size. */
 const INLINE_VALUE_BYTES_SMALL = 2048;
 const INLINE_VALUE_BYTES_LARGE = 4064;
+/** Pages per level that must be free before an operation, see TreeShape.ensureRoom(). */
+const SLACK_PAGES = 3;
+/** With four children per branch so many levels make 2^24 pages, all that an arena can hold. */
+const LEVELS_GROWN_MAX = 12;
 /** Entries that a range delete looks at per entry that it may remove: tombstones in the range cost time too. */
 const RANGE_VISITS_PER_REMOVAL = 8;
 
@@ -73,8 +87,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   readonly row: number;
   tag: number;
   readonly order: number;
-  readonly pageBytes: number;
-  readonly isAdaptive: boolean;
   /** Of the live version that the last put or del replaced; 0 and 0 if there was none or it does not expire. */
   replacedExpiresAt = 0;
   replacedSeq = 0;
@@ -89,9 +101,14 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   #overflowPages: number;
   #overflowUnits: number;
   #mayExpire: boolean;
+  /** The extent is that of the whole tree. */
+  #isMeasured: boolean;
 
   #snapshots: Float64Array = NO_SNAPSHOTS;
   #snapshotCount = 0;
+
+  /** A checkpoint has named the tree, and not yet its root. */
+  isAwaitingRoot = false;
 
   readonly #overflow: OverflowWriter;
   readonly #unitBytes = new Uint8Array(4);
@@ -115,19 +132,20 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     if (pageBytes !== 4096 && pageBytes !== 8192 && pageBytes !== 16384 && pageBytes !== 32768) {
       throw invalidArgument(`pageBytes must be 4096, 8192, 16384, 32768 or 'adaptive', not ${String(pageBytes)}`);
     }
-    super(arena, order, pageBytes);
+    super(arena, order, new PageSizer(pageBytes, isAdaptive));
     this.row = rowIndex;
     this.tag = row.tag === FREE_TAG ? (options.tag ?? 0) : row.tag;
     this.order = order;
-    this.pageBytes = pageBytes;
-    this.isAdaptive = isAdaptive;
-    this.inlineValueBytesMax = pageBytes === UNIT_BYTES ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
+    this.inlineValueBytesMax =
+      pageBytes === UNIT_BYTES && !isAdaptive ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
     this.rootUnit = row.rootUnit;
     this.height = row.height;
     this.cellCount = row.cells;
     this.leafPages = row.leafPages;
     this.branchPages = row.branchPages;
     this.treeUnits = row.treeUnits;
+    if (row.height > 0) countPages(arena, row.rootUnit, row.height - 1, this.mix);
+    this.#isMeasured = row.height === 0;
     this.#liveEntries = row.liveEntries;
     this.#liveKeyBytes = row.liveKeyBytes;
     this.#liveValueBytes = row.liveValueBytes;
@@ -135,6 +153,13 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.#overflowUnits = row.overflowUnits;
     this.#mayExpire = row.mayExpire === true && row.cells > 0;
     this.#overflow = new OverflowWriter(arena);
+    const paging = pagingOf(arena);
+    if (paging !== undefined && (options.budgetBytes !== undefined || row.isPaged === true)) {
+      this.pager = new Pager(arena, paging, options.budgetBytes ?? Infinity);
+      paging.trees.add(this);
+      this.isAwaitingRoot = row.isPaged === true && row.height === 0;
+      if (row.isPaged === true && row.height > 0) this.pager.adopt(row);
+    }
     table.attach(rowIndex, this);
   }
 
@@ -149,15 +174,20 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.overwritesInPlace = !isAtomic;
   }
 
-  /** Pages that only readers of older publications need are the arena's to free. */
-  endGroup(): void {}
+  /** Pages that only readers of older publications need are the arena's to free; leaves beyond the budget go. */
+  endGroup(): void {
+    const { pager } = this;
+    if (pager === undefined) return;
+    if (this.height === 1) this.#moveRootChains(false);
+    else if (pager.trim(this.counts())) this.fingerValid = false;
+  }
 
   counts(): TreeCounts {
     return {
       rootUnit: this.rootUnit,
       height: this.height,
       order: this.order,
-      pageBytes: this.pageBytes,
+      pageBytes: UNIT_BYTES << this.sizer.leafClass,
       liveEntries: this.#liveEntries,
       liveKeyBytes: this.#liveKeyBytes,
       liveValueBytes: this.#liveValueBytes,
@@ -167,8 +197,9 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       overflowPages: this.#overflowPages,
       treeUnits: this.treeUnits,
       overflowUnits: this.#overflowUnits,
-      isAdaptive: this.isAdaptive,
+      isAdaptive: this.sizer.isAdaptive,
       mayExpire: this.#mayExpire,
+      isPaged: this.isAwaitingRoot || (this.height > 0 && this.pager?.isOpen === true),
       tag: this.tag,
     };
   }
@@ -355,7 +386,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   /** The same in steps: publications of other trees may come between. The tree must be empty, and stay so until finish(). */
   bulkLoader(): BulkLoader {
     if (this.height !== 0) throw invalidArgument('bulk load needs an empty tree');
-    return new BulkLoader(this.arena, this.baseClass, this.entriesMax, this.inlineValueBytesMax, (result) => {
+    return new BulkLoader(this.arena, this.sizer, this.entriesMax, this.inlineValueBytesMax, (result) => {
       if (this.height !== 0) throw new ConcordError('ERR_INTERNAL', 'the tree was changed during its bulk load');
       this.rootUnit = result.rootUnit;
       this.height = result.height;
@@ -364,6 +395,9 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       this.leafPages = result.leafPages;
       this.branchPages = result.branchPages;
       this.treeUnits = result.treeUnits;
+      this.mix.leaves.set(result.mix.leaves);
+      this.mix.branches.set(result.mix.branches);
+      this.#isMeasured = false;
       this.#liveEntries = result.entries;
       this.#liveKeyBytes = result.keyBytes;
       this.#liveValueBytes = result.valueBytes;
@@ -384,21 +418,36 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.leafPages = 0;
     this.branchPages = 0;
     this.treeUnits = 0;
+    this.mix.leaves.fill(0);
+    this.mix.branches.fill(0);
+    this.extent.cellBytesMax = 0;
+    this.extent.separatorBytesMax = 0;
+    this.#isMeasured = true;
     this.#liveEntries = 0;
     this.#liveKeyBytes = 0;
     this.#liveValueBytes = 0;
     this.#overflowPages = 0;
     this.#overflowUnits = 0;
     this.fingerValid = false;
+    this.pager?.drop();
+    this.isAwaitingRoot = false;
     arena.reclaim();
   }
 
   /**
    * A safe bound of the units that a group of operations may allocate; bytes: keys and values of its puts. Values already in a chain
-   * count with their key only. Memory in pieces can fail a group of large cells all the same: admits() knows about that too.
+   * count with their key only. largestBytes: key and value of the largest put; large groups need much less if it is known. Memory in pieces
+   * can fail a group of large cells all the same: admits() knows about that too.
    */
-  unitsNeeded(operations: number, bytes: number): number {
-    const largeCells = largeCellsOf(operations, bytes);
+  unitsNeeded(operations: number, bytes: number, largestBytes = Infinity): number {
+    return Math.min(
+      this.#unitsByOperations(operations, bytes, largestBytes),
+      this.#pagesByBytes(operations, bytes, largestBytes) * this.#unitsPerPage(),
+    );
+  }
+
+  #unitsByOperations(operations: number, bytes: number, largestBytes: number): number {
+    const largeCells = largeCellsOf(operations, bytes, largestBytes);
     return (
       this.#pagesNeeded(operations) * this.#unitsPerPage() +
       (largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0) * 8 +
@@ -407,56 +456,133 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     );
   }
 
+  /** See admission.ts; Infinity where it does not apply. */
+  #pagesByBytes(operations: number, bytes: number, largestBytes: number): number {
+    // Smaller groups are bounded well enough by their operations.
+    if (operations < PACK_SPILLS_MIN || largestBytes > this.inlineValueBytesMax || this.orderLimited) return Infinity;
+    if (this.cellCount !== this.#liveEntries || !this.#isUniform() || this.pager !== undefined) return Infinity;
+    const pageBytes = UNIT_BYTES << this.sizer.leafClass;
+    if (4 * largestBytes > pageBytes) return Infinity;
+    if (!this.#isMeasured) {
+      if (this.height > 0) measureCells(this.arena, this.rootUnit, this.height - 1, this.extent);
+      this.#isMeasured = true;
+    }
+    const tree = {
+      ...this.extent,
+      pageBytes,
+      leafPages: this.leafPages,
+      branchPages: this.branchPages,
+      entries: this.#liveEntries,
+      entryBytes: this.#liveKeyBytes + this.#liveValueBytes,
+    };
+    // The tree may grow by some levels meanwhile.
+    const levels = this.height + LEVELS_GROWN_MAX;
+    return (
+      pagesByBytes(tree, operations, bytes, largestBytes) + PACK_SPILLS_MIN * (levels + 1) + SLACK_PAGES * (levels + 2)
+    );
+  }
+
   /**
    * Whether a group can be applied for certain, now and whatever its keys are: a caller that asks before it logs the group can always
    * apply it. May wait up to 50 ms for readers when memory is short.
    */
-  admits(operations: number, bytes: number, deletesOnly = false): boolean {
+  admits(operations: number, bytes: number, deletesOnly = false, largestBytes = Infinity): boolean {
     const arena = this.arena;
-    const needed = this.unitsNeeded(operations, bytes);
+    // What pages are made in this group is decided now at the latest: the bounds rest on it.
+    this.sizer.decide(arena.unpublishedEpoch);
+    const needed = this.#unitsByOperations(operations, bytes, largestBytes);
     if (needed > arena.freeUnits(deletesOnly)) arena.reclaim();
-    if (needed > arena.freeUnits(deletesOnly)) return false;
-    const largeCells = largeCellsOf(operations, bytes);
     const unitsPerPage = this.#unitsPerPage();
+    const counts = [0, 0, 0, 0];
+    if (needed > arena.freeUnits(deletesOnly)) {
+      const pages = this.#pagesByBytes(operations, bytes, largestBytes);
+      if (pages * unitsPerPage > arena.freeUnits(deletesOnly)) return false;
+      counts[31 - Math.clz32(unitsPerPage)] = pages;
+      return arena.canAllocate(counts, deletesOnly);
+    }
+    const largeCells = largeCellsOf(operations, bytes, largestBytes);
     if (unitsPerPage === 1 && largeCells === 0) return true;
-    const counts = [overflowUnits(bytes) + 1, 0, 0, largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0];
+    counts[0] = overflowUnits(bytes) + 1;
+    counts[3] = largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0;
     counts[31 - Math.clz32(unitsPerPage)]! += this.#pagesNeeded(operations);
     return arena.canAllocate(counts, deletesOnly);
   }
 
+  /** Whether all pages have one class, and new ones will have it too. */
+  #isUniform(): boolean {
+    const { leafClass, branchClass } = this.sizer;
+    if (leafClass !== branchClass && this.height > 1) return false;
+    return this.treeUnits === (this.leafPages + this.branchPages) << leafClass;
+  }
+
+  /** Where classes differ each page may break up a whole block of the largest. */
   #unitsPerPage(): number {
-    return this.treeUnits === this.leafPages + this.branchPages ? 1 << this.baseClass : 8;
+    return this.#isUniform() ? 1 << this.sizer.leafClass : 8;
   }
 
   #pagesNeeded(operations: number): number {
     const levels = Math.max(this.height, 1);
     // Each operation copies at most its leaf and one sibling and adds one leaf. On each level of branches likewise; new branches
     // come from full ones, of which each splits once, and then only after it took in half a page of children.
-    const leaves = Math.min(2 * operations, this.leafPages) + operations;
+    const isUniform = this.#isUniform();
+    // A leaf larger than they are made now comes apart in three.
+    const leaves = Math.min(2 * operations, this.leafPages) + operations * (isUniform ? 1 : 2);
     const copied = Math.min(2 * operations * (levels - 1), this.branchPages);
     const added = this.orderLimited
       ? operations * levels
       : Math.min(operations * (levels - 1), this.branchPages) + (operations >>> 2);
-    return leaves + copied + added + this.#slackPages();
+    // Leaves that are not in memory must come there first.
+    const fetched = this.pager === undefined ? 0 : Math.min(2 * operations, this.pager.coldTreeUnits) + FETCHED_PAGES;
+    return leaves + copied + added + fetched + this.#slackPages();
   }
 
   /** What ensureRoom() asks to be free before the last operation too. */
   #slackPages(): number {
-    return 3 * (Math.max(this.height, 1) + 2);
+    return SLACK_PAGES * (Math.max(this.height, 1) + 2);
   }
 
   /** Bytes by kind. */
   memory(): Readonly<Record<string, number>> {
-    return { treeBytes: this.treeUnits * UNIT_BYTES, overflowBytes: this.#overflowUnits * UNIT_BYTES };
+    const { pager } = this;
+    const coldTreeUnits = pager?.coldTreeUnits ?? 0;
+    const coldOverflowUnits = pager?.coldOverflowUnits ?? 0;
+    return {
+      leafBytes: (unitsOf(this.mix.leaves) - coldTreeUnits) * UNIT_BYTES,
+      branchBytes: unitsOf(this.mix.branches) * UNIT_BYTES,
+      overflowBytes: (this.#overflowUnits - coldOverflowUnits) * UNIT_BYTES,
+      ...(pager === undefined ? {} : { coldBytes: (coldTreeUnits + coldOverflowUnits) * UNIT_BYTES }),
+    };
   }
 
   metrics(): EngineMetrics {
-    return { ...this.events };
+    const { leaves, branches } = this.mix;
+    return {
+      ...this.events,
+      /** Of new leaves and branches. */
+      leafPageBytes: UNIT_BYTES << this.sizer.leafClass,
+      branchPageBytes: UNIT_BYTES << this.sizer.branchClass,
+      leaves4KiB: leaves[0]!,
+      leaves8KiB: leaves[1]!,
+      leaves16KiB: leaves[2]!,
+      leaves32KiB: leaves[3]!,
+      branches4KiB: branches[0]!,
+      branches8KiB: branches[1]!,
+      branches16KiB: branches[2]!,
+      branches32KiB: branches[3]!,
+      ...this.pager?.metrics(),
+    };
   }
 
   /** Problems found, empty when sound. Walks everything. */
   check(): string[] {
-    return checkTree(this.arena, this.counts()).problems;
+    const { problems } = checkTree(this.arena, this.counts());
+    const counted = newPageMix();
+    if (problems.length === 0 && this.height > 0) countPages(this.arena, this.rootUnit, this.height - 1, counted);
+    for (const kind of ['leaves', 'branches'] as const) {
+      if (problems.length === 0 && counted[kind].some((pages, pageClass) => pages !== this.mix[kind][pageClass]))
+        problems.push(`${kind} by class: noted ${this.mix[kind].join()}, counted ${counted[kind].join()}`);
+    }
+    return problems;
   }
 
   /** Shows versions in key order, oldest first within a key. A position is the key to go on from, inclusive. */
@@ -511,6 +637,13 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const { arena } = this;
     const value = new Uint8Array(totalBytes);
     let at = 0;
+    if (firstUnit >= COLD) {
+      this.pager!.visitColdChain(firstUnit, totalBytes, (_reference, page, payloadAt, payloadBytes) => {
+        value.set(page.subarray(payloadAt, payloadAt + payloadBytes), at);
+        at += payloadBytes;
+      });
+      return value;
+    }
     walkChain(arena, firstUnit, totalBytes, (unit, _pageClass, payloadAt, payloadBytes) => {
       value.set(arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!.subarray(payloadAt, payloadAt + payloadBytes), at);
       at += payloadBytes;
@@ -525,7 +658,83 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   /** Gives everything back and empties the row. */
   destroy(): void {
     this.clear();
+    this.pager?.destroy();
+    pagingOf(this.arena)?.trees.delete(this);
     TreeTable.of(this.arena).detach(this.row);
+  }
+
+  // ---- a tree with a page file --------------------------------------------------------------------------------------------------
+
+  /** Takes the state that a checkpoint names. The caller publishes. @throws ERR_CORRUPT, ERR_MEMORY_FULL, ERR_IO */
+  loadRoot(root: PagedRoot): void {
+    const { row } = root;
+    this.rootUnit = this.pager!.load(root);
+    this.height = row.height;
+    this.cellCount = row.cells;
+    this.leafPages = row.leafPages;
+    this.branchPages = row.branchPages;
+    this.treeUnits = row.treeUnits;
+    this.mix.leaves.fill(0);
+    this.mix.branches.fill(0);
+    if (this.height > 0) countPages(this.arena, this.rootUnit, this.height - 1, this.mix);
+    this.#liveEntries = row.liveEntries;
+    this.#liveKeyBytes = row.liveKeyBytes;
+    this.#liveValueBytes = row.liveValueBytes;
+    this.#overflowPages = row.overflowPages;
+    this.#overflowUnits = row.overflowUnits;
+    this.#mayExpire = row.mayExpire === true;
+    this.fingerValid = false;
+    this.isAwaitingRoot = false;
+  }
+
+  /** The caller publishes. @throws ERR_DISK_FULL, ERR_IO */
+  prepareCapture(): void {
+    if (this.height === 1 && this.pager?.isOpen === true) this.#moveRootChains(true);
+  }
+
+  /** A root leaf cannot go to the file and come back: its chains go without it. The next publication shows it. */
+  #moveRootChains(isNeeded: boolean): void {
+    const { arena } = this;
+    const pager = this.pager!;
+    if (this.#overflowPages === 0 || !(isNeeded || pager.isOverBudget(this.counts()))) return;
+    try {
+      this.#moveChainsOfRoot(pager, arena);
+    } catch (error) {
+      // A disk that is full keeps a checkpoint from being made, nothing else.
+      if (isNeeded || !(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
+    }
+  }
+
+  #moveChainsOfRoot(pager: Pager, arena: ArenaWriter): void {
+    this.descend(NO_BYTES, 0, 0, Infinity);
+    for (let position = 0; position < this.leafCount(); position++) {
+      if ((this.u8[this.cellAt(position)]! & CellFlag.Overflow) === 0) continue;
+      let body = this.#chainAt(this.cellAt(position));
+      const first = readUnit(this.u8, body);
+      if (first >= COLD) continue;
+      const totalBytes = readVarint(this.u8, cellLengthsAt(this.u8, this.cellAt(position)));
+      const reference = pager.moveChain(first, totalBytes);
+      this.makeWritable(0);
+      body = this.#chainAt(this.cellAt(position));
+      walkChain(arena, first, totalBytes, (unit) => {
+        arena.release(unit);
+      });
+      writeReference(this.u8, body, reference);
+      this.u16[(this.base >>> 1) + RESERVED_HALFWORD] = pager.number;
+    }
+  }
+
+  /** See Pager.capture(). @throws ERR_DISK_FULL, ERR_IO */
+  capture(): { readonly root: PagedRoot; readonly generation: number } | undefined {
+    this.fingerValid = false;
+    const counts = this.counts();
+    return this.pager?.capture(counts, spaceIdOfTag(this.tag), counts);
+  }
+
+  /** Where an overflow cell names its chain. */
+  #chainAt(cell: number): number {
+    const suffixLengthAt = skipVarint(this.u8, cellLengthsAt(this.u8, cell));
+    return skipVarint(this.u8, suffixLengthAt) + readVarint(this.u8, suffixLengthAt);
   }
 
   // ---- versions -----------------------------------------------------------------------------------------------------------------
@@ -557,13 +766,16 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     }
     if (this.height === 0) {
       this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
+      this.extent.cellBytesMax = Math.max(this.extent.cellBytesMax, keyLength + bodyLength);
       this.#mayExpire = expiresAt !== 0;
       this.plantRoot();
       this.#countLive(1, keyLength, valueLength);
       return false;
     }
-    const found = this.locate(key, keyStart, keyLength, Infinity);
-    this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode);
+    let found = this.locate(key, keyStart, keyLength, Infinity);
+    if (this.ensureRoom(keyLength + bodyLength + 16, this.arena.reserveMode, true))
+      found = this.locate(key, keyStart, keyLength, Infinity);
+    if (keyLength + bodyLength > this.extent.cellBytesMax) this.extent.cellBytesMax = keyLength + bodyLength;
     if (found < 0) {
       const position = ~found;
       const next = position === this.leafCount() ? this.#nextLeafOf(key, keyStart, keyLength) : 0;
@@ -835,6 +1047,12 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   }
 
   #releaseChain(firstUnit: number, totalBytes: number): void {
+    if (firstUnit >= COLD) {
+      const { pages, units } = this.pager!.releaseChain(firstUnit, totalBytes);
+      this.#overflowPages -= pages;
+      this.#overflowUnits -= units;
+      return;
+    }
     walkChain(this.arena, firstUnit, totalBytes, (unit, pageClass) => {
       this.#overflowPages--;
       this.#overflowUnits -= 1 << pageClass;
@@ -849,21 +1067,32 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const count = u16[segment]![(base >>> 1) + COUNT_HALFWORD]!;
     if (level > 0) {
       const children = childrenWord(u16[segment]!, base);
-      for (let index = 0; index < count; index++) this.#releaseSubtree(u32[segment]![children + index]!, level - 1);
+      for (let index = 0; index < count; index++) {
+        const child = u32[segment]![children + index]!;
+        if (child < COLD) this.#releaseSubtree(child, level - 1);
+      }
     } else if (this.#overflowPages > 0) {
       this.unit[0] = unit;
       this.loadLeaf();
       for (let index = 0; index < count; index++) {
         const cell = this.cellAt(index);
-        if ((u8[segment]![cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+        if ((u8[segment]![cell]! & CellFlag.Overflow) === 0) continue;
+        // The page file goes as a whole.
+        if (readUnit(u8[segment]!, this.#chainAt(cell)) < COLD) this.#releaseChainOf(cell);
       }
     }
     this.arena.release(unit);
   }
 }
 
+/** Of pages counted by class. */
+function unitsOf(pages: Int32Array): number {
+  return pages[0]! + 2 * pages[1]! + 4 * pages[2]! + 8 * pages[3]!;
+}
+
 /** Cells above a quarter of a unit bring pages of up to 8 units, three for each. */
-function largeCellsOf(operations: number, bytes: number): number {
+function largeCellsOf(operations: number, bytes: number, largestBytes: number): number {
+  if (largestBytes <= (UNIT_BYTES >>> 2) - 64) return 0;
   return Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
 }
 

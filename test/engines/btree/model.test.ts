@@ -83,6 +83,7 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
     }
   }
   scene.verify();
+  expect(scene.tree.check()).toEqual([]);
   scene.snapshots.length = 0;
   scene.setSnapshots();
   for (let pass = 0; pass < 8; pass++) {
@@ -102,7 +103,7 @@ function run(scene: Scene, steps: Step[], keyOf: (key: number) => Buffer, valueO
 const shapes: {
   name: string;
   order?: number;
-  pageBytes?: number;
+  pageBytes?: number | 'adaptive';
   keys: number;
   keyOf: (key: number) => Buffer;
   valueOf: (value: number) => Buffer;
@@ -130,6 +131,22 @@ for (const pageBytes of [8192, 16384, 32768]) {
     steps: 500,
   });
 }
+shapes.push({
+  name: 'adaptive pages, sizes that change in waves',
+  pageBytes: 'adaptive',
+  keys: 150,
+  keyOf: shortKey,
+  valueOf: (value) => Buffer.alloc((value % 3 === 0 ? 12 : 1) * value, value),
+  steps: 800,
+});
+shapes.push({
+  name: 'adaptive pages, long keys',
+  pageBytes: 'adaptive',
+  keys: 100,
+  keyOf: (key) => Buffer.concat([Buffer.alloc((key * 397) % 700, 0x62), Buffer.from(`${key}`)]),
+  valueOf: mixedValue,
+  steps: 500,
+});
 shapes.push({
   name: 'keys that share 4,000 bytes',
   keys: 60,
