@@ -11,9 +11,6 @@ async function memoryPool(options?: PoolOptions): Promise<ConcordPool> {
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Removal by the shards is off: what is absent is so because it is judged by its time. */
-const KEPT: PoolOptions = { expiry: { intervalMs: 1_000_000_000 } };
-
 describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   async function scene(options?: PoolOptions): Promise<{
     db: ConcordPool;
@@ -42,7 +39,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   }
 
   test('an entry with ttlMs is there until its time and absent for every read from then on', async () => {
-    const { store } = await scene(KEPT);
+    const { store } = await scene();
     const before = Date.now();
     await store.put('k', 'v', { ttlMs: 150 });
     await store.put('stays', 'v');
@@ -65,7 +62,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('a put without ttlMs takes the time away, one with another ttlMs sets another', async () => {
-    const { store } = await scene(KEPT);
+    const { store } = await scene();
     await store.put('a', '1', { ttlMs: 60 });
     await store.put('b', '1', { ttlMs: 60 });
     await store.put('c', '1', { ttlMs: 1e6 });
@@ -78,7 +75,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('an expired entry is absent for ifAbsent and ifVersion, and an unexpired one is not', async () => {
-    const { store } = await scene(KEPT);
+    const { store } = await scene();
     await store.put('k', '1', { ttlMs: 60 });
     const { version } = store.getEntrySync('k')!;
     expect(await store.put('k', '2', { ifAbsent: true })).toBe(false);
@@ -93,7 +90,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('update keeps the time of an entry, sets another with ttlMs, and finds nothing in an expired one', async () => {
-    const { store } = await scene(KEPT);
+    const { store } = await scene();
     await store.put('k', '1', { ttlMs: 200 });
     const { expiresAt } = store.getEntrySync('k')!;
     await store.update('k', (value) => `${value}2`);
@@ -111,7 +108,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('operations of a batch have times of their own', async () => {
-    const { store } = await scene({ ...KEPT, memoryBytes: 2 ** 30 });
+    const { store } = await scene({ memoryBytes: 2 ** 30 });
     await store.batch([
       { type: 'put', key: 'a', value: '1', ttlMs: 60 },
       { type: 'put', key: 'b', value: '1' },
@@ -132,7 +129,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('a value of megabytes expires, and is read to its end when the read began in time', async () => {
-    const { store } = await scene(KEPT);
+    const { store } = await scene();
     const value = 'x'.repeat(5 << 20);
     await store.put('k', value, { ttlMs: 400 });
     const { expiresAt } = store.getEntrySync('k')!;
@@ -165,7 +162,7 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
   });
 
   test('count is exact before and after expired entries are removed', async () => {
-    const { db, store } = await scene({ expiry: { intervalMs: 50 } });
+    const { db, store } = await scene();
     for (let i = 0; i < 100; i++) await store.put(`k${i}`, 'v', i % 2 === 0 ? { ttlMs: 120 } : {});
     await sleep(150);
     expect(await store.count()).toBe(50);
@@ -175,6 +172,29 @@ describe.each([['the pool itself'], ['a space']])('in %s', (where) => {
     expect(await db.metrics()).toContain('concordkv_expired_total{shard="0"} 50');
   });
 });
+
+test('where no shard is left to remove it an expired entry is absent all the same', async () => {
+  const db = await memoryPool();
+  const space = db.space('s');
+  await space.ready;
+  await Promise.all([db.put('k', 'v', { ttlMs: 4000 }), space.put('k', 'v', { ttlMs: 4000 }), db.put('stays', 'v')]);
+  const { expiresAt } = space.getEntrySync('k')!;
+  while (db.stats().shards[0]!.state !== 'failed') {
+    await db.host!.killShard(0);
+    await sleep(5);
+  }
+  expect(db.stats().shards[0]!.restarts).toBe(4);
+  expect([db.getSync('k'), space.getSync('k')]).toEqual(['v', 'v']);
+  const snapshot = await db.snapshot();
+  await sleep(expiresAt! - Date.now() + 5);
+  expect([db.getSync('k'), space.getSync('k'), db.getSync('stays')]).toEqual([undefined, undefined, 'v']);
+  expect(await db.iterator().all()).toEqual([['stays', 'v']]);
+  expect(await Promise.all([db.count(), space.count()])).toEqual([1, 0]);
+  expect(db.stats().entries).toBe(3);
+  expect(await snapshot.count()).toBe(2);
+  expect(space.getSync('k', { snapshot })).toBe('v');
+  await snapshot.close();
+}, 20_000);
 
 test.each([0, -1, NaN, Infinity, 2 ** 48, '5', null, {}])('ttlMs %j is ERR_INVALID_ARG', async (ttlMs) => {
   const db = await memoryPool();

@@ -187,12 +187,22 @@ export function finishCreation(env: Env, directory: string, manifest: Manifest):
 }
 
 /**
- * Puts another manifest in the place of the one that is there: after a crash one of the two is found, whole. When it fails the old one is found, or
- * the new one. @throws ERR_DISK_FULL, ERR_IO, ERR_PERMISSION
+ * Puts another manifest in the place of `before`: after a crash one of the two is found, whole; after a failure the old one.
+ * @throws ERR_DISK_FULL, ERR_IO, ERR_PERMISSION
  */
-export function replaceManifest(env: Env, directory: string, manifest: Manifest): void {
-  env.rename(writeTemporary(env, directory, manifest), join(directory, MANIFEST_NAME));
-  env.syncDirectory(directory);
+export function replaceManifest(env: Env, directory: string, manifest: Manifest, before: Manifest): void {
+  const path = join(directory, MANIFEST_NAME);
+  env.rename(writeTemporary(env, directory, manifest), path);
+  try {
+    env.syncDirectory(directory);
+  } catch (error) {
+    try {
+      env.rename(writeTemporary(env, directory, before), path);
+    } catch {
+      // The first failure says it all.
+    }
+    throw error;
+  }
 }
 
 function writeTemporary(env: Env, directory: string, manifest: Manifest): string {

@@ -23,8 +23,8 @@ export interface CatalogHost {
   readonly readOnly: boolean;
   /** Of the default space, by the options of this opening. */
   readonly defaultTuning: EngineTuning;
-  /** Makes the manifest durable. @throws ERR_DISK_FULL, ERR_IO, ERR_PERMISSION */
-  save(manifest: Manifest): void;
+  /** Makes the manifest durable in the place of `before`, which stays when it fails. @throws ERR_DISK_FULL, ERR_IO, ERR_PERMISSION */
+  save(manifest: Manifest, before: Manifest): void;
   /** Asks every shard, again after a restart. @throws the first failure, when all have answered; ERR_SHARD_FAILED, ERR_CLOSED */
   askShards<T>(call: (remote: RemoteControl<ShardControl>, shard: number) => Promise<T>): Promise<T[]>;
 }
@@ -93,7 +93,7 @@ export class SpaceCatalog {
 
   #replace(spaces: Manifest['spaces']): void {
     const manifest = { ...this.#manifest, nextSpaceId: this.#nextSpaceId, spaces };
-    this.#host.save(manifest);
+    this.#host.save(manifest, this.#manifest);
     this.#manifest = manifest;
   }
 
