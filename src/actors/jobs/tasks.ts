@@ -6,6 +6,8 @@ import { NodeEnv } from '../../shared/env/node-env.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { writeImage } from '../../engines/btree/image.js';
+import type { PagedRoot } from '../../engines/btree/paged/format.js';
+import { pagedRootChunk, syncPaged } from '../../engines/btree/paged/paging.js';
 import { TreeTable, publishTrees, rowOfSpace } from '../../engines/btree/meta.js';
 import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
 import '../../engines/built-in.js';
@@ -27,6 +29,8 @@ export interface CheckpointTask {
   readonly metaUnit: number;
   /** Spaces whose entries follow the pages, as of header.publishedSeq, which the shard keeps readable meanwhile. */
   readonly entrySpaces: readonly number[];
+  /** Trees whose pages are in files of their own. */
+  readonly pagedRoots: readonly PagedRoot[];
   readonly engineModules: readonly string[];
   /** Word 0 not 0: stop. */
   readonly cancel: Int32Array;
@@ -57,6 +61,8 @@ export async function checkpoint(task: CheckpointTask): Promise<TaskResult<{ pat
       const arena = new ArenaReader(task.arena);
       writeImage(arena, task.metaUnit, emit);
       for (const space of task.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, task.header.publishedSeq, emit);
+      syncPaged(new NodeEnv(), task.directory, task.pagedRoots);
+      for (const root of task.pagedRoots) emit(pagedRootChunk(root));
       return writer.finish();
     } catch (error) {
       writer.abort();

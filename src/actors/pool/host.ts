@@ -562,6 +562,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         arena: this.#arenas[handle.index]!,
         metaUnit: plan.metaUnit,
         entrySpaces: plan.entrySpaces,
+        pagedRoots: plan.pagedRoots,
         engineModules: this.#options.engineModules,
         cancel,
       });
@@ -646,6 +647,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
           arena: this.#arenas[handle.index]!,
           metaUnit: plan.metaUnit,
           entrySpaces: plan.entrySpaces,
+          pagedRoots: [],
           engineModules: this.#options.engineModules,
           cancel,
           snapshotSeq,

@@ -16,13 +16,26 @@ import { ArenaWriter, type ArenaLayout, type LongPin } from '../../shared/memory
 import { loadImage } from '../btree/image.js';
 import { publishTrees, publishedSeqOf } from '../btree/meta.js';
 import { OverflowWriter } from '../btree/overflow.js';
+import type { PagedRoot } from '../btree/paged/format.js';
+import {
+  attachPaging,
+  capturePaged,
+  closePaged,
+  coldLayout,
+  confirmPaged,
+  finishPagedLoad,
+  isRootChunk,
+  loadPagedRoot,
+  preparePaged,
+} from '../btree/paged/paging.js';
 import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
-import { DEFAULT_SPACE_ID, EngineCode, type EngineWriter } from '../engine.js';
+import { BUILDING_SPACE_ID, DEFAULT_SPACE_ID, EngineCode, spaceIdOfTag, type EngineWriter } from '../engine.js';
 import {
   findCheckpoint,
   readCheckpoint,
   removeCheckpointsBefore,
   removeTemporaryCheckpoints,
+  type CheckpointReader,
 } from '../checkpoint/reader.js';
 import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
 import { WalWriter } from '../wal/writer.js';
@@ -107,6 +120,8 @@ export interface CheckpointPlan {
   readonly publishedSeq: number;
   /** Spaces that are not written as pages: their entries as of publishedSeq follow the image. */
   readonly entrySpaces: readonly number[];
+  /** Spaces whose pages are in files of their own, which must be synced before the checkpoint is finished. */
+  readonly pagedRoots: readonly PagedRoot[];
 }
 
 /** A blob on its way in: a value's overflow chain being filled, or a batch's records being collected. */
@@ -204,6 +219,10 @@ export class ShardStore {
     }
     const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
     const arena = options.adopt ? ArenaWriter.adopt(options.arena, markRows) : new ArenaWriter(options.arena);
+    if (directory !== undefined) {
+      const cold = options.arena.cold ?? coldLayout(directory, options.storeId, options.shard, undefined);
+      attachPaging(arena, env, cold, options.readOnly === true);
+    }
     // Pins of a predecessor's checkpoints: whoever starts a successor has ended those jobs.
     for (const pin of arena.longPins()) arena.unpinLong(pin);
     let replayFromLsn = 1;
@@ -217,7 +236,7 @@ export class ShardStore {
           loadImage(arena, () => reader.nextChunk());
           spaces = new SpaceTable(arena, definitions);
           // Only the end of the file proves that nothing of it is missing.
-          loadEntries(arena, spaces, () => reader.nextChunk());
+          loadEntries(arena, spaces, () => nextEntriesChunk(arena, reader));
           publishTrees(arena, reader.header.publishedSeq);
           for (const { engine } of spaces.all) engine.endGroup();
         }
@@ -226,6 +245,8 @@ export class ShardStore {
       }
     }
     spaces ??= new SpaceTable(arena, definitions);
+    // A damaged checkpoint may still be wanted with its files.
+    if (!options.adopt && !options.ignoreCheckpoint) finishPagedLoad(arena);
     // A row that is new, or was given up, shows.
     publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());
@@ -647,7 +668,11 @@ export class ShardStore {
   /** Pins the published state for a checkpoint job; the log is synced first, so the checkpoint never holds what the log could still lose. */
   beginCheckpoint(): CheckpointPlan {
     assert(this.#pin === undefined, 'one checkpoint at a time');
+    // All that is written of a page file's tree is written here and now; the job only syncs it.
+    preparePaged(this.arena);
+    this.#publish(this.#publishedSeq);
     this.sync();
+    const pagedRoots = capturePaged(this.arena, (tag) => spaceIdOfTag(tag) !== BUILDING_SPACE_ID);
     this.#pin = this.arena.pinLong();
     const lsn = this.#log.lastLsn;
     let replayFromLsn = lsn + 1;
@@ -655,7 +680,7 @@ export class ShardStore {
     const entrySpaces: number[] = [];
     for (const { id, engine } of this.spaces.all) if (engine.code !== EngineCode.btree) entrySpaces.push(id);
     const { metaUnit } = this.#pin;
-    this.#planned = { metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq, entrySpaces };
+    this.#planned = { metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq, entrySpaces, pagedRoots };
     return this.#planned;
   }
 
@@ -670,6 +695,7 @@ export class ShardStore {
     if (!durable || directory === undefined) return;
     this.#checkpointLsn = plan.lsn;
     removeCheckpointsBefore(env, directory, plan.lsn);
+    confirmPaged(this.arena, plan.pagedRoots);
     this.#log.truncate(plan.replayFromLsn - 1);
   }
 
@@ -678,6 +704,7 @@ export class ShardStore {
     try {
       if (!this.#options.readOnly) this.sync();
     } finally {
+      closePaged(this.arena);
       this.#log.close();
     }
   }
@@ -829,6 +856,15 @@ function takeBlob(
 }
 
 /** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
+/** The next chunk that holds entries; roots of page files among them are taken on the way. */
+function nextEntriesChunk(arena: ArenaWriter, reader: CheckpointReader): Uint8Array | undefined {
+  for (;;) {
+    const chunk = reader.nextChunk();
+    if (chunk === undefined || !isRootChunk(chunk)) return chunk;
+    loadPagedRoot(arena, chunk);
+  }
+}
+
 function loadEntries(arena: ArenaWriter, spaces: SpaceTable, nextChunk: () => Uint8Array | undefined): void {
   const overflow = new OverflowWriter(arena);
   let value: { spaceId: number; key: Uint8Array; seq: number; expiresAt: number } | undefined;
