@@ -127,7 +127,7 @@ export abstract class NodeView extends EntryView {
     this.#held = true;
   }
 
-  /** The newest version that shows, from the newest of all on; 0 if none does. */
+  /** The newest version that shows, from the newest of all on; 0 if none does, or if newerMeta() must be asked for it. */
   protected versionAt(head: number): number {
     const { arena, limitSeq } = this;
     let address = head;
@@ -135,7 +135,10 @@ export abstract class NodeView extends EntryView {
     while (address !== 0) {
       checkAddress(arena, address);
       const segment = nodeSegment(address);
-      if (readSeq(arena.u8[segment]!, nodeOffset(address) + this.cellOffset(address) + 1) <= limitSeq) return address;
+      if (readSeq(arena.u8[segment]!, nodeOffset(address) + this.cellOffset(address) + 1) <= limitSeq) {
+        // One between the two may have gone since another publication, while a snapshot keeps this one: the caller reads again.
+        return address !== head && this.newerMeta() !== 0 ? 0 : address;
+      }
       if (++steps > arena.totalUnits * 512) throw corruptNode(address, 'its versions go round');
       address = Atomics.load(arena.i32[segment]!, nodeWord(address));
     }

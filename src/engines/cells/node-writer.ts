@@ -10,10 +10,10 @@
  * endGroup() without snapshots the structure holds one node per live key.
  *
  * Why readers need no lock for this. Every change that shows is one Atomics.store of one word, of a node that is complete, so whoever reads the
- * word with Atomics.load also reads the node. A reader that finds a version ≤ its number is right: no change makes a version wrong that
- * was right. A reader that finds only newer versions, where an older one stood when it pinned, can have lost it only to endGroup() or a sweep,
- * which come after a publication that the reader has not seen. It looks at the published meta word after it loaded the 0 in `older`, which was
- * stored after that publication: so it sees the new word and reads again at the new number. If the word is the one it pinned, nothing
+ * word with Atomics.load also reads the node. A reader whose first version is ≤ its number is right: no change makes it wrong. A reader that met newer
+ * ones first may find nothing below them, or an older version than it should (which a snapshot keeps): what stood there when it pinned can have gone,
+ * but only with endGroup() or a sweep, which come after a publication that the reader has not seen. It looks at the published meta word after it
+ * loaded `older`, which was stored after that publication: so it sees the new word and reads again at the new number. If the word is the one it pinned, nothing
  * was lost and the key is absent. Nodes out of the structure keep their words until every reader that pinned before has left.
  *
  * Death. A successor finds nodes with numbers above the published one where the dead writer was within a group: it puts the newest published
