@@ -182,10 +182,13 @@ export interface EngineWriter extends TreeRowSource {
   /** After the publication: what only its readers needed goes. */
   endGroup(): void;
 
-  /** Whether a group of so many operations and bytes of keys and values can surely be applied. Deletes may use the arena's reserve. */
-  admits(operations: number, bytes: number, deletesOnly: boolean): boolean;
+  /**
+   * Whether a group of so many operations and bytes of keys and values can surely be applied. Deletes may use the arena's reserve. largestBytes: key
+   * and value of the largest of them, if it is known.
+   */
+  admits(operations: number, bytes: number, deletesOnly: boolean, largestBytes?: number): boolean;
   /** A safe bound of the units such a group may take. */
-  unitsNeeded(operations: number, bytes: number): number;
+  unitsNeeded(operations: number, bytes: number, largestBytes?: number): number;
 
   /** One slice of removing what no snapshot needs, and packing. */
   sweep(state: SweepState, budget: number): void;

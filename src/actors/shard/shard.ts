@@ -458,7 +458,8 @@ export class Shard {
   #admitBatch(batch: BatchNeeds, recordBytes: number): boolean {
     const { deletesOnly } = batch;
     for (const [space, needs] of batch.spaces) {
-      if (!this.#admit(space, needs.operations, needs.bytes, recordBytes, needs.expiring, deletesOnly)) return false;
+      const { operations, bytes, expiring, largestBytes } = needs;
+      if (!this.#admit(space, operations, bytes, recordBytes, expiring, deletesOnly, largestBytes)) return false;
       if (needs.nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, needs.nextExpiry);
     }
     return true;
@@ -475,6 +476,7 @@ export class Shard {
     recordBytes: number,
     expiring: number,
     deletesOnly: boolean,
+    largestBytes = Infinity,
   ): boolean {
     const { store } = this;
     if (!store.fits(recordBytes)) {
@@ -484,10 +486,10 @@ export class Shard {
         limit,
       });
     }
-    if (store.admits(space, operations, bytes, expiring, deletesOnly)) return true;
+    if (store.admits(space, operations, bytes, expiring, deletesOnly, largestBytes)) return true;
     if (store.groupRecords > 0) return false;
     store.arena.reclaim();
-    if (store.admits(space, operations, bytes, expiring, deletesOnly)) return true;
+    if (store.admits(space, operations, bytes, expiring, deletesOnly, largestBytes)) return true;
     throw this.#memoryFull();
   }
 
@@ -907,9 +909,18 @@ export class Shard {
   }
 }
 
+interface SpaceNeeds {
+  operations: number;
+  bytes: number;
+  /** Key and value of the largest operation. */
+  largestBytes: number;
+  expiring: number;
+  nextExpiry: number;
+}
+
 /** What a batch (its records are checked) asks of each space. */
 class BatchNeeds {
-  readonly spaces = new Map<Space, { operations: number; bytes: number; expiring: number; nextExpiry: number }>();
+  readonly spaces = new Map<Space, SpaceNeeds>();
   operations = 0;
   deletesOnly = true;
 
@@ -925,10 +936,11 @@ class BatchNeeds {
       const space = store.spaces.require(readOperationSpace(bytes, at));
       let needs = this.spaces.get(space);
       if (needs === undefined) {
-        this.spaces.set(space, (needs = { operations: 0, bytes: 0, expiring: 0, nextExpiry: 0 }));
+        this.spaces.set(space, (needs = { operations: 0, bytes: 0, largestBytes: 0, expiring: 0, nextExpiry: 0 }));
       }
       needs.operations++;
       needs.bytes += size;
+      needs.largestBytes = Math.max(needs.largestBytes, readKeyLength(bytes, at) + readValueLength(bytes, at));
       const expiresAt = readOperationExpiry(bytes, at);
       if (expiresAt !== 0) {
         needs.expiring++;

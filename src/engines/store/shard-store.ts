@@ -320,8 +320,15 @@ export class ShardStore {
    * Whether the group with so many more operations on a space can surely be applied; `expiring` of them put entries that expire. What is admitted
    * counts into the group. Deletes draw on the arena's reserve.
    */
-  admits(space: Space, operations: number, bytes: number, expiring: number, deletesOnly: boolean): boolean {
-    return this.spaces.ask(space, operations, bytes, expiring, deletesOnly);
+  admits(
+    space: Space,
+    operations: number,
+    bytes: number,
+    expiring: number,
+    deletesOnly: boolean,
+    largestBytes = Infinity,
+  ): boolean {
+    return this.spaces.ask(space, operations, bytes, expiring, deletesOnly, largestBytes);
   }
 
   /** Whether a record of this many bytes fits into the group's frame. */

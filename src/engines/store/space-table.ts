@@ -68,6 +68,8 @@ export interface Space {
   askedGroup: number;
   askedOperations: number;
   askedBytes: number;
+  /** Key and value of the largest operation; Infinity: not told. */
+  askedLargest: number;
 }
 
 /** An entry whose time has come. */
@@ -189,13 +191,23 @@ export class SpaceTable {
    * Whether the group with so many more operations of one space can surely be applied; `expiring` of them put entries that expire. Counts them in
    * if so.
    */
-  ask(space: Space, operations: number, bytes: number, expiring: number, deletesOnly: boolean): boolean {
+  ask(
+    space: Space,
+    operations: number,
+    bytes: number,
+    expiring: number,
+    deletesOnly: boolean,
+    largestBytes: number,
+  ): boolean {
     if (space.askedGroup !== this.#askedGroup) {
       space.askedGroup = this.#askedGroup;
       space.askedOperations = 0;
       space.askedBytes = 0;
+      space.askedLargest = 0;
       this.#asked.push(space);
     }
+    const largestBefore = space.askedLargest;
+    space.askedLargest = Math.max(largestBefore, largestBytes);
     space.askedOperations += operations;
     space.askedBytes += bytes;
     this.#askedExpiring += expiring;
@@ -203,6 +215,7 @@ export class SpaceTable {
     if (this.#admitsAsked(deletesOnly)) return true;
     space.askedOperations -= operations;
     space.askedBytes -= bytes;
+    space.askedLargest = largestBefore;
     this.#askedExpiring -= expiring;
     this.#askedOperations -= operations;
     return false;
@@ -219,13 +232,13 @@ export class SpaceTable {
     const indexOperations = this.#indexOperations();
     const first = asked[0]!;
     if (asked.length === 1 && indexOperations === 0 && first.building === undefined) {
-      return first.engine.admits(first.askedOperations, first.askedBytes, deletesOnly);
+      return first.engine.admits(first.askedOperations, first.askedBytes, deletesOnly, first.askedLargest);
     }
     let units = 0;
-    for (const { engine, building, askedOperations, askedBytes } of asked) {
-      if (!engine.admits(askedOperations, askedBytes, deletesOnly)) return false;
-      units += engine.unitsNeeded(askedOperations, askedBytes);
-      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes);
+    for (const { engine, building, askedOperations, askedBytes, askedLargest } of asked) {
+      if (!engine.admits(askedOperations, askedBytes, deletesOnly, askedLargest)) return false;
+      units += engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
+      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
     }
     if (indexOperations > 0) {
       units += this.#requireIndex().unitsNeeded(indexOperations, indexOperations * (INDEX_LINE_BYTES + 64));
@@ -574,6 +587,7 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
     askedGroup: 0,
     askedOperations: 0,
     askedBytes: 0,
+    askedLargest: 0,
   };
 }
 
