@@ -18,7 +18,11 @@ import { ConcordError } from '../../shared/errors.js';
 import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
+import { toOwnerId } from '../../shared/memory/lock-owner.js';
+import { PageCache, createPageCache, type PageCacheLayout } from '../../shared/memory/page-cache.js';
 import { createRing } from '../../shared/memory/ring.js';
+import { cacheOwnerOfShard, cacheOwnerOfSlot } from '../../engines/btree/paged/cold-pages.js';
+import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
@@ -55,6 +59,9 @@ import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
 /** A shard that dies this often within the window stays down. */
+const PAGE_CACHE_BYTES_MIN = 1 << 20;
+const PAGE_CACHE_BYTES_MAX = 64 << 20;
+const PAGE_CACHE_DIVISOR = 32;
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
@@ -195,6 +202,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   #options: ResolvedOptions;
   readonly #lock: DirectoryLock | undefined;
   readonly #arenas: ArenaLayout[];
+  /** Of pages in files, for all threads and shards. */
+  readonly #pageCache: PageCacheLayout | undefined;
   readonly #shards: ShardHandle[] = [];
   readonly #clients = new Map<number, AttachedClient>();
   readonly #leaving = new Set<number>();
@@ -231,7 +240,14 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
     const { memoryBytes } = options;
-    this.#arenas = Array.from({ length: manifest.shards }, () => createArena({ memoryBytes }));
+    if (directory !== ':memory:')
+      this.#pageCache = createPageCache({ bytes: pageCacheBytes(manifest.shards * memoryBytes) });
+    const storeId = Buffer.from(manifest.storeId, 'hex');
+    this.#arenas = Array.from({ length: manifest.shards }, (_, shard) => {
+      const arena = createArena({ memoryBytes });
+      if (this.#pageCache === undefined) return arena;
+      return { ...arena, cold: coldLayout(shardDirectory(directory, shard), storeId, shard, this.#pageCache) };
+    });
   }
 
   get manifest(): Manifest {
@@ -436,6 +452,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       Atomics.store(handle.checkpoint.cancel, 0, 1);
       await handle.checkpoint.done.catch(() => undefined);
     }
+    if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfShard(index)));
     const now = Date.now();
     handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
     while (handle.restarts.length < DEATHS_MAX && !handle.isStopping) {
@@ -754,6 +771,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#leaving.add(client);
     this.control.addClients(-1);
     for (const arena of this.#arenas) ArenaReader.clearSlot(arena, client);
+    if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfSlot(client)));
     this.control.closeSnapshotsOf(client);
     try {
       await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
@@ -872,6 +890,11 @@ function manifestOf(options: ResolvedOptions): Manifest {
         valueEncoding === undefined ? 'utf8' : typeof valueEncoding === 'string' ? valueEncoding : valueEncoding.name,
     },
   );
+}
+
+/** A share of the shards' memory; it is address space until pages are read from files. */
+function pageCacheBytes(memoryBytes: number): number {
+  return Math.min(PAGE_CACHE_BYTES_MAX, Math.max(PAGE_CACHE_BYTES_MIN, memoryBytes / PAGE_CACHE_DIVISOR));
 }
 
 /** What the default space's engine is told: not remembered, but what an empty tree begins with. */

@@ -158,7 +158,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       this.pager = new Pager(arena, paging, options.budgetBytes ?? Infinity);
       paging.trees.add(this);
       this.isAwaitingRoot = row.isPaged === true && row.height === 0;
-      if (row.isPaged === true && row.height > 0) this.pager.adopt(row);
+      // The row may be older than the file.
+      if (row.height > 0) this.pager.adopt(row);
     }
     table.attach(rowIndex, this);
   }
