@@ -380,7 +380,9 @@ export class Shard {
       }
       const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
       const expiresAt = isExtended ? readOperationExpiry(bytes, start) : 0;
-      if (!this.#admit(space, 1, needed, size, expiresAt === 0 ? 0 : 1, kind === OperationKind.Delete))
+      const expiring = expiresAt === 0 ? 0 : 1;
+      const largestBytes = Math.max(size, needed);
+      if (!this.#admit(space, 1, needed, size, expiring, kind === OperationKind.Delete, largestBytes))
         return Taken.Hold;
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
       store.append(bytes, words, start, size);
