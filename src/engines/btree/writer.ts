@@ -283,7 +283,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     if (this.height === 0) return 0;
     const position = this.locate(key, keyStart, keyLength, Infinity);
     let u8 = this.u8;
-    let cell = 0;
+    let cell: number;
     if (position >= 0) cell = this.cellAt(position);
     else {
       const unit = ~position === this.leafCount() ? this.#nextLeafOf(key, keyStart, keyLength) : 0;
