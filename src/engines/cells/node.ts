@@ -65,7 +65,8 @@ export const NodeFlag = {
   /** Out of the structure, but still in that list, which frees it. */
   Dead: 0x80,
 } as const;
-const NODE_FLAGS_KNOWN = CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry | NodeFlag.Red | NodeFlag.Listed;
+const NODE_FLAGS_KNOWN =
+  CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry | NodeFlag.Red | NodeFlag.Listed | NodeFlag.Dead;
 
 export const DESCRIPTOR_MAGIC = 0x654e4b43; // "CKNe"
 export const MAGIC_WORD = 6;
