@@ -225,6 +225,7 @@ export class ExpressLane {
   #low = 0;
   /** In operations; see LANE_OPERATIONS_PER_PAGE. */
   #credit = Infinity;
+  #entries = 0;
   /** Blocks in use of each page. */
   readonly #blocksOfPage = new Map<UnitId, number>();
   /** Blocks that may be taken: of nodes, and of blocks. */
@@ -252,6 +253,11 @@ export class ExpressLane {
 
   get rootBlock(): number {
     return this.#rootBlock;
+  }
+
+  /** Nodes in it; fewer than in the list if memory was short. */
+  get entries(): number {
+    return this.#entries;
   }
 
   /** A group begins: it may take LANE_GROUP_PAGES pages, and one more for LANE_OPERATIONS_PER_PAGE operations each. */
@@ -362,10 +368,11 @@ export class ExpressLane {
     if (this.#isLocated && this.#countOf(block) < LANE_BLOCK_ENTRIES) {
       this.#insertAt(block, ++this.#pathEntries[0]!, node, node);
       this.before = node;
+      this.#entries++;
       return;
     }
     this.#isLocated = false;
-    this.#add(0, node, node);
+    if (this.#add(0, node, node)) this.#entries++;
   }
 
   /** The new node has the key and the height of the old one. */
@@ -387,12 +394,13 @@ export class ExpressLane {
     if (index < 0) return;
     this.#pathEntries[0] = index;
     this.#removeEntry(0);
+    this.#entries--;
   }
 
   /** Takes in a node that is behind all others. For lists that are built in order. */
   append(node: number): void {
     this.#isLocated = false;
-    this.#add(0, node, node);
+    if (this.#add(0, node, node)) this.#entries++;
   }
 
   /** Retires all pages. Readers start at the list's head from now on. */
@@ -411,6 +419,7 @@ export class ExpressLane {
   }
 
   #forgetBlocks(): void {
+    this.#entries = 0;
     this.#blocksOfPage.clear();
     this.#freeNodeBlocks = [];
     this.#freeBranchBlocks = [];
@@ -420,6 +429,7 @@ export class ExpressLane {
   check(nodes: ReadonlyMap<number, number>, problems: string[]): void {
     const reachable = new Set<number>();
     let lastRank = -1;
+    let entries = 0;
     const walk = (block: number, level: number): void => {
       if (levelOf(this.#arena, block) !== level || reachable.has(block)) {
         problems.push(`express lane: block ${block} is not one of level ${level}, or two ways lead to it`);
@@ -434,6 +444,7 @@ export class ExpressLane {
           walk(entry, level - 1);
           continue;
         }
+        entries++;
         const rank = nodes.get(entry);
         if (rank === undefined) problems.push(`express lane: node ${entry} is not in the list`);
         else if (rank <= lastRank) problems.push(`express lane: node ${entry} is out of order`);
@@ -444,6 +455,7 @@ export class ExpressLane {
       }
     };
     if (this.#rootBlock !== NONE) walk(this.#rootBlock, levelOf(this.#arena, this.#rootBlock));
+    if (entries !== this.#entries) problems.push(`express lane: ${entries} nodes found, ${this.#entries} counted`);
     const pages = new Map<UnitId, number>();
     for (const block of reachable) {
       pages.set(block >>> PAGE_BLOCK_SHIFT, (pages.get(block >>> PAGE_BLOCK_SHIFT) ?? 0) + 1);

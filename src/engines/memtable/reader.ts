@@ -12,7 +12,7 @@ import { publishedSeqOf } from '../btree/meta.js';
 import { CellFlag, KEY_BYTES_MAX, readVarint, skipVarint } from '../btree/page.js';
 import { NodeCursor } from '../cells/node-cursor.js';
 import { NodeReader } from '../cells/node-reader.js';
-import { checkDescriptor, nodeLimit, nodeOffset, nodeSegment, nodeWord, pageWord } from '../cells/node.js';
+import { checkDescriptor, corruptNode, nodeLimit, nodeOffset, nodeSegment, nodeWord, pageWord } from '../cells/node.js';
 import { EngineCode } from '../engine.js';
 import { ListSearch } from './list.js';
 import { LANE_ROOT_WORD, cellOf, headOfList, keyLengthAt, linkOf } from './node.js';
@@ -45,6 +45,8 @@ export class MemtableCursor extends NodeCursor {
   #head = 0;
   #laneRoot: UnitId = 0;
   #node = 0;
+  /** Steps forward since the last search. */
+  #steps = 0;
   readonly #key = new Uint8Array(KEY_BYTES_MAX);
 
   constructor(arena: ArenaReader, row: number, spaceId: number, slot: number) {
@@ -66,6 +68,7 @@ export class MemtableCursor extends NodeCursor {
     const head = headOfList(descriptor);
     const laneRoot = laneRootOf(this.arena, descriptor);
     this.#head = head;
+    this.#steps = 0;
     this.#laneRoot = laneRoot;
     if (key === undefined) return (this.#node = reverse ? search.last(head) : linkOf(this.arena, head, 0));
     this.#node = search.seek(head, laneRoot, key, 0, keyLength);
@@ -75,7 +78,11 @@ export class MemtableCursor extends NodeCursor {
 
   protected override stepNode(forward: boolean): number {
     const node = this.#node;
-    if (forward) return (this.#node = linkOf(this.arena, node, 0));
+    if (forward) {
+      // A node has three granules and more.
+      if (++this.#steps > this.arena.totalUnits * 170) throw corruptNode(node, 'the list goes round');
+      return (this.#node = linkOf(this.arena, node, 0));
+    }
     // Links lead forward only: back is a search for what comes before the key.
     const u8 = this.arena.u8[nodeSegment(node)]!;
     const lengthAt = keyLengthAt(u8, cellOf(this.arena, node));

@@ -253,7 +253,7 @@ export class MemtableWriter extends NodeEngineWriter {
   }
 
   protected override structureMetrics(): EngineMetrics {
-    return { tombstones: this.#tombstones, lanePages: this.pageUnits };
+    return { tombstones: this.#tombstones, laneNodes: this.#lane.entries, lanePages: this.pageUnits };
   }
 
   // ---- small parts --------------------------------------------------------------------------------------------------------------
