@@ -129,7 +129,7 @@ test('an engine that is filled from the versions of another shows the same at ev
         );
         copy.publish();
       } while (position !== undefined);
-      for (const [key, versions] of source.model) copy.model.set(key, versions);
+      for (const [key, versions] of source.model) copy.model.set(key, versions.slice());
       expectSame(pictures(copy, ranges), expected, `${to} filled from ${from}`);
       expect(copy.writer.check()).toEqual([]);
       expect(counted(copy)).toEqual(counted(source));

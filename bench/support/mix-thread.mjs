@@ -1,0 +1,66 @@
+/**
+ * One client thread of the mixed load of bench/engines.mjs: attaches to the pool, prepares its operations, waits for the start, runs them with a bounded
+ * number of writes in flight, and reports. workerData: { port, control, space, thread, operations, keys, mix, seed, gate }.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { ConcordPool } from '../../dist/index.js';
+import { isValueOf, keyOf, valueOf } from './mix-records.mjs';
+import { Random } from './random.mjs';
+
+const GET = 0;
+const DELETE = 1;
+const SET = 2;
+/** Writes that a thread hands over before it waits for the oldest of them. */
+const IN_FLIGHT = 2048;
+
+const { handle, space, thread, operations, keys, mix, seed, gate } = workerData;
+const db = await ConcordPool.attach(handle);
+const target = space === undefined ? db : db.space(space);
+
+const random = new Random(seed, `mix ${thread}`);
+const kinds = new Uint8Array(operations);
+const ids = new Uint32Array(operations);
+const keyStrings = new Array(operations);
+const values = new Array(operations);
+for (let index = 0; index < operations; index++) {
+  const draw = random.below(100);
+  kinds[index] = draw < mix.get ? GET : draw < mix.get + mix.delete ? DELETE : SET;
+  ids[index] = random.below(keys);
+  keyStrings[index] = keyOf(ids[index]);
+  values[index] = kinds[index] === SET ? valueOf(ids[index], index) : undefined;
+}
+const counts = { hits: 0, misses: 0, wrong: 0, failed: 0 };
+const fail = () => {
+  counts.failed++;
+};
+
+async function run() {
+  let inFlight = 0;
+  let last;
+  for (let index = 0; index < operations; index++) {
+    const kind = kinds[index];
+    if (kind === GET) {
+      const value = target.getSync(keyStrings[index]);
+      if (value === undefined) counts.misses++;
+      else if (isValueOf(value, ids[index])) counts.hits++;
+      else counts.wrong++;
+      continue;
+    }
+    // Calls of a thread are answered in their order: waiting for one is waiting for all before it.
+    last = kind === SET ? target.put(keyStrings[index], values[index]) : target.del(keyStrings[index]);
+    last.then(undefined, fail);
+    if (++inFlight === IN_FLIGHT) {
+      await last.catch(() => undefined);
+      inFlight = 0;
+    }
+  }
+  await last?.catch(() => undefined);
+}
+
+parentPort.postMessage('ready');
+Atomics.wait(new Int32Array(gate), 0, 0);
+const started = performance.timeOrigin + performance.now();
+await run();
+const ended = performance.timeOrigin + performance.now();
+parentPort.postMessage({ ...counts, started, ended });
+await db.close();
