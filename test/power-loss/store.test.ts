@@ -136,8 +136,15 @@ describe('power loss at every file operation', () => {
     expect(crashes).toBeGreaterThan(STEPS);
   });
 
+  test.each([31, 32])('leaves the same in a tree that keeps most of its pages in a file (workload %i)', (seed) => {
+    const options = { ignoreSync: false, steps: Math.ceil(STEPS / 3), policies: 2, engine: 'paged' };
+    const { crashes, violations } = run(seed, options);
+    expect(violations.join('\n')).toBe('');
+    expect(crashes).toBeGreaterThan(STEPS);
+  });
+
   test('leaves one engine with everything in it, wherever a space was on its way from one to another', () => {
-    const engines = ['btree', 'hash', 'rbtree', 'array', 'memtable'];
+    const engines = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'paged'];
     const { crashes, violations } = run(21, { ignoreSync: false, steps: 2 * STEPS, policies: 2, engines });
     expect(violations.join('\n')).toBe('');
     expect(crashes).toBeGreaterThan(STEPS);

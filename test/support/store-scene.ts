@@ -4,6 +4,7 @@
  * A state is a map from key to the fingerprint of its value, so that thousands of states can be kept and compared.
  */
 import { writeImage } from '../../dist/engines/btree/image.js';
+import { pagedRootChunk, syncPaged } from '../../dist/engines/btree/paged/paging.js';
 import { CheckpointWriter } from '../../dist/engines/checkpoint/writer.js';
 import {
   BLOB_REFERENCE_BYTES,
@@ -243,6 +244,8 @@ export function writeCheckpoint(env: Env, store: ShardStore, plan: CheckpointPla
     const arena = new ArenaReader(store.arena.layout);
     writeImage(arena, metaUnit, emit);
     for (const space of plan.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, publishedSeq, emit);
+    syncPaged(env, directory, plan.pagedRoots);
+    for (const root of plan.pagedRoots) emit(pagedRootChunk(root));
     return writer.finish().path;
   } catch (error) {
     writer.abort();

@@ -69,7 +69,9 @@ export function judge(disk: MemEnv, known: Knowledge, open: (disk: MemEnv) => Sh
   return { problem: undefined, store, index };
 }
 
+/** 'paged': a B+Tree that keeps most of its pages in a file. */
 export function spacesOf(engine = 'btree'): readonly SpaceDefinition[] {
+  if (engine === 'paged') return [{ id: 0, engine: 'btree', tuning: { budgetBytes: 16 << 10, order: 4 } }];
   return [{ id: 0, engine, tuning: {} }];
 }
 
