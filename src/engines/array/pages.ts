@@ -33,6 +33,9 @@ export const HEADER_WORDS = PAGE_HEADER_BYTES / 4;
 export const BLOCK_SLOTS = 4096 / 4 - HEADER_WORDS;
 /** Directory pages of the descriptor: with half-full pages still 10^9 entries. */
 export const DIRECTORIES_MAX = 512;
+/** Finds in a row that may miss the last place before it is tried less often. */
+const FINGER_MISSES_MAX = 4;
+const FINGER_RETRY_MASK = 31;
 /** Word of the descriptor: a count of changes. Behind it stands the count of directory pages, then those. */
 export const VERSION_WORD = OWN_WORD;
 export const TOP_WORD = VERSION_WORD + 1;
@@ -67,6 +70,8 @@ export class ArrayPlace {
   #found = 0;
   /** The node of the last findNear() or insert stands at the place. */
   #hasFinger = false;
+  #fingerMisses = 0;
+  #findCount = 0;
   /** The array as the place knows it: where its descriptor page is, when that was born, and how often the array had changed. */
   #descriptor: UnitId = 0;
   #birth = 0;
@@ -129,7 +134,11 @@ export class ArrayPlace {
 
   /** find() that looks beside the last place first: keys that come in ascending order are there. */
   findNear(key: Uint8Array, keyStart: number, keyLength: number): number {
-    if (this.#hasFinger) {
+    if (
+      this.#hasFinger &&
+      (this.#fingerMisses < FINGER_MISSES_MAX || (this.#findCount++ & FINGER_RETRY_MASK) === 0)
+    ) {
+      this.#fingerMisses++;
       const here = this.wordAt(this.blockUnit, this.slot);
       const order = this.compare(here, key, keyStart, keyLength, 0);
       if (order === 0) return here;
@@ -139,10 +148,12 @@ export class ArrayPlace {
           const node = this.wordAt(this.blockUnit, next);
           const nextOrder = this.compare(node, key, keyStart, keyLength, 0);
           if (nextOrder <= 0) {
+            this.#fingerMisses = 0;
             this.slot = next;
             return nextOrder === 0 ? node : 0;
           }
         } else if (this.isLastBlock()) {
+          this.#fingerMisses = 0;
           this.slot = next;
           this.#hasFinger = false;
           return 0;

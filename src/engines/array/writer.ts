@@ -11,7 +11,8 @@ import { ArrayPlace, CELL_OFFSET_BYTES } from './pages.js';
 import { SortedArray, unitsNeededByNew, type PageSource } from './sorted-array.js';
 
 export class ArrayWriter extends NodeEngineWriter {
-  #array: SortedArray | undefined;
+  /** There from the first put on. */
+  protected array: SortedArray | undefined;
   /** For walks, so that the array's own place stays where the last operation was. */
   #walk: ArrayPlace | undefined;
   readonly #pageSource: PageSource = {
@@ -36,19 +37,19 @@ export class ArrayWriter extends NodeEngineWriter {
   }
 
   protected override locate(key: Uint8Array, keyStart: number, keyLength: number): number {
-    return this.#array!.locate(key, keyStart, keyLength);
+    return this.array!.locate(key, keyStart, keyLength);
   }
 
   protected override insertNode(address: number): void {
-    this.#array!.insert(address);
+    this.array!.insert(address);
   }
 
   protected override replaceNode(_old: number, address: number): void {
-    this.#array!.replace(address);
+    this.array!.replace(address);
   }
 
   protected override removeNode(): void {
-    this.#array!.remove();
+    this.array!.remove();
   }
 
   protected override firstNode(position: Uint8Array | undefined): number {
@@ -63,7 +64,7 @@ export class ArrayWriter extends NodeEngineWriter {
 
   protected override startStructure(): void {
     this.#walk = new ArrayPlace(this.arena, this.descriptor);
-    this.#array = new SortedArray(this.arena, this.descriptor, this.#pageSource);
+    this.array = new SortedArray(this.arena, this.descriptor, this.#pageSource);
   }
 
   protected override adoptStructure(): void {
@@ -71,21 +72,21 @@ export class ArrayWriter extends NodeEngineWriter {
   }
 
   protected override beforeChange(): void {
-    this.#array!.prepare();
+    this.array!.prepare();
   }
 
   protected override addGrowth(counts: number[], operations: number, deletesOnly: boolean): void {
-    const array = this.descriptor === 0 ? undefined : this.#array;
+    const array = this.descriptor === 0 ? undefined : this.array;
     const inserts = deletesOnly ? 0 : operations;
     counts[0]! += array === undefined ? unitsNeededByNew(inserts) : array.unitsNeeded(inserts);
   }
 
   protected override checkStructure(problems: string[]): void {
-    this.#array!.check(problems);
+    this.array!.check(problems);
   }
 
   protected override structureMetrics(): EngineMetrics {
-    const array = this.descriptor === 0 ? undefined : this.#array;
+    const array = this.descriptor === 0 ? undefined : this.array;
     return { blocks: array?.blocks ?? 0, splits: array?.splits ?? 0, merges: array?.merges ?? 0 };
   }
 }

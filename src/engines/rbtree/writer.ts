@@ -11,7 +11,8 @@ import { CELL_OFFSET_BYTES, LINK_WORDS, TreePath } from './links.js';
 import { RedBlackTree, rollBack } from './tree.js';
 
 export class RbTreeWriter extends NodeEngineWriter {
-  #tree: RedBlackTree | undefined;
+  /** There from the first put on. */
+  protected tree: RedBlackTree | undefined;
   /** For walks, so that the tree's own path stays where the last operation was. */
   readonly #walk: TreePath;
 
@@ -35,23 +36,23 @@ export class RbTreeWriter extends NodeEngineWriter {
   }
 
   protected override locate(key: Uint8Array, keyStart: number, keyLength: number): number {
-    return this.#tree!.locate(key, keyStart, keyLength);
+    return this.tree!.locate(key, keyStart, keyLength);
   }
 
   protected override insertNode(address: number): void {
-    this.#tree!.insert(address);
+    this.tree!.insert(address);
   }
 
   protected override replaceNode(_old: number, address: number): void {
-    this.#tree!.replace(address);
+    this.tree!.replace(address);
   }
 
   protected override removeNode(): void {
-    this.#tree!.remove();
+    this.tree!.remove();
   }
 
   protected override firstNode(position: Uint8Array | undefined): number {
-    const { root } = this.#tree!;
+    const { root } = this.tree!;
     if (position === undefined) return this.#walk.edge(root, 0);
     return this.#walk.find(root, position, 0, position.length) || this.#walk.neighbour(1);
   }
@@ -61,7 +62,7 @@ export class RbTreeWriter extends NodeEngineWriter {
   }
 
   protected override startStructure(): void {
-    this.#tree = new RedBlackTree(this.arena, this.descriptor);
+    this.tree = new RedBlackTree(this.arena, this.descriptor);
   }
 
   protected override adoptStructure(): void {
@@ -70,10 +71,10 @@ export class RbTreeWriter extends NodeEngineWriter {
   }
 
   protected override checkStructure(problems: string[]): void {
-    this.#tree!.check(problems);
+    this.tree!.check(problems);
   }
 
   protected override structureMetrics(): EngineMetrics {
-    return { rotations: this.#tree?.rotations ?? 0 };
+    return { rotations: this.tree?.rotations ?? 0 };
   }
 }
