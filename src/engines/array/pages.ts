@@ -134,10 +134,7 @@ export class ArrayPlace {
 
   /** find() that looks beside the last place first: keys that come in ascending order are there. */
   findNear(key: Uint8Array, keyStart: number, keyLength: number): number {
-    if (
-      this.#hasFinger &&
-      (this.#fingerMisses < FINGER_MISSES_MAX || (this.#findCount++ & FINGER_RETRY_MASK) === 0)
-    ) {
+    if (this.#hasFinger && (this.#fingerMisses < FINGER_MISSES_MAX || (this.#findCount++ & FINGER_RETRY_MASK) === 0)) {
       this.#fingerMisses++;
       const here = this.wordAt(this.blockUnit, this.slot);
       const order = this.compare(here, key, keyStart, keyLength, 0);
