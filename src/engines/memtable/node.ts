@@ -31,10 +31,10 @@ const HEAD_WORD = 32;
 export const HEIGHT_MAX = 12;
 
 /**
- * Steps of one search: thousands of times more than a sound list ever takes (a run of 1,000 nodes without a higher one has probability 1e-125), few
- * enough to end soon in a list that wrong bytes have closed to a circle.
+ * Steps of one search: ten times more than a sound list ever takes (a run of 1,000 nodes without a higher one has probability 1e-125), few
+ * enough to end within milliseconds in a list that wrong bytes have closed to a circle.
  */
-export const SEARCH_STEPS_MAX = 1 << 20;
+export const SEARCH_STEPS_MAX = 1 << 14;
 
 /** Address of the list's head. */
 export function headOfList(descriptor: UnitId): number {

@@ -1,0 +1,137 @@
+/** Any bytes in any page of a memtable: readers answer, or say ERR_CORRUPT; they never hang, never leave the arena, never throw anything else. */
+import { describe, expect, it } from 'vitest';
+import { ConcordError } from '../../../dist/shared/errors.js';
+import { memtableEngine } from '../../../dist/engines/memtable/engine.js';
+import { TableWalk } from '../../../dist/engines/memtable/walk.js';
+import type { MemtableWriter } from '../../../dist/engines/memtable/writer.js';
+import { markRows } from '../../../dist/engines/store/space-table.js';
+import { ArenaWriter, UNIT_BYTES } from '../../../dist/shared/memory/arena.js';
+import { Random } from '../../../dist/shared/random.js';
+import { EngineScene, keyOf, newSeed } from '../contract-scene.js';
+
+/** A circle of nodes is noticed after this many at the latest; generous, for a machine that does other things too. */
+const READ_MS_MAX = 5_000;
+
+const scene = new EngineScene('memtable', { memoryBytes: 1 << 20 });
+scene.group(() => {
+  for (let index = 0; index < 900; index++) {
+    scene.put(keyOf(index), Buffer.alloc(index % 300 === 50 ? 9_000 : index % 60, index), index % 5 === 0 ? 2e12 : 0);
+  }
+});
+scene.snapshot();
+scene.group(() => {
+  for (let index = 0; index < 900; index += 4) scene.put(keyOf(index), Buffer.from('second'));
+  for (let index = 1; index < 900; index += 40) scene.del(keyOf(index));
+});
+const writer = scene.writer as MemtableWriter;
+writer.freeze();
+const atSeq = scene.snapshots[0]!;
+const metaUnit = scene.view.published();
+const pages: { unit: number; units: number }[] = [];
+memtableEngine.mark(scene.view, metaUnit, 0, (unit, units) => pages.push({ unit, units }));
+const memory = Buffer.from(scene.layout.segments[0]!);
+const clean = Buffer.from(memory);
+
+/** True if it told of corruption. */
+function orCorrupt(run: () => void): boolean {
+  try {
+    run();
+    return false;
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConcordError);
+    expect((error as ConcordError).code).toBe('ERR_CORRUPT');
+    return true;
+  }
+}
+
+function readEverything(): number {
+  const { reader, cursor } = scene;
+  let corrupt = 0;
+  const told = (isCorrupt: boolean): void => {
+    if (isCorrupt) corrupt++;
+  };
+  for (const seq of [Infinity, atSeq]) {
+    for (let index = 0; index < 920; index += 13) {
+      told(
+        orCorrupt(() => {
+          const key = keyOf(index);
+          if (reader.find(metaUnit, key, key.length, seq, 0)) reader.copyValue();
+        }),
+      );
+    }
+    for (const reverse of [false, true]) {
+      told(
+        orCorrupt(() => {
+          const started = performance.now();
+          cursor.seek(metaUnit, undefined, 0, seq, reverse, 0);
+          while (cursor.valid) {
+            expect(performance.now() - started).toBeLessThan(READ_MS_MAX);
+            if (reverse) cursor.prev();
+            else cursor.next();
+          }
+        }),
+      );
+    }
+  }
+  told(
+    orCorrupt(() => {
+      for (const walk = new TableWalk(scene.view, writer.descriptorUnit); walk.next();)
+        expect(walk.keyLength).toBeGreaterThanOrEqual(0);
+    }),
+  );
+  return corrupt;
+}
+
+describe('hostile bytes in a memtable', () => {
+  it('are answered or told, whichever words are wrong', () => {
+    const random = new Random(newSeed('memtable/hostile.test.ts'));
+    expect(readEverything()).toBe(0);
+    let corrupt = 0;
+    for (let round = 0; round < 150; round++) {
+      for (let count = random.between(1, 12); count > 0; count--) {
+        const { unit, units } = random.pick(pages);
+        const at = unit * UNIT_BYTES + 4 * random.below((units * UNIT_BYTES) / 4);
+        const kind = random.below(4);
+        // Any word; a small number, as heights and counts are; one that names a node or block; one bit.
+        if (kind === 0) memory.writeUInt32LE(random.nextU32(), at);
+        else if (kind === 1) memory.writeUInt32LE(random.below(300), at);
+        else if (kind === 2) memory.writeUInt32LE(random.pick(pages).unit * 512 + random.below(512), at);
+        else memory.writeUInt32LE((memory.readUInt32LE(at) ^ (1 << random.below(32))) >>> 0, at);
+      }
+      corrupt += readEverything();
+      clean.copy(memory);
+    }
+    expect(corrupt).toBeGreaterThan(50);
+  });
+
+  it('in links that close the list to a circle end a search and a walk', () => {
+    const words = new Int32Array(memory.buffer, memory.byteOffset, memory.length / 4);
+    const head = (writer.descriptorUnit * UNIT_BYTES) / 4 + 32;
+    // No lane, and the first node of each level leads to itself.
+    words[(writer.descriptorUnit * UNIT_BYTES) / 4 + 16] = 0;
+    for (let level = 0; level < 12; level++) {
+      const node = words[head + 2 + level]!;
+      if (node !== 0) words[node * 2 + 2 + level] = node;
+    }
+    expect(readEverything()).toBeGreaterThan(100);
+    clean.copy(memory);
+  });
+
+  it('leave a successor with ERR_CORRUPT or a table it calls sound or not', () => {
+    const random = new Random(newSeed('memtable/hostile.test.ts'));
+    for (let round = 0; round < 150; round++) {
+      for (let count = random.between(1, 6); count > 0; count--) {
+        const { unit, units } = random.pick(pages);
+        memory.writeUInt32LE(
+          random.nextU32(),
+          unit * UNIT_BYTES + 24 + 4 * random.below((units * UNIT_BYTES - 24) / 4),
+        );
+      }
+      orCorrupt(() => {
+        const arena = ArenaWriter.adopt(scene.layout, markRows);
+        memtableEngine.openWriter(arena, 0, 0, {}).check();
+      });
+      clean.copy(memory);
+    }
+  });
+});

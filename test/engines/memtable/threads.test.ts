@@ -1,0 +1,76 @@
+/** Readers in threads while the writer moves the list and its lane under them. */
+import { Worker } from 'node:worker_threads';
+import { afterEach, expect, it } from 'vitest';
+import { Random } from '../../../dist/shared/random.js';
+import { EngineScene, newSeed } from '../contract-scene.js';
+
+const LOAD_MS = 3000;
+const workers: Worker[] = [];
+afterEach(async () => {
+  await Promise.all(workers.splice(0).map((worker) => worker.terminate()));
+});
+
+it('a key that is always there is found by every reader, while others around it come and go', async () => {
+  const random = new Random(newSeed('memtable/threads.test.ts'));
+  const scene = new EngineScene('memtable', { memoryBytes: 64 << 20 });
+  // Prefixes of several lengths: blocks of the lane change theirs all the time.
+  const stems = ['s', 'sa', 'sa long stem that many keys share/', 'sb'];
+  const stableKeys = Array.from({ length: 2000 }, (_, index) => `${stems[index % 4]!}${index}`);
+  scene.group(() => {
+    for (const key of stableKeys) scene.put(Buffer.from(key), Buffer.from(`${key}=0`));
+  });
+  const control = new SharedArrayBuffer(4);
+  const told = Array.from({ length: 3 }, (_, index) => {
+    const worker = new Worker(new URL('./lane-reader.mjs', import.meta.url), {
+      workerData: { layout: scene.layout, slot: 10 + index, stableKeys, control },
+    });
+    workers.push(worker);
+    return new Promise<Record<string, number>>((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    });
+  });
+  const { writer } = scene;
+  let seq = scene.seq;
+  const put = (text: string, value: string): void => {
+    const key = Buffer.from(text);
+    const bytes = Buffer.from(value);
+    writer.put(key, 0, key.length, bytes, 0, bytes.length, ++seq, 0);
+  };
+  const present: string[] = [];
+  const started = performance.now();
+  let groups = 0;
+  for (; performance.now() - started < LOAD_MS; groups++) {
+    const grows = Math.floor(groups / 60) % 2 === 0;
+    scene.begin();
+    for (let count = 0; count < 100; count++) {
+      const kind = random.below(10);
+      if (kind === 0) {
+        const key = random.pick(stableKeys);
+        put(key, `${key}=${seq}`);
+      } else if (grows ? kind < 8 : kind < 2) {
+        // Never with the stem of a stable key at its start: the walks count those.
+        const key = `${random.pick(['a', 'r', 't', 'rrrrrrrrrrrrrrrrrrrrr'])}${random.below(1e6)}`;
+        present.push(key);
+        put(key, `${key}=${seq}`);
+      } else if (present.length > 0) {
+        const index = random.below(present.length);
+        const key = Buffer.from(present[index]!);
+        present[index] = present.at(-1)!;
+        present.pop();
+        writer.del(key, 0, key.length, ++seq);
+      }
+    }
+    scene.seq = seq;
+    scene.publish();
+    if (groups % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  Atomics.store(new Int32Array(control), 0, 1);
+  for (const result of await Promise.all(told)) {
+    expect(result).toMatchObject({ misses: 0, torn: 0, outOfOrder: 0, missedByWalk: 0 });
+    // Where many tests share two cores a thread may get little of them.
+    expect(result['reads']).toBeGreaterThan(0);
+  }
+  expect(groups).toBeGreaterThan(120);
+  expect(writer.check()).toEqual([]);
+});
