@@ -1,5 +1,7 @@
 /**
- * The engines that come with the product. Importing this file makes them known in the thread; whoever opens a store or reads one import { arrayEngine } from './array/engine.js';
+ * The engines that come with the product. Importing this file makes them known in the thread; whoever opens a store or reads one imports it.
+ */
+import { arrayEngine } from './array/engine.js';
 import { btreeEngine } from './btree/engine.js';
 import { addEngine } from './engine.js';
 import { hashEngine } from './hash/engine.js';
