@@ -1,6 +1,6 @@
 /**
  * The pool's control block: one SharedArrayBuffer that every attached thread maps. It holds the commit counter, what each shard has
- * published and not yet published, the table of open snapshots, and one line per client thread.
+ * published and not yet published, the table of open snapshots, one line per client thread, and the board of metrics.
  *
  *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
  *   line 1      commit counter (i64): the next sequence number to hand out
@@ -9,6 +9,7 @@
  *   slots       4,096 × u8: the shard of each hash slot
  *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
  *   snapshots   1,024 × { owner, ready, sequence (i64), opened at (f64 ms) }
+ *   board       what is counted and timed: see metrics/board.ts
  *
  * Why a snapshot is consistent. A shard, for each group: (1) pending := lower bound, (2) takes numbers, (3) writes the log,
  * (4) applying := a stamp no other group has, (5) reads the snapshot table, (6) applies, (7) publishes, (8) published := last, applying := pending := 0.
@@ -25,6 +26,7 @@
 import { ConcordError } from '../shared/errors.js';
 import { HASH_SLOTS } from '../shared/hash.js';
 import { Doorbell } from '../shared/memory/park.js';
+import { MetricsBoard, boardBytes } from './metrics/board.js';
 
 export const MAX_SHARDS = 64;
 /** Client threads at one time. Slot 0 is the host's own client. */
@@ -34,7 +36,7 @@ export const MAX_SNAPSHOTS = 1024;
 export const MAX_SEQUENCE = 2 ** 48 - 1;
 
 const MAGIC = 0x434b5643;
-const LAYOUT_VERSION = 1;
+const LAYOUT_VERSION = 2;
 const LINE_BYTES = 64;
 const LINE_WORDS = LINE_BYTES / 4;
 
@@ -66,7 +68,7 @@ const SNAPSHOT_OPENED_F64 = 2;
 const SLOTS_BYTE = SNAPSHOTS_LINE * LINE_BYTES + MAX_SNAPSHOTS * SNAPSHOT_WORDS * 4;
 const COUNTERS_BYTE = SLOTS_BYTE + HASH_SLOTS;
 const COUNTERS_PER_SHARD = 32;
-const TOTAL_BYTES = COUNTERS_BYTE + MAX_SHARDS * COUNTERS_PER_SHARD * 8;
+const BOARD_BYTE = COUNTERS_BYTE + MAX_SHARDS * COUNTERS_PER_SHARD * 8;
 
 /** Index of each counter of a shard. A reader may see a value of one group ago. */
 export const ShardCounter = {
@@ -101,6 +103,7 @@ export class ControlBlock {
   readonly #doubles: Float64Array;
   /** Shard of each hash slot. */
   readonly slots: Uint8Array;
+  readonly board: MetricsBoard;
   /** This thread gave its client slot back: the snapshots under that number are another thread's now. */
   detached = false;
   #snapshotHint = 0;
@@ -116,10 +119,11 @@ export class ControlBlock {
       throw new ConcordError('ERR_FORMAT_VERSION', 'the handle belongs to another version of ConcordKV');
     }
     this.shards = this.#words[HEADER_SHARDS]!;
+    this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
   }
 
   static create(shards: number): ControlBlock {
-    const sab = new SharedArrayBuffer(TOTAL_BYTES);
+    const sab = new SharedArrayBuffer(BOARD_BYTE + boardBytes(MAX_CLIENTS, shards));
     const words = new Int32Array(sab);
     words[HEADER_MAGIC] = MAGIC;
     words[HEADER_VERSION] = LAYOUT_VERSION;

@@ -25,6 +25,8 @@ import {
   writeOperationExtension,
   writeOperationHeader,
 } from '../../engines/operation.js';
+import { Counter } from '../metrics/board.js';
+import type { SpaceMeter } from '../metrics/meters.js';
 import {
   COMPLETED_WORD,
   Condition,
@@ -51,6 +53,8 @@ interface QueuedRequest {
   readonly resolve: Resolve;
   readonly reject: Reject;
   readonly signal: AbortSignal | undefined;
+  readonly meter: SpaceMeter | undefined;
+  readonly sinceMs: number;
   cancelled: boolean;
 }
 
@@ -109,10 +113,16 @@ export class ShardLink {
   // Circular buffers of the promises of requests in the ring, indexed by request number.
   #resolves: (Resolve | undefined)[] = new Array<Resolve | undefined>(1024);
   #rejects: (Reject | undefined)[] = new Array<Reject | undefined>(1024);
+  /** Who counts what becomes of the request; undefined: nobody. */
+  #meters: (SpaceMeter | undefined)[] = new Array<SpaceMeter | undefined>(1024);
+  /** When it was made, on performance.now()'s clock. */
+  #since = new Float64Array(1024);
   #mask = 1023;
   #issued: number;
   #settled: number;
   #unpublished = 0;
+  /** When the first of the requests that are not published was made: that of all of them, for the clock is dear. */
+  #batchMs = 0;
   readonly #answers = new Map<number, { status: number; error: ErrorRecord | undefined }>();
 
   #queue: QueuedRequest[] = [];
@@ -208,18 +218,21 @@ export class ShardLink {
   }
 
   /** The reserved request is written: gives its promise. */
-  submit(): Promise<boolean> {
+  submit(meter?: SpaceMeter, sinceMs?: number): Promise<boolean> {
     const promise = new Promise<boolean>(capture);
-    this.#push(capturedResolve, capturedReject);
+    if (this.#unpublished === 0) this.#batchMs = performance.now();
+    this.#push(capturedResolve, capturedReject, meter, sinceMs ?? this.#batchMs);
     return promise;
   }
 
-  #push(resolve: Resolve, reject: Reject): void {
+  #push(resolve: Resolve, reject: Reject, meter: SpaceMeter | undefined, sinceMs: number): void {
     this.#issued = (this.#issued + 1) | 0;
     if (((this.#issued - this.#settled) | 0) > this.#mask) this.#grow();
     const slot = this.#issued & this.#mask;
     this.#resolves[slot] = resolve;
     this.#rejects[slot] = reject;
+    this.#meters[slot] = meter;
+    this.#since[slot] = sinceMs;
     if (++this.#unpublished >= PUBLISH_RECORDS) this.publish();
     this.#onSubmit();
   }
@@ -228,21 +241,32 @@ export class ShardLink {
     const mask = this.#mask * 2 + 1;
     const resolves = new Array<Resolve | undefined>(mask + 1);
     const rejects = new Array<Reject | undefined>(mask + 1);
+    const meters = new Array<SpaceMeter | undefined>(mask + 1);
+    const since = new Float64Array(mask + 1);
     for (let request = this.#settled; request !== this.#issued;) {
       request = (request + 1) | 0;
       resolves[request & mask] = this.#resolves[request & this.#mask];
       rejects[request & mask] = this.#rejects[request & this.#mask];
+      meters[request & mask] = this.#meters[request & this.#mask];
+      since[request & mask] = this.#since[request & this.#mask]!;
     }
     this.#resolves = resolves;
     this.#rejects = rejects;
+    this.#meters = meters;
+    this.#since = since;
     this.#mask = mask;
   }
 
   /** A request that found no room: `bytes` is the whole request, owned by the queue. Waits for its turn. */
-  enqueue(bytes: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
+  enqueue(
+    bytes: Buffer,
+    signal: AbortSignal | undefined,
+    meter?: SpaceMeter,
+    sinceMs = performance.now(),
+  ): Promise<boolean> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
     return new Promise((resolve, reject) => {
-      const entry: QueuedRequest = { bytes, resolve, reject, signal, cancelled: false };
+      const entry: QueuedRequest = { bytes, resolve, reject, signal, meter, sinceMs, cancelled: false };
       this.#queue.push(entry);
       if (signal !== undefined) this.#watch(signal, entry);
       this.#onSubmit();
@@ -286,7 +310,7 @@ export class ShardLink {
         if (at < 0) break;
         this.requests.bytes.set(entry.bytes, at);
         this.#unwatch(entry);
-        this.#push(entry.resolve, entry.reject);
+        this.#push(entry.resolve, entry.reject, entry.meter, entry.sinceMs);
       }
       this.#queueHead++;
     }
@@ -318,6 +342,7 @@ export class ShardLink {
     if (this.#lost !== undefined) return 0;
     const completed = Atomics.load(this.requests.header, COMPLETED_WORD);
     let count = this.#readResponses();
+    const nowMs = this.#settled === completed ? 0 : performance.now();
     while (this.#settled !== completed) {
       const request = (this.#settled + 1) | 0;
       this.#settled = request;
@@ -326,7 +351,10 @@ export class ShardLink {
       const reject = this.#rejects[slot]!;
       this.#resolves[slot] = undefined;
       this.#rejects[slot] = undefined;
+      const meter = this.#meters[slot];
+      this.#meters[slot] = undefined;
       count++;
+      if (meter !== undefined) meter.writeTook(nowMs - this.#since[slot]!);
       if (this.#answers.size === 0) {
         resolve(true);
         continue;
@@ -334,8 +362,13 @@ export class ShardLink {
       const answer = this.#answers.get(request);
       this.#answers.delete(request);
       if (answer === undefined) resolve(true);
-      else if (answer.status === ResponseStatus.ConditionFailed) resolve(false);
-      else reject(ConcordError.fromRecord(answer.error!));
+      else if (answer.status === ResponseStatus.ConditionFailed) {
+        if (meter !== undefined) meter.counts[Counter.Conflicts]!++;
+        resolve(false);
+      } else {
+        if (meter !== undefined) meter.counts[Counter.Failures]!++;
+        reject(ConcordError.fromRecord(answer.error!));
+      }
     }
     if (this.#queueHead < this.#queue.length) {
       this.#refill();
@@ -369,7 +402,11 @@ export class ShardLink {
     this.#lost = error;
     while (this.#settled !== this.#issued) {
       this.#settled = (this.#settled + 1) | 0;
-      this.#rejects[this.#settled & this.#mask]?.(error);
+      const slot = this.#settled & this.#mask;
+      const meter = this.#meters[slot];
+      if (meter !== undefined) meter.counts[Counter.Failures]!++;
+      this.#meters[slot] = undefined;
+      this.#rejects[slot]?.(error);
     }
     for (const entry of this.#queue.splice(0).slice(this.#queueHead)) {
       this.#unwatch(entry);
@@ -388,8 +425,12 @@ export class ShardLink {
     version: number,
     hash: number,
     signal: AbortSignal | undefined,
+    meter: SpaceMeter,
+    sinceMs: number,
   ): Promise<boolean> {
-    const sent = this.#blobTail.then(() => this.#sendBlob(source, durability, condition, version, hash, signal));
+    const sent = this.#blobTail.then(() =>
+      this.#sendBlob(source, durability, condition, version, hash, signal, meter, sinceMs),
+    );
     this.#blobTail = settled(sent);
     return sent;
   }
@@ -401,6 +442,8 @@ export class ShardLink {
     version: number,
     hash: number,
     signal: AbortSignal | undefined,
+    meter: SpaceMeter,
+    sinceMs: number,
   ): Promise<boolean> {
     signal?.throwIfAborted();
     const { bytes, kind } = source;
@@ -423,7 +466,7 @@ export class ShardLink {
         signal?.throwIfAborted();
       }
       await Promise.all(window.splice(0));
-      return await this.#send(this.#lastOfBlob(source, blob, durability, condition, version, hash));
+      return await this.#send(this.#lastOfBlob(source, blob, durability, condition, version, hash), meter, sinceMs);
     } catch (error) {
       await Promise.allSettled(window);
       await this.#send(newRequest(0, 0, 0, 0, 0, RequestType.DropBlob)).catch(() => undefined);
@@ -459,12 +502,12 @@ export class ShardLink {
     return last;
   }
 
-  #send(request: Buffer): Promise<boolean> {
+  #send(request: Buffer, meter?: SpaceMeter, sinceMs?: number): Promise<boolean> {
     const waits = this.#queueHead < this.#queue.length || this.#lost !== undefined;
     const at = waits ? -1 : this.requests.reserve(request.length);
-    if (at < 0) return this.enqueue(request, undefined);
+    if (at < 0) return this.enqueue(request, undefined, meter, sinceMs);
     this.requests.bytes.set(request, at);
-    return this.submit();
+    return this.submit(meter, sinceMs);
   }
 }
 

@@ -9,6 +9,7 @@ import { ConcordError } from '../../shared/errors.js';
 import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
 import { rowOfSpace, treeCounts, type TreeCounts } from '../../engines/btree/meta.js';
 import '../../engines/built-in.js';
+import { observeReads } from '../../engines/cells/read-events.js';
 import {
   StaleViewError,
   engineCodeOfTag,
@@ -17,6 +18,8 @@ import {
   type EngineCursor,
   type EngineReader,
 } from '../../engines/engine.js';
+import { Counter } from '../metrics/board.js';
+import type { SpaceMeter, ThreadMeters } from '../metrics/meters.js';
 import type { ShardLine } from './thread-client.js';
 
 /** A read meets another engine only after a publication in between: so often in a row something is broken. */
@@ -98,14 +101,22 @@ export class SpaceView {
   #row = -1;
   readonly #nothing: NoEntries;
   #cursor: EngineCursor | undefined;
+  readonly #meters: ThreadMeters;
+  #meter: SpaceMeter | undefined;
 
-  constructor(line: ShardLine, spaceId: number, slot: number) {
+  constructor(line: ShardLine, spaceId: number, slot: number, meters: ThreadMeters) {
     this.line = line;
     this.arena = line.arena;
     this.spaceId = spaceId;
     this.slot = slot;
+    this.#meters = meters;
     this.#nothing = new NoEntries(line.arena, spaceId);
     this.reader = this.#nothing;
+  }
+
+  /** Where the thread counts what it does with the space: made when it does something. */
+  get meter(): SpaceMeter {
+    return (this.#meter ??= this.#meters.of(this.spaceId));
   }
 
   /** Pins and finds the key. When true, `reader` stands at the entry, and the caller calls release(); when false nothing is held. */
@@ -116,6 +127,7 @@ export class SpaceView {
     } catch (error) {
       this.release();
       if (!(error instanceof StaleViewError)) throw error;
+      this.noteStale();
       return this.#findAgain(key, keyLength, atSeq, atMs);
     }
     this.release();
@@ -148,9 +160,15 @@ export class SpaceView {
       } catch (error) {
         this.release();
         if (!(error instanceof StaleViewError)) throw error;
+        this.noteStale();
       }
     }
     throw new ConcordError('ERR_INTERNAL', `space ${this.spaceId}: its row changes with every read`);
+  }
+
+  /** A read begins again with a renewed view. The first time it is not stale: nothing was known. */
+  noteStale(): void {
+    if (this.generation > 0) this.meter.counts[Counter.ViewRenewals]!++;
   }
 
   /** Looks up who holds the space in the pinned publication. */
@@ -165,6 +183,7 @@ export class SpaceView {
       return;
     }
     this.engine = engineOfCode(engineCodeOfTag(treeCounts(arena, metaUnit, this.#row).tag));
+    observeReads(arena, spaceId, this.meter);
     this.reader = this.engine.openReader(arena, this.#row, spaceId, this.slot);
   }
 

@@ -12,8 +12,10 @@
 import { availableParallelism } from 'node:os';
 import { ConcordError } from '../../shared/errors.js';
 import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
+import { forgetReads } from '../../engines/cells/read-events.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import { ControlBlock, PoolState, ShardState } from '../control-block.js';
+import { ThreadMeters } from '../metrics/meters.js';
 import { ShardLink } from './shard-link.js';
 import { SpaceView } from './space-view.js';
 
@@ -42,6 +44,9 @@ export class ThreadClient {
   readonly client: number;
   readonly control: ControlBlock;
   readonly shards: readonly ShardLine[];
+  readonly meters: ThreadMeters;
+  /** On the board: calls to each shard that are not settled. */
+  readonly #pendingWords: Int32Array;
   readonly #views = new Map<number, readonly SpaceView[]>();
   readonly #doorbell: Doorbell;
   #publishQueued = false;
@@ -54,6 +59,8 @@ export class ThreadClient {
     this.client = setup.client;
     this.control = new ControlBlock(setup.control);
     this.#doorbell = this.control.clientDoorbell(setup.client);
+    this.meters = new ThreadMeters(this.control.board, setup.client);
+    this.#pendingWords = this.control.board.pendingOf(setup.client);
     const onSubmit = (): void => {
       this.#submitted();
     };
@@ -71,7 +78,7 @@ export class ThreadClient {
   viewsOf(spaceId: number): readonly SpaceView[] {
     let views = this.#views.get(spaceId);
     if (views === undefined) {
-      views = this.shards.map((line) => new SpaceView(line, spaceId, this.client));
+      views = this.shards.map((line) => new SpaceView(line, spaceId, this.client, this.meters));
       this.#views.set(spaceId, views);
     }
     return views;
@@ -80,6 +87,8 @@ export class ThreadClient {
   /** The space is gone. */
   forgetViews(spaceId: number): void {
     this.#views.delete(spaceId);
+    this.meters.forget(spaceId);
+    for (const { arena } of this.shards) forgetReads(arena, spaceId);
   }
 
   /** The pool is closed in this thread; what is in flight is still settled. */
@@ -120,7 +129,9 @@ export class ThreadClient {
     this.#publishQueued = false;
     for (const { link, doorbell } of this.shards) {
       link.publish();
-      if (link.pending > 0) doorbell.unpark();
+      const { pending } = link;
+      this.#pendingWords[link.shard] = pending;
+      if (pending > 0) doorbell.unpark();
     }
     if (this.#parked) return;
     if (!this.#pumping) {
@@ -136,7 +147,9 @@ export class ThreadClient {
     for (const { link, doorbell } of this.shards) {
       if (link.pending === 0) continue;
       settled += link.settle();
-      pending += link.pending;
+      const left = link.pending;
+      this.#pendingWords[link.shard] = left;
+      pending += left;
       // Refilled from the wait queue, outside of any submit.
       if (settled > 0) doorbell.unpark();
     }

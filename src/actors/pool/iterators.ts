@@ -8,6 +8,8 @@ import type { KeyEncoding } from '../../shared/codec/key-encoding.js';
 import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
+import { Counter } from '../metrics/board.js';
+import { isTraced, traced, type OperationContext } from '../metrics/tracing.js';
 import type { EncodedRange } from './range.js';
 import { MergedScan, ShardScan, type RawValue } from './scan.js';
 
@@ -17,6 +19,8 @@ const YIELD_MS = 4;
 export interface ScanPlan<T> {
   readonly client: ThreadClient;
   readonly views: readonly SpaceView[];
+  /** Of the space, for those who trace. */
+  readonly spaceName: () => string;
   readonly keyEncoding: KeyEncoding;
   readonly valueEncoding: ValueEncoding;
   readonly range: EncodedRange;
@@ -52,6 +56,7 @@ class ScanBase<T> {
   protected atSeq: number | undefined;
   protected closed = false;
   #atMs: number;
+  #isCounted = false;
   readonly #held: { slot: number | undefined } = { slot: undefined };
 
   constructor(plan: ScanPlan<T>) {
@@ -68,6 +73,10 @@ class ScanBase<T> {
 
   protected fill(): void {
     if (this.#atMs === 0) this.#atMs = Date.now();
+    if (!this.#isCounted) {
+      this.#isCounted = true;
+      this.plan.views[0]!.meter.counts[Counter.Scans]!++;
+    }
     this.scan.fill(this.atSeq ?? Infinity, this.#atMs);
   }
 
@@ -171,7 +180,18 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
     return done;
   }
 
-  async #read(count: number): Promise<[T][]> {
+  #read(count: number): Promise<[T][]> {
+    if (!isTraced()) return this.#readNow(count);
+    const context: OperationContext = { operation: 'iterate', space: this.plan.spaceName() };
+    return traced(context, async () => {
+      const entries = await this.#readNow(count);
+      // Beside those that are handed out now, what next() will give without another chunk.
+      context.entries = entries.length + this.scan.readyEntries;
+      return entries;
+    });
+  }
+
+  async #readNow(count: number): Promise<[T][]> {
     const late = this.#latePlan;
     this.#latePlan = undefined;
     if (late !== undefined) this.replan(await late());

@@ -28,10 +28,13 @@ import {
 } from '../../engines/operation.js';
 import { KeyFilter, newRequest, type ShardLink } from '../client/shard-link.js';
 import type { SpaceView } from '../client/space-view.js';
+import { Counter } from '../metrics/board.js';
+import type { SpaceMeter } from '../metrics/meters.js';
+import { isTraced, traced, type OperationContext, type TracedOperation } from '../metrics/tracing.js';
 import { Condition, REQUEST_HEADER_BYTES, RequestType, writeRequestHeader } from '../shard/request.js';
 import { durabilityLevel, type DurabilityName } from './options.js';
 import { encodeRange, isEmptyRange, type RangeOptions } from './range.js';
-import { Reads, checkSignal } from './reads.js';
+import { Reads, checkSignal, countOf } from './reads.js';
 import { Snapshot } from './snapshot.js';
 import type { SpaceSource } from './source.js';
 
@@ -109,9 +112,19 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    *   ERR_IO, ERR_SHARD_RESTARTED (outcome unknown), ERR_SHARD_FAILED; AbortError
    */
   put(key: K, value: V, options?: PutOptions): Promise<boolean> {
+    if (!isTraced()) return this.#putNow(key, value, options);
+    return traced(this.#contextOf('put', options, { key }), () => this.#putNow(key, value, options));
+  }
+
+  #contextOf(operation: TracedOperation, options: unknown, more?: Partial<OperationContext>): OperationContext {
+    const durability = (options as WriteOptions | null | undefined)?.durability ?? this.source.core.settings.durability;
+    return { operation, space: this.spaceName, durability, ...more };
+  }
+
+  #putNow(key: K, value: V, options: PutOptions | undefined): Promise<boolean> {
     try {
       const { source } = this;
-      if (source.pending !== undefined) return source.whenReady(() => this.put(key, value, options));
+      if (source.pending !== undefined) return source.whenReady(() => this.#putNow(key, value, options));
       source.assertUsable();
       let { level } = source.core;
       let condition: number = Condition.None;
@@ -149,7 +162,9 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const { source, scratch } = this;
     const encoded = source.valueEncoding.encode(value);
     const length = source.keyEncoding.encode(key, scratch);
-    const link = this.#writable(source.viewOf(scratch, length));
+    const view = source.viewOf(scratch, length);
+    const link = this.#writable(view);
+    const { meter } = view;
     const { spaceId } = source;
     const bytesOfKey = scratch.bytes;
     const hash = hashBytes(bytesOfKey, 0, length);
@@ -159,13 +174,19 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       if (bytes.length > MAX_VALUE_BYTES) throw valueTooLarge(bytes.length);
       const own = Buffer.from(bytesOfKey.subarray(0, length));
       const blob = { kind: 'value' as const, bytes, count: 0, key: own, spaceId, expiresAt };
-      return link.inOrder(own, hash, () => link.submitBlob(blob, level, condition, version, hash, signal));
+      const sinceMs = performance.now();
+      meter.counts[Counter.Puts]!++;
+      return link.inOrder(own, hash, () =>
+        link.submitBlob(blob, level, condition, version, hash, signal, meter, sinceMs),
+      );
     }
+    meter.counts[Counter.Puts]!++;
     if (link.mustWait(bytesOfKey, length, hash)) {
       const own = Buffer.from(bytesOfKey.subarray(0, length));
       const shape = { level, condition, version, spaceId, expiresAt };
       const request = putRequest(own, encodedToBytes(encoded), hash, shape);
-      return link.inOrder(own, hash, () => sendRequest(link, request, signal));
+      const sinceMs = performance.now();
+      return link.inOrder(own, hash, () => sendRequest(link, request, signal, meter, sinceMs));
     }
     const extensionBytes = extensionBytesOf(spaceId, expiresAt);
     const recordBytesMax = operationBytes(length, valueBytes, extensionBytes);
@@ -173,7 +194,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     if (at < 0) {
       const shape = { level, condition, version, spaceId, expiresAt };
       const request = putRequest(bytesOfKey.subarray(0, length), encodedToBytes(encoded), hash, shape);
-      return link.enqueue(request, signal);
+      return link.enqueue(request, signal, meter);
     }
     const { bytes, words } = link.requests;
     writeRequestHeader(bytes, words, at, RequestType.Operation, level, condition, hash, version);
@@ -190,7 +211,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       link.requests.shrink(at, REQUEST_HEADER_BYTES + recordBytes);
     }
     writeHead(bytes, start, OperationKind.Put, length, valueBytes, spaceId, expiresAt);
-    return link.submit();
+    return link.submit(meter);
   }
 
   /** The link of a shard that takes writes. @throws ERR_CLOSED, ERR_SHARD_FAILED, ERR_READ_ONLY */
@@ -206,16 +227,22 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
 
   /** Removes the key; true also if it was not there, false if `ifVersion` did not hold. @throws as put */
   del(key: K, options?: DelOptions): Promise<boolean> {
+    if (!isTraced()) return this.#delNow(key, options);
+    return traced(this.#contextOf('del', options, { key }), () => this.#delNow(key, options));
+  }
+
+  #delNow(key: K, options: DelOptions | undefined): Promise<boolean> {
     try {
       const { source, scratch } = this;
-      if (source.pending !== undefined) return source.whenReady(() => this.del(key, options));
+      if (source.pending !== undefined) return source.whenReady(() => this.#delNow(key, options));
       source.assertUsable();
       const signal = checkSignal(options);
       const level = this.#levelOf(options);
       const version = options?.ifVersion === undefined ? 0 : checkVersion(options.ifVersion);
       const condition = options?.ifVersion === undefined ? Condition.None : Condition.IfVersion;
       const length = source.keyEncoding.encode(key, scratch);
-      const link = this.#writable(source.viewOf(scratch, length));
+      const view = source.viewOf(scratch, length);
+      const link = this.#writable(view);
       const own = Buffer.from(scratch.bytes.subarray(0, length));
       const hash = hashBytes(own, 0, own.length);
       const { spaceId } = source;
@@ -223,8 +250,11 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const request = newRequest(operationBytes(own.length, 0, extensionBytes), level, condition, hash, version);
       const keyStart = writeHead(request, REQUEST_HEADER_BYTES, OperationKind.Delete, own.length, 0, spaceId, 0);
       request.set(own, keyStart);
-      const send = (): Promise<boolean> => sendRequest(link, request, signal);
-      return link.mustWait(own, own.length, hash) ? link.inOrder(own, hash, send) : send();
+      const { meter } = view;
+      meter.counts[Counter.Deletes]!++;
+      if (!link.mustWait(own, own.length, hash)) return sendRequest(link, request, signal, meter);
+      const sinceMs = performance.now();
+      return link.inOrder(own, hash, () => sendRequest(link, request, signal, meter, sinceMs));
     } catch (error) {
       return Promise.reject(error);
     }
@@ -235,10 +265,19 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    * thread, and again if another writer came between. Resolves with what is stored. Without ttlMs an entry that expires keeps its time.
    * @throws what `change` throws; ERR_CONFLICT after 1,000 attempts; as put
    */
-  async update(
+  update(
     key: K,
     change: (value: V | undefined) => V | undefined | Promise<V | undefined>,
     options?: WriteOptions & TtlOptions,
+  ): Promise<V | undefined> {
+    if (!isTraced()) return this.#update(key, change, options);
+    return traced(this.#contextOf('update', options, { key }), () => this.#update(key, change, options));
+  }
+
+  async #update(
+    key: K,
+    change: (value: V | undefined) => V | undefined | Promise<V | undefined>,
+    options: (WriteOptions & TtlOptions) | undefined,
   ): Promise<V | undefined> {
     if (typeof change !== 'function') throw invalidArgument('update takes a function');
     const signal = checkSignal(options);
@@ -247,11 +286,11 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     if (ttlMs !== undefined) expiresAfter(ttlMs);
     for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
       signal?.throwIfAborted();
-      const entry = await this.getEntry(key);
+      const entry = await this.entryOf(key);
       const value = await change(entry?.value);
       const version = entry?.version ?? 0;
       if (value === undefined) {
-        if (version === 0 || (await this.del(key, { ...options, ifVersion: version }))) return undefined;
+        if (version === 0 || (await this.#delNow(key, { ...options, ifVersion: version }))) return undefined;
       } else {
         const expiresAt = ttlMs === undefined ? (entry?.expiresAt ?? 0) : expiresAfter(ttlMs);
         if (await this.#put(key, value, level, Condition.IfVersion, version, expiresAt, signal)) return value;
@@ -268,9 +307,15 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    * is on this space, or on the one it names.
    * @throws ERR_BATCH_CROSS_SHARD (nothing was applied), ERR_BATCH_TOO_LARGE, ERR_SPACE_NOT_FOUND; as put
    */
-  async batch(
+  batch(operations: readonly (BatchOperation<K, V> | SpaceBatchOperation)[], options?: WriteOptions): Promise<void> {
+    if (!isTraced()) return this.#batch(operations, options);
+    const context = this.#contextOf('batch', options, { entries: countOf(operations) });
+    return traced(context, () => this.#batch(operations, options));
+  }
+
+  async #batch(
     operations: readonly (BatchOperation<K, V> | SpaceBatchOperation)[],
-    options?: WriteOptions,
+    options: WriteOptions | undefined,
   ): Promise<void> {
     const signal = checkSignal(options);
     this.source.core.assertOpen();
@@ -280,9 +325,16 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const own = operations as readonly (BatchOperation<K, V> | SpaceBatchOperation)[];
     const sources = this.#sourcesOf(own);
     const missing = sources.find(({ pending }) => pending !== undefined);
-    if (missing !== undefined) return missing.whenReady(() => this.batch(operations, options));
+    if (missing !== undefined) return missing.whenReady(() => this.#batch(operations, options));
     for (const source of new Set(sources)) source.assertUsable();
     const { records, link } = this.#encodeBatch(own, sources);
+    const sinceMs = performance.now();
+    const { meter } = this.source.views[0]!;
+    meter.counts[Counter.Batches]!++;
+    for (const [index, { type }] of own.entries()) {
+      const { counts } = sources[index]!.views[0]!.meter;
+      counts[type === 'put' ? Counter.Puts : Counter.Deletes]!++;
+    }
     if (records.length > BATCH_INLINE_MAX_BYTES) {
       const blob = {
         kind: 'batch' as const,
@@ -292,12 +344,14 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
         spaceId: 0,
         expiresAt: 0,
       };
-      await link.inOrderOfAll(keysOfRecords(records), () => link.submitBlob(blob, level, Condition.None, 0, 0, signal));
+      await link.inOrderOfAll(keysOfRecords(records), () =>
+        link.submitBlob(blob, level, Condition.None, 0, 0, signal, meter, sinceMs),
+      );
       return;
     }
     const request = newRequest(records.length, level, Condition.None, operations.length, 0, RequestType.Batch);
     request.set(records, REQUEST_HEADER_BYTES);
-    const send = (): Promise<boolean> => sendRequest(link, request, signal);
+    const send = (): Promise<boolean> => sendRequest(link, request, signal, meter, sinceMs);
     await (link.isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
   }
 
@@ -367,14 +421,20 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    * Removes a range, or everything. Not one change: it goes in slices, so that other callers pass between them; a snapshot taken before still
    * sees all of it. Calls this thread makes later come after it. @throws as put
    */
-  async clear(options: RangeOptions<K> & WriteOptions = {}): Promise<void> {
+  clear(options: RangeOptions<K> & WriteOptions = {}): Promise<void> {
+    if (!isTraced()) return this.#clear(options);
+    return traced(this.#contextOf('clear', options), () => this.#clear(options));
+  }
+
+  async #clear(options: RangeOptions<K> & WriteOptions): Promise<void> {
     const { source } = this;
-    if (source.pending !== undefined) return source.whenReady(() => this.clear(options));
+    if (source.pending !== undefined) return source.whenReady(() => this.#clear(options));
     const signal = checkSignal(options);
     source.assertUsable();
     const level = this.#levelOf(options);
     const range = encodeRange(options, source.keyEncoding);
     if (isEmptyRange(range)) return;
+    source.views[0]!.meter.counts[Counter.Clears]!++;
     const low = range.low ?? Buffer.alloc(0);
     const high = range.high ?? Buffer.alloc(0);
     const flags = (range.low === undefined ? 0 : CLEAR_HAS_LOW) | (range.high === undefined ? 0 : CLEAR_HAS_HIGH);
@@ -395,7 +455,12 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /** Everything acknowledged before, in any space, at any level and by any thread, is on disk when it resolves. @throws ERR_IO, ERR_DISK_FULL, ERR_CLOSED */
-  async flush(): Promise<void> {
+  flush(): Promise<void> {
+    if (!isTraced()) return this.#flush();
+    return traced({ operation: 'flush', space: this.spaceName }, () => this.#flush());
+  }
+
+  async #flush(): Promise<void> {
     if (this.source.pending !== undefined) await this.source.pending;
     await Promise.all(
       this.client.shards.map(async ({ link }) => {
@@ -408,7 +473,12 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /** One state of the whole store, over all shards and spaces; it reads this space. @throws ERR_SNAPSHOT_LIMIT, ERR_CLOSED, ERR_TIMEOUT */
-  async snapshot(): Promise<Snapshot<K, V>> {
+  snapshot(): Promise<Snapshot<K, V>> {
+    if (!isTraced()) return this.#snapshot();
+    return traced({ operation: 'snapshot', space: this.spaceName }, () => this.#snapshot());
+  }
+
+  async #snapshot(): Promise<Snapshot<K, V>> {
     const { source } = this;
     if (source.pending !== undefined) await source.pending;
     source.assertUsable();
@@ -416,7 +486,12 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /** Drops versions no snapshot needs and packs thin pages, in all spaces, while the store is used. Resolves with the versions dropped. */
-  async compact(): Promise<number> {
+  compact(): Promise<number> {
+    if (!isTraced()) return this.#compact();
+    return traced({ operation: 'compact', space: this.spaceName }, () => this.#compact());
+  }
+
+  async #compact(): Promise<number> {
     this.source.assertUsable();
     return await this.source.core.gate.compact();
   }
@@ -469,13 +544,19 @@ function keysOfRecords(records: Buffer): KeyFilter {
   return keys;
 }
 
-function sendRequest(link: ShardLink, request: Buffer, signal: AbortSignal | undefined): Promise<boolean> {
+function sendRequest(
+  link: ShardLink,
+  request: Buffer,
+  signal: AbortSignal | undefined,
+  meter?: SpaceMeter,
+  sinceMs?: number,
+): Promise<boolean> {
   // A call that waited for others may have been given up meanwhile.
   if (signal?.aborted === true) return Promise.reject(signal.reason as Error);
   const at = link.reserve(request.length - REQUEST_HEADER_BYTES);
-  if (at < 0) return link.enqueue(request, signal);
+  if (at < 0) return link.enqueue(request, signal, meter, sinceMs);
   link.requests.bytes.set(request, at);
-  return link.submit();
+  return link.submit(meter, sinceMs);
 }
 
 function checkVersion(version: unknown): number {

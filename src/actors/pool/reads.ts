@@ -7,6 +7,9 @@ import { invalidArgument } from '../../shared/errors.js';
 import { EXPIRY_SPACE_ID } from '../../engines/engine.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
+import { Counter } from '../metrics/board.js';
+import { READS_PER_SAMPLE, type SpaceMeter } from '../metrics/meters.js';
+import { isTraced, traced } from '../metrics/tracing.js';
 import { ConcordIterator, ConcordSyncIterator, decodeRaw, type ScanPlan } from './iterators.js';
 import {
   checkLimit,
@@ -53,6 +56,8 @@ export abstract class Reads<K, V> {
   readonly source: SpaceSource;
   protected readonly client: ThreadClient;
   protected readonly scratch = new KeyScratch();
+  /** One of so many reads is timed. */
+  #tick = 0;
 
   constructor(source: SpaceSource) {
     this.source = source;
@@ -65,6 +70,11 @@ export abstract class Reads<K, V> {
   protected abstract get readMs(): number;
   /** @throws ERR_CLOSED, ERR_SPACE_DROPPED */
   protected abstract assertOpen(): void;
+
+  /** Empty: the pool's own. */
+  protected get spaceName(): string {
+    return this.source.name;
+  }
 
   get keyEncodingName(): KeyEncodingName {
     return this.source.keyEncoding.name;
@@ -80,11 +90,32 @@ export abstract class Reads<K, V> {
    */
   getSync(key: K, options?: SyncReadOptions): V | undefined {
     if (options !== undefined) return this.#at(options).getSync(key);
+    return (++this.#tick & (READS_PER_SAMPLE - 1)) === 0 ? this.#getTimed(key) : this.#getNow(key);
+  }
+
+  /** A point read as getSync() does it, and how long it took. */
+  #getTimed(key: K): V | undefined {
+    const startedMs = performance.now();
+    const value = this.#getNow(key);
+    this.source.views[0]!.meter.readTook(performance.now() - startedMs);
+    return value;
+  }
+
+  /** Whether the key is there: then the view stands at it, and must be released. */
+  #find(view: SpaceView, length: number): boolean {
+    const { counts } = view.meter;
+    counts[Counter.Gets]!++;
+    if (view.find(this.scratch.bytes, length, this.readSeq, this.readMs)) return true;
+    counts[Counter.Misses]!++;
+    return false;
+  }
+
+  #getNow(key: K): V | undefined {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
+    if (!this.#find(view, length)) return undefined;
     let raw: RawValue;
     try {
       raw = source.isText ? view.reader.valueUtf8() : view.reader.copyValue();
@@ -95,16 +126,22 @@ export abstract class Reads<K, V> {
   }
 
   /** As getSync(); values above 1 MiB are copied piece by piece, with the event loop running in between. @throws as getSync; AbortError */
-  async get(key: K, options?: ReadOptions): Promise<V | undefined> {
+  get(key: K, options?: ReadOptions): Promise<V | undefined> {
+    if (!isTraced()) return this.#get(key, options);
+    return traced({ operation: 'get', space: this.spaceName, key }, () => this.#get(key, options));
+  }
+
+  async #get(key: K, options?: ReadOptions): Promise<V | undefined> {
     const signal = checkSignal(options);
-    if (options?.snapshot !== undefined) return this.#at(options).get(key, { signal });
+    if (options?.snapshot !== undefined) return this.#at(options).#get(key, { signal });
     if (this.source.pending !== undefined) await this.source.pending;
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
-    if (!view.find(scratch.bytes, length, this.readSeq, readMs)) return undefined;
+    const startedMs = (++this.#tick & (READS_PER_SAMPLE - 1)) === 0 ? performance.now() : 0;
+    if (!this.#find(view, length)) return undefined;
     let raw: RawValue | undefined;
     try {
       if (view.reader.valueLength < PIECEWISE_BYTES_MIN) {
@@ -113,6 +150,7 @@ export abstract class Reads<K, V> {
     } finally {
       view.release();
     }
+    if (startedMs !== 0) view.meter.readTook(performance.now() - startedMs);
     if (raw === undefined) {
       raw = await this.#readPiecewise(view, Buffer.from(scratch.bytes.subarray(0, length)), readMs, signal);
       if (raw === undefined) return undefined;
@@ -159,13 +197,19 @@ export abstract class Reads<K, V> {
   }
 
   /** @see getManySync */
-  async getMany(keys: readonly K[], options?: ReadOptions): Promise<(V | undefined)[]> {
+  getMany(keys: readonly K[], options?: ReadOptions): Promise<(V | undefined)[]> {
+    if (!isTraced()) return this.#getMany(keys, options);
+    const context = { operation: 'getMany', space: this.spaceName, entries: countOf(keys) } as const;
+    return traced(context, () => this.#getMany(keys, options));
+  }
+
+  async #getMany(keys: readonly K[], options?: ReadOptions): Promise<(V | undefined)[]> {
     const signal = checkSignal(options);
     if (!Array.isArray(keys)) throw invalidArgument('getMany takes an array of keys');
     const reads = this.#at(options);
     const values: (V | undefined)[] = [];
     for (const [index, key] of keys.entries()) {
-      values.push(await reads.get(key as K));
+      values.push(await reads.#get(key as K));
       if ((index & 1023) === 1023) {
         await new Promise((resolve) => setImmediate(resolve));
         signal?.throwIfAborted();
@@ -181,12 +225,17 @@ export abstract class Reads<K, V> {
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return false;
+    if (!this.#find(view, length)) return false;
     view.release();
     return true;
   }
 
-  async has(key: K, options?: ReadOptions): Promise<boolean> {
+  has(key: K, options?: ReadOptions): Promise<boolean> {
+    if (!isTraced()) return this.#has(key, options);
+    return traced({ operation: 'has', space: this.spaceName, key }, () => this.#has(key, options));
+  }
+
+  async #has(key: K, options?: ReadOptions): Promise<boolean> {
     checkSignal(options);
     if (this.source.pending !== undefined) await this.source.pending;
     return this.hasSync(key, options);
@@ -199,7 +248,7 @@ export abstract class Reads<K, V> {
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
+    if (!this.#find(view, length)) return undefined;
     let raw: RawValue;
     let version: number;
     let expiresAt: number;
@@ -215,7 +264,13 @@ export abstract class Reads<K, V> {
     return expiresAt === 0 ? { key, value, version } : { key, value, version, expiresAt };
   }
 
-  async getEntry(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
+  getEntry(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
+    if (!isTraced()) return this.entryOf(key, options);
+    return traced({ operation: 'getEntry', space: this.spaceName, key }, () => this.entryOf(key, options));
+  }
+
+  /** getEntry(), untraced. */
+  protected async entryOf(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
     checkSignal(options);
     if (this.source.pending !== undefined) await this.source.pending;
     return this.getEntrySync(key, options);
@@ -251,6 +306,7 @@ export abstract class Reads<K, V> {
     return {
       client: this.client,
       views: source.views,
+      spaceName: () => this.spaceName,
       keyEncoding: source.keyEncoding,
       valueEncoding: source.valueEncoding,
       range,
@@ -313,7 +369,12 @@ export abstract class Reads<K, V> {
    * Number of entries. Without a range, of the newest state, in constant time, unless entries that have expired wait to be removed; otherwise by
    * walking the range.
    */
-  async count(options?: RangeOptions<K> & ReadOptions): Promise<number> {
+  count(options?: RangeOptions<K> & ReadOptions): Promise<number> {
+    if (!isTraced()) return this.#count(options);
+    return traced({ operation: 'count', space: this.spaceName }, () => this.#count(options));
+  }
+
+  async #count(options?: RangeOptions<K> & ReadOptions): Promise<number> {
     const signal = checkSignal(options);
     if (this.source.pending !== undefined) await this.source.pending;
     const reads = this.#at(options);
@@ -329,6 +390,7 @@ export abstract class Reads<K, V> {
     const held = isNewest ? await control.openSnapshot(slot) : undefined;
     const atSeq = held?.sequence ?? reads.readSeq;
     const atMs = reads.readMs === 0 ? Date.now() : reads.readMs;
+    source.views[0]!.meter.counts[Counter.Scans]!++;
     try {
       let count = 0;
       for (const view of source.views) {
@@ -375,6 +437,7 @@ class RangeCounter {
   readonly #atSeq: number;
   readonly #atMs: number;
   readonly #cursor: ScanCursor;
+  readonly #meter: SpaceMeter;
   #resume: Buffer | undefined;
 
   constructor(view: SpaceView, range: EncodedRange, atSeq: number, atMs: number) {
@@ -382,13 +445,16 @@ class RangeCounter {
     this.#atSeq = atSeq;
     this.#atMs = atMs;
     this.#cursor = new ScanCursor(view, range);
+    this.#meter = view.meter;
     this.#resume = range.low;
   }
 
   /** True when nothing is left. */
   countSome(): boolean {
     const { high } = this.#range;
-    return this.#cursor.read((cursor, metaUnit) => {
+    const startedMs = performance.now();
+    const before = this.count;
+    const isLast = this.#cursor.read((cursor, metaUnit) => {
       const resume = this.#resume;
       cursor.seek(metaUnit, resume, resume?.length ?? 0, this.#atSeq, false, this.#atMs);
       let inPin = 0;
@@ -404,7 +470,14 @@ class RangeCounter {
       this.count += inPin;
       return !more;
     });
+    this.#meter.chunkTook(performance.now() - startedMs, this.count - before);
+    return isLast;
   }
+}
+
+/** Of what a caller gave; undefined if it is no array, which will be refused. */
+export function countOf(list: unknown): number {
+  return Array.isArray(list) ? list.length : 0;
 }
 
 /** The signal of the options, not yet aborted. @throws AbortError, ERR_INVALID_ARG */

@@ -65,6 +65,7 @@ export class ScanCursor {
       return this.#walk(walk, metaUnit);
     } catch (error) {
       if (!(error instanceof StaleViewError)) throw error;
+      view.noteStale();
     } finally {
       arena.unpin(slot);
     }
@@ -128,9 +129,12 @@ export class ShardScan {
   fill(atSeq: number, atMs: number, entriesMax: number): void {
     const max = Math.min(this.#chunkEntries, entriesMax);
     this.#chunkEntries = Math.min(CHUNK_ENTRIES_MAX, this.#chunkEntries * 2);
+    const startedMs = performance.now();
     this.#cursor.read((cursor, metaUnit) => {
       this.#copyChunk(cursor, metaUnit, atSeq, atMs, max);
     });
+    // An unstable chunk is read again.
+    if (this.isStable) this.#view.meter.chunkTook(performance.now() - startedMs, this.count);
   }
 
   #copyChunk(cursor: EngineCursor, metaUnit: UnitId, atSeq: number, atMs: number, max: number): void {
@@ -231,6 +235,14 @@ export class MergedScan {
   /** Whether the next advance() reads a chunk: a good moment to yield to the event loop. */
   get needsChunk(): boolean {
     return this.#shards.some((shard) => !shard.ended && shard.position >= shard.count);
+  }
+
+  /** Entries of the chunks at hand that were not given yet. */
+  get readyEntries(): number {
+    return Math.min(
+      this.#remaining,
+      this.#shards.reduce((sum, shard) => sum + shard.count - shard.position, 0),
+    );
   }
 
   /** Reads the chunks that are used up. */

@@ -16,6 +16,8 @@ export const NO_SPACE_ID = SPACE_ID_MAX;
 export class SpaceSource {
   readonly core: PoolCore;
   readonly client: ThreadClient;
+  /** Of the space; empty: the pool's own. */
+  readonly name: string = '';
   spaceId: number;
   keyEncoding: KeyEncoding;
   valueEncoding: ValueEncoding;

@@ -40,7 +40,7 @@ const PROGRESS_MS = 100;
 
 /** A source whose space may not be there yet, or not any more. */
 class NamedSource extends SpaceSource {
-  readonly name: string;
+  override readonly name: string;
   readonly #given: ValueEncoding | undefined;
   /** Version of the registry at which the space was last known to be there. */
   #seenVersion = -1;

@@ -62,6 +62,7 @@ export abstract class NodeCursor extends NodeView implements EngineCursor {
       while (version === 0) {
         const metaUnit = this.newerMeta();
         if (metaUnit === 0) break;
+        this.events.retried();
         this.limitSeq = publishedSeqOf(this.arena, metaUnit);
         this.limitMeta = metaUnit;
         version = this.versionAt(at);

@@ -21,6 +21,7 @@ export abstract class NodeReader extends NodeView implements EngineReader {
       if (version !== 0) return this.show(version);
       meta = this.newerMeta();
       if (meta === 0) return false;
+      this.events.retried();
     }
   }
 }

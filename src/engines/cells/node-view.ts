@@ -6,6 +6,7 @@
  * Threads: any, one object per thread, between pin and unpin; release() before unpin.
  */
 import { ConcordError } from '../../shared/errors.js';
+import type { Acquired } from '../../shared/memory/lock-owner.js';
 import type { RwLock } from '../../shared/memory/rwlock.js';
 import { PAGE_BIRTH_LOW_WORD, SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { EntryView } from '../btree/entry-view.js';
@@ -13,6 +14,7 @@ import { publishedSeqOf, ROW_TAG_WORD, rowWord } from '../btree/meta.js';
 import { CellFlag, cellExpiresAt, cellLengthsAt, readSeq, readVarint, skipVarint } from '../btree/page.js';
 import { StaleViewError, rowTag } from '../engine.js';
 import { isSuspect } from './latch.js';
+import { readEventsOf, type ReadEvents } from './read-events.js';
 import {
   checkAddress,
   checkDescriptor,
@@ -34,6 +36,7 @@ export abstract class NodeView extends EntryView {
   readonly tag: number;
   /** The latch, of an engine that needs it. */
   readonly #latch: RwLock | undefined;
+  protected readonly events: ReadEvents;
   #held = false;
   /** The newest number that shows. */
   protected limitSeq = 0;
@@ -52,6 +55,7 @@ export abstract class NodeView extends EntryView {
     this.code = code;
     this.tag = rowTag(spaceId, code);
     this.#latch = isLocked ? arena.latch(slot) : undefined;
+    this.events = readEventsOf(arena, spaceId);
   }
 
   release(): void {
@@ -109,12 +113,21 @@ export abstract class NodeView extends EntryView {
     return metaUnit === this.limitMeta ? 0 : metaUnit;
   }
 
+  /** A writer is in. */
+  #acquireWaiting(latch: RwLock): Acquired {
+    const startedMs = performance.now();
+    const found = latch.acquireRead();
+    this.events.waitedForLatch(performance.now() - startedMs);
+    return found;
+  }
+
   /** Takes the read latch, if the engine has one. @throws ERR_SHARD_FAILED when a writer died and is not replaced */
   protected acquire(descriptor: UnitId): void {
     const latch = this.#latch;
     if (latch === undefined || this.#held) return;
     for (let waitedMs = 0; ; waitedMs++) {
-      if (latch.acquireRead() === 'clean' || !isSuspect(this.arena, descriptor)) break;
+      const found = latch.tryAcquireRead() ?? this.#acquireWaiting(latch);
+      if (found === 'clean' || !isSuspect(this.arena, descriptor)) break;
       latch.releaseRead();
       if (waitedMs >= REPAIR_WAIT_MS_MAX) {
         throw new ConcordError(
