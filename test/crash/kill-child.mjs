@@ -10,6 +10,8 @@ import { ConcordPool } from '../../dist/index.js';
 const KEYS = 1500;
 const PAIRS = 200;
 const LARGE_EVERY = 400;
+/** Of values, in a store that keeps most of its pages in files. */
+const BUDGET_SCALE = 10;
 
 const options = await new Promise((resolve) => {
   // The parent may end before this life began.
@@ -106,6 +108,7 @@ class Witness {
 }
 
 const witness = new Witness(options.witness);
+const scale = options.budget ? BUDGET_SCALE : 1;
 let db;
 try {
   db = await ConcordPool.open(options.store, {
@@ -113,7 +116,8 @@ try {
     durability: 'os',
     memoryBytes: 256 << 20,
     segmentBytes: 256 << 10,
-    checkpointLogBytes: 512 << 10,
+    checkpointLogBytes: options.budget ? 2 << 20 : 512 << 10,
+    ...(options.budget ? { budgetBytes: 1 << 20 } : {}),
   });
 } catch (error) {
   await problem(`open failed: ${error.code} ${error.message}`);
@@ -186,7 +190,7 @@ if (options.last) {
     witness.begin(calls);
     try {
       await db.batch(
-        keys.map((key) => ({ type: 'put', key, value: valueOf(key, generation, 80) })),
+        keys.map((key) => ({ type: 'put', key, value: valueOf(key, generation, 80 * scale) })),
         { durability: durabilityOf() },
       );
       witness.acknowledge(calls);
@@ -206,7 +210,7 @@ if (options.last) {
       calls.map(async ([key, generation, isDelete]) => {
         const durability = durabilityOf();
         const isLarge = turn % LARGE_EVERY === LARGE_EVERY - 1;
-        const bytes = isLarge ? 200_000 : 60 + Math.floor(random() * 200);
+        const bytes = isLarge ? 200_000 : scale * (60 + Math.floor(random() * 200));
         if (isDelete) await db.del(key, { durability });
         else await db.put(key, valueOf(key, generation, bytes), { durability });
       }),

@@ -2,7 +2,9 @@
  * Kill loop: a child process writes to a store and is killed with SIGKILL at a random moment, again and again. Each child first proves
  * that every write acknowledged to its predecessors is there and nothing else is, then goes on.
  *
- *   node test/crash/kill-loop.mjs --kills 1000 [--seed 7] [--dir <folder>] [--keep] [--callers 32] [--burst 1] [--durability memory] [--forget 5]
+ *   node test/crash/kill-loop.mjs --kills 1000 [--seed 7] [--dir <folder>] [--keep] [--callers 32] [--burst 1] [--durability memory] [--forget 5] [--budget]
+ *
+ * With --budget the store keeps 1 MiB per shard in memory and most of its pages in files, of values ten times as long.
  *
  * The witness is a file outside the store: the child adds a line before each call, and one after it was acknowledged. What the operating system has
  * got survives the death of a process, so a line in the witness is a call that was begun, or acknowledged. Calls without their second line may have
@@ -83,6 +85,7 @@ export async function killLoop({
   burst = 1,
   durability,
   forget,
+  budget = false,
 }) {
   const random = mulberry32(seed);
   const witness = path.join(directory, 'witness.log');
@@ -109,6 +112,7 @@ export async function killLoop({
         callers,
         burst,
         durability,
+        budget,
         life: kill,
         seed: Math.floor(random() * 2 ** 31),
         last,
@@ -139,6 +143,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       burst: { type: 'string', default: '1' },
       durability: { type: 'string' },
       forget: { type: 'string' },
+      budget: { type: 'boolean', default: false },
     },
   });
   const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-kill-'));
@@ -154,6 +159,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       burst: Number(values.burst),
       durability: values.durability,
       forget: values.forget === undefined ? undefined : Number(values.forget),
+      budget: values.budget,
       onProgress: ({ kill, kills, acknowledged }) => {
         if (kill % 10 === 0) console.log(`  ${kill}/${kills} kills, ${acknowledged} acknowledged writes checked`);
       },
