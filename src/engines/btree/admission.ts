@@ -1,8 +1,8 @@
 /**
  * How many pages a large group may take at most: a bound by bytes, where the bound by operations (each may split a leaf) asks for absurdly much.
  *
- * It holds for trees whose pages are all of one class, C bytes, and whose cells, old and new, are at most C / 4: then every page of the group has
- * that class too. The order must be by page size, all cells live, and no leaf in a page file.
+ * It holds for trees whose cells, old and new, are at most a quarter of the pages that leaves are made with now, C bytes: then no page needs a
+ * larger one. The order must be by page size, all cells live, and no leaf in a page file.
  *
  * A page is fresh if it was made in this group. Published pages do not change, so what the group takes is its fresh pages. When memory runs short
  * the tree packs them (TreeShape.#packFresh): then no two fresh neighbours under one branch fit one page together, neither leaves nor branches of
@@ -23,8 +23,9 @@
  *  3 + 4.  N1 <= 4 (N0 + L) / f + 5 B            1 + 2 + that.  N0 <= (A + D + 4 L / f + 5 B) / (1 - 4 / f)
  *  Sum:    N0 + N1 + (N1 + 2 B)
  *
- * Between two packings a leaf overflows at least PACK_SPILLS_MIN times, each time adding at most one leaf and one branch per level; the caller
- * adds that, and what must be free before an operation. Pages of one class cannot be kept from each other by fragmentation.
+ * Between two packings a leaf overflows at least PACK_SPILLS_MIN times, each time adding at most two leaves (one, where no page is larger than C)
+ * and one branch per level; the caller adds that, and what must be free before an operation. It counts each page as one of the largest class that the
+ * tree has: in so many blocks of that size there is always a whole one free, however the smaller pages lie.
  * What a delete removes lowers nothing above; what it copies is in D.
  *
  * Threads: the tree's writer only; pure functions, except that measureCells() reads the tree.

@@ -132,7 +132,6 @@ export class BulkLoader {
       this.#emitLeaf(last);
       const shared = run.commonPrefix(last - 1, last);
       this.#separatorLength = shared + 1;
-      this.#sizer.noteSeparator(shared + 2);
       run.copyKey(last, shared + 1, this.#separator, 0);
       run.dropFirst(last);
       this.#bytes = cellBytes + LEAF_SLOT_BYTES;
@@ -263,6 +262,7 @@ export class BulkLoader {
     const level = this.#branches[index]!;
     const run = level.run;
     const prefixLength = run.prefixFor(0, count);
+    for (let entry = 1; entry < count; entry++) this.#sizer.noteSeparator(run.cellBytes(entry, prefixLength));
     const pageClass = run.classFor(0, count, prefixLength, this.#sizer.branchClass, true);
     const unit = this.#allocate(pageClass);
     this.#branchPages++;

@@ -383,11 +383,12 @@ export abstract class TreeShape {
     // BTreeWriter.#slackPages() follows this.
     const pages = 3 * (this.height + 1) + 2 + (this.pager === undefined ? 0 : FETCHED_PAGES);
     const uniform = this.treeUnits === (this.leafPages + this.branchPages) << pageClass;
+    // A sibling may have any class.
+    if (!uniform) pageClass = Math.max(pageClass, this.largestClass());
     // One-unit pages cannot fail by fragmentation, and there is plenty: the usual case.
     if (uniform && pageClass === 0 && arena.freeUnits(reserve) >= pages) return false;
     const wanted = this.#wanted.fill(0);
-    // A sibling may have any class.
-    wanted[uniform ? pageClass : PAGE_CLASS_MAX] = pages;
+    wanted[pageClass] = pages;
     if (arena.canAllocate(wanted, reserve)) return false;
     if (mayPack && this.#isWorthPacking()) {
       this.#packFresh();
@@ -396,16 +397,21 @@ export abstract class TreeShape {
       return true;
     }
     this.frugal = true;
-    if (this.height > 0 && this.fingerValid) {
-      for (let level = 0; level < this.height; level++)
-        pageClass = Math.max(pageClass, this.#classOf(this.unit[level]!));
-    } else if (!uniform) pageClass = PAGE_CLASS_MAX;
     wanted.fill(0);
     // Without siblings: a copy of the path and a split on every level; a delete only copies the path.
     wanted[pageClass] = reserve ? 0 : 2 * (this.height + 1);
     if (reserve) for (let level = 0; level < this.height; level++) wanted[this.#classOf(this.unit[level]!)]!++;
     if (arena.canAllocate(wanted, reserve)) return false;
     throw arena.memoryFull(pages << pageClass);
+  }
+
+  /** Of the pages that are there and of those made now, where no cell asks for more. */
+  protected largestClass(): number {
+    const { leaves, branches } = this.mix;
+    let pageClass = Math.max(this.sizer.leafClass, this.sizer.branchClass);
+    for (let larger = pageClass + 1; larger <= PAGE_CLASS_MAX; larger++)
+      if (leaves[larger]! + branches[larger]! > 0) pageClass = larger;
+    return pageClass;
   }
 
   #classOf(unit: UnitId): number {
@@ -584,6 +590,7 @@ export abstract class TreeShape {
     run.reset();
     this.#addNewCell(run);
     const prefixLength = 0;
+    this.sizer.noteCell(run.cellBytes(0, 0));
     this.sizer.decide(this.arena.unpublishedEpoch);
     const pageClass = run.classFor(0, 1, prefixLength, this.sizer.leafClass, true);
     const unit = this.#allocatePage(pageClass, true);
@@ -1029,7 +1036,6 @@ export abstract class TreeShape {
     const length = cutsVersions ? keyLength : shared + 1;
     const at = this.#children.add(unit, length, cutsVersions ? run.seqOf(first) : Infinity);
     run.copyKey(first, length, this.#children.memory, at);
-    this.sizer.noteSeparator(branchCellBytes(length, Infinity));
     if (length > this.extent.separatorBytesMax) this.extent.separatorBytesMax = length;
   }
 
@@ -1154,6 +1160,7 @@ export abstract class TreeShape {
     }
     const branch = this.unit[level]!;
     const from = this.index[level]!;
+    this.#noteSeparators(branch);
     if (!this.#replaceInPage(branch, from, old)) {
       const count = this.#countOf(branch);
       const run = this.branchRun;
@@ -1168,6 +1175,17 @@ export abstract class TreeShape {
       this.#writeBranch(level, atEnd);
     }
     if (added < old) this.#settleBranch(level);
+  }
+
+  #noteSeparators(branch: UnitId): void {
+    if (!this.sizer.isAdaptive) return;
+    const half = ((branch & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1;
+    const prefixLength = this.arena.u16[branch >>> SEGMENT_UNIT_SHIFT]![half + PREFIX_LENGTH_HALFWORD]!;
+    const children = this.#children;
+    for (let index = 1; index < children.count; index++) {
+      const suffixLength = Math.max(0, children.separatorLength[index]! - prefixLength);
+      this.sizer.noteSeparator(branchCellBytes(suffixLength, children.separatorSeq[index]!));
+    }
   }
 
   #isRightmostFrom(level: number): boolean {

@@ -54,7 +54,7 @@ export { OverflowWriter, type OverflowChain } from './overflow.js';
 export interface BTreeOptions {
   /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
   readonly order?: number;
-  /** 4096, 8192, 16384, 32768, or 'adaptive': by the sizes of the entries. Default 4096. */
+  /** 4096, 8192, 16384, 32768, or 'adaptive': by the sizes of the entries, which is the default. */
   readonly pageBytes?: number | 'adaptive';
   /** Of a new tree's row, see rowTag(). Default 0. */
   readonly tag?: number;
@@ -72,7 +72,9 @@ export interface BulkEntry {
 
 const NO_BYTES = new Uint8Array(0);
 const NO_SNAPSHOTS = new Float64Array(0);
-/** Larger than any page of four cells allows a value to be at the default page size. */
+/**
+ * Longer values go to chains. In pages of 4 and 8 KiB that makes puts of them twice as fast as larger pages would, at the price of up to half a page.
+ */
 const INLINE_VALUE_BYTES_SMALL = 2048;
 const INLINE_VALUE_BYTES_LARGE = 4064;
 /** Pages per level that must be free before an operation, see TreeShape.ensureRoom(). */
@@ -123,9 +125,9 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const row = table.row(rowIndex);
     const isNew = row.rootUnit === 0 && row.cells === 0;
     const order = isNew ? (options.order ?? row.order) : row.order;
-    const isAdaptive =
-      isNew && options.pageBytes !== undefined ? options.pageBytes === 'adaptive' : row.isAdaptive === true;
-    const pageBytes = isNew && typeof options.pageBytes === 'number' ? options.pageBytes : row.pageBytes;
+    const given = isNew ? (options.pageBytes ?? (row.tag === FREE_TAG ? 'adaptive' : undefined)) : undefined;
+    const isAdaptive = given === undefined ? row.isAdaptive === true : given === 'adaptive';
+    const pageBytes = typeof given === 'number' ? given : row.pageBytes;
     if (order !== 0 && !(Number.isInteger(order) && order >= 3 && order <= 1000)) {
       throw invalidArgument(`order must be an integer from 3 to 1000, not ${order}`);
     }
@@ -137,7 +139,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.tag = row.tag === FREE_TAG ? (options.tag ?? 0) : row.tag;
     this.order = order;
     this.inlineValueBytesMax =
-      pageBytes === UNIT_BYTES && !isAdaptive ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
+      pageBytes === UNIT_BYTES || isAdaptive ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
     this.rootUnit = row.rootUnit;
     this.height = row.height;
     this.cellCount = row.cells;
@@ -441,6 +443,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
    * can fail a group of large cells all the same: admits() knows about that too.
    */
   unitsNeeded(operations: number, bytes: number, largestBytes = Infinity): number {
+    // What pages are made in the group is decided now at the latest: the bounds rest on it.
+    this.sizer.decide(this.arena.unpublishedEpoch);
     return Math.min(
       this.#unitsByOperations(operations, bytes, largestBytes),
       this.#pagesByBytes(operations, bytes, largestBytes) * this.#unitsPerPage(),
@@ -461,7 +465,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   #pagesByBytes(operations: number, bytes: number, largestBytes: number): number {
     // Smaller groups are bounded well enough by their operations.
     if (operations < PACK_SPILLS_MIN || largestBytes > this.inlineValueBytesMax || this.orderLimited) return Infinity;
-    if (this.cellCount !== this.#liveEntries || !this.#isUniform() || this.pager !== undefined) return Infinity;
+    if (this.cellCount !== this.#liveEntries || this.pager !== undefined) return Infinity;
     const pageBytes = UNIT_BYTES << this.sizer.leafClass;
     if (4 * largestBytes > pageBytes) return Infinity;
     if (!this.#isMeasured) {
@@ -479,7 +483,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     // The tree may grow by some levels meanwhile.
     const levels = this.height + LEVELS_GROWN_MAX;
     return (
-      pagesByBytes(tree, operations, bytes, largestBytes) + PACK_SPILLS_MIN * (levels + 1) + SLACK_PAGES * (levels + 2)
+      pagesByBytes(tree, operations, bytes, largestBytes) + PACK_SPILLS_MIN * (levels + 2) + SLACK_PAGES * (levels + 2)
     );
   }
 
@@ -489,7 +493,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
    */
   admits(operations: number, bytes: number, deletesOnly = false, largestBytes = Infinity): boolean {
     const arena = this.arena;
-    // What pages are made in this group is decided now at the latest: the bounds rest on it.
     this.sizer.decide(arena.unpublishedEpoch);
     const needed = this.#unitsByOperations(operations, bytes, largestBytes);
     if (needed > arena.freeUnits(deletesOnly)) arena.reclaim();
@@ -509,25 +512,18 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     return arena.canAllocate(counts, deletesOnly);
   }
 
-  /** Whether all pages have one class, and new ones will have it too. */
-  #isUniform(): boolean {
-    const { leafClass, branchClass } = this.sizer;
-    if (leafClass !== branchClass && this.height > 1) return false;
-    return this.treeUnits === (this.leafPages + this.branchPages) << leafClass;
-  }
-
-  /** Where classes differ each page may break up a whole block of the largest. */
+  /** Where classes differ each page may break up a whole block of the largest; no more blocks than pages can be broken up. */
   #unitsPerPage(): number {
-    return this.#isUniform() ? 1 << this.sizer.leafClass : 8;
+    return 1 << this.largestClass();
   }
 
   #pagesNeeded(operations: number): number {
     const levels = Math.max(this.height, 1);
     // Each operation copies at most its leaf and one sibling and adds one leaf. On each level of branches likewise; new branches
     // come from full ones, of which each splits once, and then only after it took in half a page of children.
-    const isUniform = this.#isUniform();
     // A leaf larger than they are made now comes apart in three.
-    const leaves = Math.min(2 * operations, this.leafPages) + operations * (isUniform ? 1 : 2);
+    const partsAdded = this.largestClass() > this.sizer.leafClass ? 2 : 1;
+    const leaves = Math.min(2 * operations, this.leafPages) + operations * partsAdded;
     const copied = Math.min(2 * operations * (levels - 1), this.branchPages);
     const added = this.orderLimited
       ? operations * levels

@@ -107,7 +107,7 @@ describe('a group that is admitted by its bytes', () => {
     for (const [name, pattern] of Object.entries(PATTERNS)) {
       const random = xorshift(4711);
       const arena = new ArenaWriter(createArena({ memoryBytes: 256 * MIB }));
-      const tree = new BTreeWriter(arena, 0);
+      const tree = new BTreeWriter(arena, 0, { pageBytes: 4096 });
       let seq = apply(
         tree,
         Array.from({ length: 2000 }, (_, index) => pattern(random, index)),
@@ -124,7 +124,7 @@ describe('a group that is admitted by its bytes', () => {
       const free = arena.freeUnits();
       expect(free).toBe(said - 1);
       const more = new ArenaWriter(createArena({ memoryBytes: 256 * MIB }));
-      const same = new BTreeWriter(more, 0);
+      const same = new BTreeWriter(more, 0, { pageBytes: 4096 });
       const again = xorshift(4711);
       seq = apply(
         same,
