@@ -25,7 +25,7 @@ describe.each(ENGINES)('%s', (name) => {
       let [admitted, refused] = [0, 0];
       // Half of the runs fill up and stay full; half breathe.
       const deletes = run % 2 === 0 ? 0.05 : 0.5;
-      for (let round = 0; round < 400; round++) {
+      for (let round = 0; round < 250; round++) {
         const size = random.chance(0.1) ? random.between(50, 300) : random.between(1, 12);
         const isPurge = random.chance(deletes * 0.1);
         const operations: Operation[] = [];

@@ -78,6 +78,7 @@ export class EngineScene {
   snapshots: number[] = [];
   /** Key in hex → versions, oldest first. */
   readonly model = new Map<string, Version[]>();
+  #sortedKeys: string[] = [];
   /** Of every read: what expires is judged by it. */
   nowMs = 1_000_000;
 
@@ -139,8 +140,9 @@ export class EngineScene {
   /** [low, high), undefined: open. */
   removeRange(low?: Uint8Array, high?: Uint8Array): number {
     const seq = ++this.seq;
+    const [lowHex, highHex] = [low && hex(low), high && hex(high)];
     const keys = this.liveKeys().filter(
-      (key) => (low === undefined || key >= hex(low)) && (high === undefined || key < hex(high)),
+      (key) => (lowHex === undefined || key >= lowHex) && (highHex === undefined || key < highHex),
     );
     const result = this.writer.removeRange(low, true, high, false, Infinity, seq);
     expect(result).toEqual({ removed: keys.length, done: true, resumeKey: undefined });
@@ -183,6 +185,7 @@ export class EngineScene {
       while (versions.length > 0 && versions.at(-1)!.seq > this.publishedSeq) versions.pop();
       if (versions.length === 0) this.model.delete(key);
     }
+    this.#sortedKeys = [];
   }
 
   // ---- the model ------------------------------------------------------------------------------------------------------------------------
@@ -209,14 +212,21 @@ export class EngineScene {
 
   /** In the state being built, expired ones included. */
   liveKeys(): string[] {
-    return [...this.model.keys()].filter((key) => this.live(key) !== undefined).sort();
+    return this.#keys().filter((key) => this.live(key) !== undefined);
+  }
+
+  /** Sorted: all that ever were. Keys are only forgotten by die(). */
+  #keys(): readonly string[] {
+    if (this.#sortedKeys.length !== this.model.size) this.#sortedKeys = [...this.model.keys()].sort();
+    return this.#sortedKeys;
   }
 
   /** Entries that readers see at that number, in key order. */
   modelLines(seq: number, low?: Uint8Array, high?: Uint8Array): string[] {
     const lines: string[] = [];
-    for (const key of [...this.model.keys()].sort()) {
-      if ((low !== undefined && key < hex(low)) || (high !== undefined && key >= hex(high))) continue;
+    const [lowHex, highHex] = [low && hex(low), high && hex(high)];
+    for (const key of this.#keys()) {
+      if ((lowHex !== undefined && key < lowHex) || (highHex !== undefined && key >= highHex)) continue;
       const version = this.visible(key, seq);
       if (version !== undefined) lines.push(version.line);
     }
