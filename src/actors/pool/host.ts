@@ -19,7 +19,12 @@ import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/direc
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { toOwnerId } from '../../shared/memory/lock-owner.js';
-import { PageCache, createPageCache, type PageCacheLayout } from '../../shared/memory/page-cache.js';
+import {
+  PageCache,
+  createPageCache,
+  type PageCacheLayout,
+  type PageCacheStats,
+} from '../../shared/memory/page-cache.js';
 import { createRing } from '../../shared/memory/ring.js';
 import { cacheOwnerOfShard, cacheOwnerOfSlot } from '../../engines/btree/paged/cold-pages.js';
 import { coldLayout } from '../../engines/btree/paged/paging.js';
@@ -732,6 +737,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
   }
 
   // ---- clients --------------------------------------------------------------------------------------------------------------------------
+
+  /** Of pages read from files by all threads; undefined for a store without files. */
+  pageCacheStats(): PageCacheStats | undefined {
+    return this.#pageCache === undefined ? undefined : new PageCache(this.#pageCache, toOwnerId(1)).stats();
+  }
 
   /** A slot, rings and memory for one more thread. @throws ERR_CLIENT_LIMIT, ERR_CLOSED */
   async attachClient(): Promise<ClientSetup> {
