@@ -7,7 +7,6 @@
  */
 import { availableParallelism } from 'node:os';
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
-import { NodeEnv } from '../../shared/env/node-env.js';
 import type { ArenaLayout } from '../../shared/memory/arena.js';
 import {
   ShardStore,
@@ -18,6 +17,7 @@ import {
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
+import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { Shard } from './shard.js';
@@ -235,6 +235,7 @@ class ShardLoop {
       const taken = shard.step();
       const now = performance.now();
       if (now >= this.#backgroundDue) this.#background(now);
+      if (now >= shard.reportDueMs) shard.report();
       if (taken > 0) {
         this.#gapMs += GAP_WEIGHT * (Math.min(now - this.#lastWork, 10) - this.#gapMs);
         this.#lastWork = now;
@@ -276,7 +277,8 @@ class ShardLoop {
   #parkMs(): number {
     const untilExpiry = this.#shard.expiryDueAt - Date.now();
     const untilLook = this.#backgroundDue - performance.now();
-    return Math.min(PARK_MS_MAX, Math.max(1, untilExpiry, untilLook));
+    const untilReport = this.#shard.reportDueMs - performance.now();
+    return Math.min(PARK_MS_MAX, Math.max(1, Math.min(untilReport, Math.max(untilExpiry, untilLook))));
   }
 
   /** A slice of what goes on beside requests; the next one at once, or when something may have expired. */
@@ -317,13 +319,14 @@ async function main(data: ShardWorkerData): Promise<void> {
   });
   for (const module of data.engineModules) await import(module);
   const control = new ControlBlock(data.control);
+  const env = new TimedEnv();
   let store: ShardStore;
   try {
     // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces.
     control.beginApplying(data.shard);
     store = ShardStore.open({
       snapshots: data.adopt ? openSnapshots(control, data.shard) : undefined,
-      env: new NodeEnv(),
+      env,
       directory: data.directory,
       storeId: data.storeId,
       shard: data.shard,
@@ -340,7 +343,8 @@ async function main(data: ShardWorkerData): Promise<void> {
     setImmediate(() => process.exit(1));
     return;
   }
-  const shard = new Shard(data.shard, store, control);
+  const shard = new Shard(data.shard, store, control, env);
+  shard.report();
   const loop = new ShardLoop(shard, control, data.settings);
   exposeControl(new ShardControl(shard, loop), data.port);
   control.setShardState(data.shard, ShardState.Running);

@@ -33,6 +33,8 @@ import {
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { Space } from '../../engines/store/space-table.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
+import { ShardMeter } from '../metrics/shard-meter.js';
+import type { SyncClock } from '../metrics/timed-env.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import {
   COMPLETED_WORD,
@@ -134,6 +136,7 @@ export class Shard {
   readonly store: ShardStore;
   readonly #counters: Float64Array;
   readonly #control: ControlBlock;
+  readonly #meter: ShardMeter;
   readonly #links: ClientLink[] = [];
   readonly #snapshots = new Float64Array(MAX_SNAPSHOTS);
   readonly #marks = new Int32Array(MARK_BUCKETS);
@@ -155,11 +158,13 @@ export class Shard {
   #readOnlyCause: ErrorRecord | undefined;
   #sweep: { state: TableSweep; resolve: (removedCells: number) => void } | undefined;
 
-  constructor(index: number, store: ShardStore, control: ControlBlock) {
+  /** `clock`: of the store's machine. */
+  constructor(index: number, store: ShardStore, control: ControlBlock, clock: SyncClock = { syncMs: 0 }) {
     this.index = index;
     this.store = store;
     this.#control = control;
     this.#counters = control.shardCounters(index);
+    this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
     // A predecessor did not get to the end of these.
@@ -251,6 +256,7 @@ export class Shard {
     if (taken > 0) {
       this.#commitGroup();
       for (const link of links) if (link.completed !== link.taken) this.#complete(link);
+      this.#meter.answered();
       this.#counters[ShardCounter.Requests]! += taken;
     } else {
       this.store.discardGroup();
@@ -540,10 +546,13 @@ export class Shard {
   #commit(level: DurabilityLevel): void {
     const { store } = this;
     const span = store.groupSpan;
+    const records = store.groupRecords;
+    this.#meter.begin(level === Durability.Sync);
     const firstSeq = this.#control.takeSequences(this.index, span);
     let published: number | undefined;
     try {
       store.commit(level, firstSeq, () => {
+        this.#meter.logged();
         this.#control.beginApplying(this.index);
         store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, firstSeq - 1));
       });
@@ -551,6 +560,7 @@ export class Shard {
     } finally {
       this.#control.endGroup(this.index, published);
     }
+    this.#meter.applied(records);
     this.#counters[ShardCounter.Groups]!++;
     if (level === Durability.Sync) this.#counters[ShardCounter.Syncs]!++;
     if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) this.#writeOut();
@@ -850,6 +860,16 @@ export class Shard {
     }
   }
 
+  /** When report() has something new to tell, on performance.now()'s clock; Infinity: nothing. */
+  get reportDueMs(): number {
+    return this.#meter.reportDueMs;
+  }
+
+  /** Tells every thread what the engines count. Between groups. */
+  report(): void {
+    this.#meter.report(this.store.spaces.all, (spaceId) => this.store.switchProgress(spaceId));
+  }
+
   switchProgress(spaceId: number): SwitchProgress | undefined {
     return this.store.switchProgress(spaceId);
   }
@@ -858,6 +878,7 @@ export class Shard {
   #unseen<T>(work: () => T): T {
     const { store } = this;
     this.#control.beginApplying(this.index);
+    this.#meter.changed();
     try {
       store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, store.publishedSeq));
       return work();
