@@ -18,7 +18,8 @@
 import { assert } from '../../shared/assert.js';
 import type { ArenaReader, ArenaWriter, UnitId } from '../../shared/memory/arena.js';
 import { ADDRESS_UNIT_SHIFT, checkAddress, corruptNode, nodeSegment, nodeWord } from '../cells/node.js';
-import { LaneView, type ExpressLane } from './lane.js';
+import { LaneView } from './lane.js';
+import type { ExpressLane } from './lane-writer.js';
 import { readVarint, skipVarint } from '../btree/page.js';
 import {
   HEIGHT_MAX,

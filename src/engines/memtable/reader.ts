@@ -13,7 +13,7 @@ import { CellFlag, KEY_BYTES_MAX, readVarint, skipVarint } from '../btree/page.j
 import { NodeCursor } from '../cells/node-cursor.js';
 import { NodeReader } from '../cells/node-reader.js';
 import { checkDescriptor, corruptNode, nodeLimit, nodeOffset, nodeSegment, nodeWord, pageWord } from '../cells/node.js';
-import { EngineCode } from '../engine.js';
+import { DEFAULT_SPACE_ID, EngineCode } from '../engine.js';
 import { ListSearch } from './list.js';
 import { LANE_ROOT_WORD, cellOf, headOfList, keyLengthAt, linkOf } from './node.js';
 
@@ -96,8 +96,9 @@ export class MemtableCursor extends NodeCursor {
 export class TableReader extends MemtableReader {
   #descriptor: UnitId = 0;
 
-  constructor(arena: ArenaReader, slot: number) {
-    super(arena, 0, 0, slot);
+  /** `spaceId`: whose events of reading these are. */
+  constructor(arena: ArenaReader, slot: number, spaceId: number = DEFAULT_SPACE_ID) {
+    super(arena, 0, spaceId, slot);
   }
 
   get isTombstone(): boolean {
@@ -128,8 +129,9 @@ export class TableReader extends MemtableReader {
 export class TableCursor extends MemtableCursor {
   #descriptor: UnitId = 0;
 
-  constructor(arena: ArenaReader, slot: number) {
-    super(arena, 0, 0, slot);
+  /** `spaceId`: whose events of reading these are. */
+  constructor(arena: ArenaReader, slot: number, spaceId: number = DEFAULT_SPACE_ID) {
+    super(arena, 0, spaceId, slot);
   }
 
   get isTombstone(): boolean {

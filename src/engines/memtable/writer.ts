@@ -21,7 +21,7 @@ import { CellFlag, readSeq } from '../btree/page.js';
 import { nodeSegment, nodeWord, pageWord } from '../cells/node.js';
 import { NodeEngineWriter } from '../cells/node-writer.js';
 import { EngineCode, type EngineMetrics, type SweepState } from '../engine.js';
-import { ExpressLane, LANE_GROUP_PAGES, LANE_OPERATIONS_PER_PAGE } from './lane.js';
+import { ExpressLane, LANE_GROUP_PAGES, LANE_OPERATIONS_PER_PAGE } from './lane-writer.js';
 import { ListSearch, SkipList } from './list.js';
 import {
   HEIGHT_MAX,
