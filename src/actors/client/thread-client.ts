@@ -217,6 +217,7 @@ export class ThreadClient {
   abandon(error: Error): void {
     this.close();
     for (const { link } of this.shards) link.rejectAll(error);
+    this.meters.detach();
     this.#wakeIdle();
   }
 }

@@ -256,6 +256,8 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
     this.client.close();
     for (const { link } of this.client.shards) await link.whenSent();
     await this.client.whenIdle();
+    // The slot may be another thread's soon; nothing is in flight any more.
+    this.client.meters.detach();
     try {
       if (this.#host !== undefined) await this.#host.close();
       else await this.#gate!.detach().catch(() => undefined);

@@ -34,6 +34,9 @@ import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-s
 import type { SwitchProgress } from '../../engines/store/space.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
+import { ShardHistogram } from '../metrics/board.js';
+import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
+import { tellCheckpoint, tellShard, tellSwitch } from '../metrics/tracing.js';
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
 import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-worker.js';
@@ -473,12 +476,15 @@ export class PoolHost extends EventEmitter<HostEvents> {
       }
       for (const client of this.#clients.values()) await this.#attachTo(handle, client);
       this.emit('shard-restarted', { shard: index, error });
+      tellShard({ event: 'restarted', shard: index, error });
       return;
     }
     this.control.setShardState(index, ShardState.Failed);
     this.control.endGroup(index, undefined);
     for (const client of this.#clients.keys()) this.control.clientDoorbell(client).unpark();
-    if (!this.#closing) this.emit('shard-failed', { shard: index, error: handle.lastError ?? error });
+    if (this.#closing) return;
+    this.emit('shard-failed', { shard: index, error: handle.lastError ?? error });
+    tellShard({ event: 'failed', shard: index, error: handle.lastError ?? error });
   }
 
   async #terminateShards(): Promise<void> {
@@ -573,7 +579,22 @@ export class PoolHost extends EventEmitter<HostEvents> {
     handle.checkpoint = { done, cancel };
   }
 
+  /** Writes one, and tells how long it took. */
   async #runCheckpoint(handle: ShardHandle, cancel: Int32Array): Promise<void> {
+    const { index: shard, directory = '' } = handle;
+    const startedMs = performance.now();
+    try {
+      await this.#writeCheckpoint(handle, cancel);
+    } catch (error) {
+      tellCheckpoint({ shard, directory, durationMs: performance.now() - startedMs, error });
+      throw error;
+    }
+    const durationMs = performance.now() - startedMs;
+    record(this.control.board.shardHistograms(shard), ShardHistogram.Checkpoint * HISTOGRAM_LENGTH, durationMs * 1e6);
+    tellCheckpoint({ shard, directory, durationMs });
+  }
+
+  async #writeCheckpoint(handle: ShardHandle, cancel: Int32Array): Promise<void> {
     const { remote } = handle;
     const plan = await remote.beginCheckpoint();
     let durable = false;
@@ -688,15 +709,36 @@ export class PoolHost extends EventEmitter<HostEvents> {
   // ---- spaces -----------------------------------------------------------------------------------------------------------------------------
 
   openSpace(name: string, spec: SpaceSpec): Promise<SpaceRecord> {
+    this.#collectCounts();
     return this.#catalog.open(name, spec);
   }
 
   dropSpace(id: number): Promise<boolean> {
-    return this.#catalog.drop(id);
+    return this.#catalog.drop(id).finally(() => {
+      this.#collectCounts();
+    });
+  }
+
+  /** What was counted of spaces that are gone is kept together. */
+  #collectCounts(): void {
+    this.control.board.collect((spaceId) => this.#catalog.registry.withId(spaceId) !== undefined);
   }
 
   switchEngine(id: number, engine: string, tuning: EngineTuning): Promise<void> {
-    return this.#catalog.switchEngine(id, engine, tuning);
+    return this.#toldOfSwitch(id, engine, () => this.#catalog.switchEngine(id, engine, tuning));
+  }
+
+  async #toldOfSwitch(id: number, engine: string, run: () => Promise<void>): Promise<void> {
+    const space = this.#catalog.registry.withId(id)?.name ?? '';
+    const startedMs = performance.now();
+    tellSwitch({ event: 'begin', space, engine });
+    try {
+      await run();
+    } catch (error) {
+      tellSwitch({ event: 'failed', space, engine, durationMs: performance.now() - startedMs, error });
+      throw error;
+    }
+    tellSwitch({ event: 'done', space, engine, durationMs: performance.now() - startedMs });
   }
 
   cancelSwitch(id: number): Promise<void> {
@@ -786,6 +828,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     try {
       await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
     } finally {
+      this.control.board.leave(client);
       this.#leaving.delete(client);
     }
   }

@@ -9,6 +9,7 @@ import { resolveKeyEncoding } from '../../shared/codec/key-encoding.js';
 import { resolveValueEncoding, type ValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { engineNamed } from '../../engines/engine.js';
+import { isTraced, traced } from '../metrics/tracing.js';
 import { closed, type PoolCore } from './core.js';
 import { Keyspace } from './keyspace.js';
 import type { SpaceRecord } from './manifest.js';
@@ -236,7 +237,12 @@ export class Space<K = string, V = string> extends Keyspace<K, V> {
 }
 
 /** @internal */
-export async function switchEngineOf(source: SpaceSource, engine: string, options: SwitchOptions = {}): Promise<void> {
+export function switchEngineOf(source: SpaceSource, engine: string, options?: SwitchOptions): Promise<void> {
+  if (!isTraced()) return switchTo(source, engine, options);
+  return traced({ operation: 'switchEngine', space: source.name }, () => switchTo(source, engine, options));
+}
+
+async function switchTo(source: SpaceSource, engine: string, options: SwitchOptions = {}): Promise<void> {
   if (typeof engine !== 'string') throw invalidArgument(`an engine's name must be a string, got ${typeof engine}`);
   engineNamed(engine);
   if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
