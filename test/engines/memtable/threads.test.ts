@@ -5,6 +5,8 @@ import { Random } from '../../../dist/shared/random.js';
 import { EngineScene, newSeed } from '../contract-scene.js';
 
 const LOAD_MS = 3000;
+/** Grown, shrunk and grown again, however little of the machine this test gets. */
+const GROUPS_MIN = 180;
 const workers: Worker[] = [];
 afterEach(async () => {
   await Promise.all(workers.splice(0).map((worker) => worker.terminate()));
@@ -40,7 +42,7 @@ it('a key that is always there is found by every reader, while others around it 
   const present: string[] = [];
   const started = performance.now();
   let groups = 0;
-  for (; performance.now() - started < LOAD_MS; groups++) {
+  for (; performance.now() - started < LOAD_MS || groups < GROUPS_MIN; groups++) {
     const grows = Math.floor(groups / 60) % 2 === 0;
     scene.begin();
     for (let count = 0; count < 100; count++) {
@@ -71,6 +73,5 @@ it('a key that is always there is found by every reader, while others around it 
     // Where many tests share two cores a thread may get little of them.
     expect(result['reads']).toBeGreaterThan(0);
   }
-  expect(groups).toBeGreaterThan(120);
   expect(writer.check()).toEqual([]);
 });
