@@ -120,7 +120,7 @@ function crash(
   return after.problem === undefined ? undefined : `after going on from group ${verdict.index}: ${after.problem}`;
 }
 
-describe('power loss at every file operation', () => {
+describe('power loss at every file operation', { timeout: 300_000 }, () => {
   test.each(SEEDS)('leaves a prefix of the groups with all that was synced (workload %i)', (seed) => {
     const { crashes, continued, recoveries, violations } = run(seed, { ignoreSync: false, steps: STEPS, policies: 4 });
     expect(violations.join('\n')).toBe('');
@@ -145,7 +145,7 @@ describe('power loss at every file operation', () => {
 
   test('leaves one engine with everything in it, wherever a space was on its way from one to another', () => {
     const engines = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'paged'];
-    const { crashes, violations } = run(21, { ignoreSync: false, steps: 2 * STEPS, policies: 2, engines });
+    const { crashes, violations } = run(21, { ignoreSync: false, steps: STEPS + 70, policies: 2, engines });
     expect(violations.join('\n')).toBe('');
     expect(crashes).toBeGreaterThan(STEPS);
   });
