@@ -151,6 +151,11 @@ export interface EngineWriter extends TreeRowSource {
   ): boolean;
   /** True if a live version existed. */
   del(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean;
+  /**
+   * Brings what an operation on the key will look at into memory, where an engine keeps a part elsewhere: what can fail, fails before the operation is
+   * logged. Nothing of it goes before the next endGroup(). @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL
+   */
+  fetch?(key: Uint8Array, keyStart: number, keyLength: number): void;
   /** Of what the last put or del replaced: its expiry and number; 0 and 0 if there was nothing, or it does not expire. */
   readonly replacedExpiresAt: number;
   readonly replacedSeq: number;

@@ -78,8 +78,10 @@ export class ShardControl {
     await gone;
   }
 
-  beginCheckpoint(): CheckpointPlan {
+  async beginCheckpoint(): Promise<CheckpointPlan> {
     try {
+      // In slices, so that callers are served between them.
+      while (!this.#shard.store.prepareCheckpoint()) await new Promise((resolve) => setImmediate(resolve));
       return this.#shard.store.beginCheckpoint();
     } catch (error) {
       this.#loop.checkpointEnded(false);

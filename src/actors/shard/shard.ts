@@ -390,6 +390,7 @@ export class Shard {
       const largestBytes = Math.max(size, needed);
       if (!this.#admit(space, 1, needed, size, expiring, kind === OperationKind.Delete, largestBytes))
         return Taken.Hold;
+      store.fetch(bytes, start);
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
       store.append(bytes, words, start, size);
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
@@ -397,6 +398,9 @@ export class Shard {
       for (let record = start; record < end;) record += checkOperation(bytes, record, end);
       const batch = new BatchNeeds(store, bytes, start, end);
       if (!this.#admitBatch(batch, end - start)) return Taken.Hold;
+      if (store.isPaged) {
+        for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
+      }
       for (let record = start; record < end;) {
         const size = checkOperation(bytes, record, end);
         store.append(bytes, words, record, size);

@@ -660,6 +660,13 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     TreeTable.of(this.arena).detach(this.row);
   }
 
+  /** The key's leaf, and the next one where versions go on there. */
+  fetch(key: Uint8Array, keyStart: number, keyLength: number): void {
+    if (this.pager === undefined || this.height < 2) return;
+    const position = this.locate(key, keyStart, keyLength, Infinity);
+    if ((position < 0 ? ~position : position) + 1 >= this.leafCount() && this.separatorHasSeq(1)) this.neighbourLeaf(1);
+  }
+
   // ---- a tree with a page file --------------------------------------------------------------------------------------------------
 
   /** Takes the state that a checkpoint names. The caller publishes. @throws ERR_CORRUPT, ERR_MEMORY_FULL, ERR_IO */
@@ -719,6 +726,12 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       writeReference(this.u8, body, reference);
       this.u16[(this.base >>> 1) + RESERVED_HALFWORD] = pager.number;
     }
+  }
+
+  /** See Pager.writeDirty(). @throws ERR_DISK_FULL, ERR_IO */
+  writeDirty(pagesMax: number): boolean {
+    this.fingerValid = false;
+    return this.pager?.writeDirty(this.counts(), pagesMax) ?? true;
   }
 
   /** See Pager.capture(). @throws ERR_DISK_FULL, ERR_IO */

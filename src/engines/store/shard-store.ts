@@ -26,7 +26,9 @@ import {
   finishPagedLoad,
   isRootChunk,
   loadPagedRoot,
+  pagingOf,
   preparePaged,
+  writePaged,
 } from '../btree/paged/paging.js';
 import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
 import { BUILDING_SPACE_ID, DEFAULT_SPACE_ID, EngineCode, spaceIdOfTag, type EngineWriter } from '../engine.js';
@@ -145,6 +147,8 @@ interface DroppedBlob {
 const NO_BYTES = new Uint8Array(0);
 const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
 const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0 };
+/** Pages that a checkpoint's preparation writes between two groups. */
+const PAGES_PER_SLICE = 256;
 /** Operations applied between two publications during recovery. */
 const RECOVERY_PUBLISH_OPERATIONS = 512;
 
@@ -155,6 +159,8 @@ export class ShardStore {
   readonly #options: ShardStoreOptions;
   readonly #log: GroupLog;
   #publishedSeq: number;
+  /** Those whose pages may be in a file. */
+  readonly #pagedTrees: ReadonlySet<unknown> | undefined;
 
   // The group being built: offsets of its records in the log's buffer.
   #recordAt = new Int32Array(1024);
@@ -194,6 +200,7 @@ export class ShardStore {
     this.#log = log;
     this.recovery = recovery;
     this.#publishedSeq = publishedSeq;
+    this.#pagedTrees = pagingOf(arena)?.trees;
     this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
   }
 
@@ -349,6 +356,34 @@ export class ShardStore {
       target.set(source.subarray(start, start + length), at);
     }
     this.#added(at, length);
+  }
+
+  /**
+   * What the (admitted) record will change and is not in memory comes there, so that applying it cannot fail for that. Before it is appended, and for
+   * a batch before any of its records is.
+   * @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL
+   */
+  fetch(bytes: Uint8Array, at: number): void {
+    if (this.isPaged) this.#fetch(bytes, at);
+  }
+
+  /** Whether a space may have pages in a file. */
+  get isPaged(): boolean {
+    return this.#pagedTrees !== undefined && this.#pagedTrees.size > 0;
+  }
+
+  #fetch(bytes: Uint8Array, at: number): void {
+    const kind = bytes[at];
+    if (kind === OperationKind.Put || kind === OperationKind.Delete || kind === OperationKind.PutBlob) {
+      const space = this.spaces.get(readOperationSpace(bytes, at));
+      space?.engine.fetch?.(bytes, operationKeyAt(bytes, at), readKeyLength(bytes, at));
+    } else if (kind === OperationKind.ApplyBatch) {
+      const { client } = readBlobReference(bytes, operationKeyAt(bytes, at) + readKeyLength(bytes, at));
+      const batch = this.batchBytes(client);
+      if (batch === undefined) return;
+      for (let inner = 0; inner < batch.length; inner += checkOperation(batch, inner, batch.length))
+        this.#fetch(batch, inner);
+    }
   }
 
   #wordsOf(bytes: Buffer): Int32Array {
@@ -670,6 +705,14 @@ export class ShardStore {
 
   get checkpointLsn(): number {
     return this.#checkpointLsn;
+  }
+
+  /**
+   * One slice of what the next beginCheckpoint() would have to write at once. True when there is little left. Between groups.
+   * @throws ERR_DISK_FULL, ERR_IO
+   */
+  prepareCheckpoint(): boolean {
+    return writePaged(this.arena, PAGES_PER_SLICE);
   }
 
   /** Pins the published state for a checkpoint job; the log is synced first, so the checkpoint never holds what the log could still lose. */

@@ -178,6 +178,61 @@ test('threads read whole values that never go back, while leaves come and go and
   removeDirectory(directory);
 }, 120_000);
 
+test('writes that need a damaged page are refused, one by one; all others go on', async () => {
+  const directory = newDirectory();
+  const options: PoolOptions = {
+    shards: 1,
+    memoryBytes: 24 * MIB,
+    budgetBytes: MIB,
+    segmentBytes: MIB,
+    pageBytes: 4096,
+  };
+  const count = 4000;
+  let db = await open(directory, options);
+  await inBatches(count, 200, (n) => ({ key: keyOf(n), value: valueOf(n, 1, 600) }), db);
+  await db.host!.checkpointAll();
+  await db.close();
+  const shard = path.join(directory, 'shard-0000');
+  const file = path.join(
+    shard,
+    fs.readdirSync(shard).find((name) => name.endsWith('.pages'))!,
+  );
+  const bytes = fs.readFileSync(file);
+  const descriptor = fs.openSync(file, 'r+');
+  for (let slot = 8, damaged = 0; damaged < 10; slot++) {
+    if (bytes[slot * 4096] !== 1) continue;
+    fs.writeSync(descriptor, 'damage', slot * 4096 + 1000);
+    damaged++;
+  }
+  fs.closeSync(descriptor);
+
+  db = await open(directory, options);
+  const refused = async (work: Promise<unknown>): Promise<number> => {
+    try {
+      await work;
+      return 0;
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_CORRUPT', details: { file } });
+      return 1;
+    }
+  };
+  const all = Array.from({ length: count }, (_, n) => n);
+  const puts = await Promise.all(all.map((n) => refused(db.put(keyOf(n), valueOf(n, 2, 600)))));
+  const refusals = puts.reduce((sum, one) => sum + one, 0);
+  expect(refusals).toBeGreaterThan(20);
+  expect(refusals).toBeLessThan(100);
+  const bad = puts.indexOf(1);
+  const good = puts.indexOf(0);
+  const batch = [bad, good].map((n) => ({ type: 'put' as const, key: keyOf(n), value: valueOf(n, 3, 600) }));
+  expect(await refused(db.batch(batch))).toBe(1);
+  expect(await refused(db.batch(batch.reverse()))).toBe(1);
+  expect(await refused(db.del(keyOf(bad)))).toBe(1);
+  expect(generationOf(good, db.getSync(keyOf(good)))).toBe(2);
+  expect(db.stats().shards[0]!).toMatchObject({ state: 'running', restarts: 0 });
+  await db.close();
+  removeDirectory(directory);
+}, 60_000);
+
 test('a space with a budget is dropped with its file, and one may become another engine and back', async () => {
   const directory = newDirectory();
   let db = await open(directory, { shards: 1, memoryBytes: 48 * MIB, segmentBytes: MIB });

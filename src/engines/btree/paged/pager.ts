@@ -686,10 +686,17 @@ export class Pager {
     return isSound ? bytes : 0;
   }
 
-  /** The chain's value is gone from the tree that is being built. Returns its pages and units. @throws ERR_CORRUPT, ERR_IO: nothing changed */
+  /**
+   * The chain's value is gone from the tree that is being built. Returns its pages and units. What of a damaged chain cannot be found stays in the file
+   * until it is opened next.
+   */
   releaseChain(first: number, totalBytes: number): { pages: number; units: number } {
     const references: number[] = [];
-    this.visitColdChain(first, totalBytes, (reference) => references.push(reference));
+    try {
+      this.visitColdChain(first, totalBytes, (reference) => references.push(reference));
+    } catch (error) {
+      if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_IO')) throw error;
+    }
     let units = 0;
     for (const reference of references) {
       units += 1 << classOf(reference);

@@ -2,7 +2,7 @@
  * What the paged trees of one shard share: where their files are, and what a store does with all of them around a checkpoint.
  *
  *   open        attachPaging() · image and root chunks of the checkpoint: loadPagedRoot() for each · finishPagedLoad()
- *   checkpoint  shard: preparePaged(), publish, pin, capturePaged()   job: syncPaged(), pagedRootChunk() for each   shard: confirmPaged()
+ *   checkpoint  shard: writePaged() in slices, preparePaged(), publish, pin, capturePaged()   job: syncPaged(), pagedRootChunk() for each   shard: confirmPaged()
  *   close       closePaged()
  *
  * Threads: the shard's thread only, except syncPaged() and pagedRootChunk(): any.
@@ -25,6 +25,8 @@ export interface PageableTree {
   readonly isAwaitingRoot: boolean;
   readonly pager: Pager | undefined;
   loadRoot(root: PagedRoot): void;
+  /** Writes dirty leaves; true when it came to the end. */
+  writeDirty(pagesMax: number): boolean;
   /** Changes what a capture could not write as it is. The caller publishes. */
   prepareCapture(): void;
   capture(): { readonly root: PagedRoot; readonly generation: number } | undefined;
@@ -42,6 +44,8 @@ export interface Paging {
   readonly readOnly: boolean;
   readonly pagers: Set<Pager>;
   readonly trees: Set<PageableTree>;
+  /** Trees that the slices of writePaged() are through with. */
+  readonly written: Set<PageableTree>;
   /** Generations of the captures under way. */
   captured: Map<Pager, number>;
 }
@@ -72,6 +76,7 @@ export function attachPaging(arena: ArenaWriter, env: Env, layout: ColdLayout, r
     readOnly,
     pagers: new Set(),
     trees: new Set(),
+    written: new Set(),
     captured: new Map(),
   });
 }
@@ -113,6 +118,22 @@ function numbersInUse(paging: Paging): Set<number> {
 }
 
 // ---- checkpoints --------------------------------------------------------------------------------------------------------------------
+
+/**
+ * One slice of writing what a capture would have to write, so that it has less to do: true when it came once through all trees. Between groups.
+ * @throws ERR_DISK_FULL, ERR_IO
+ */
+export function writePaged(arena: ArenaWriter, pagesMax: number): boolean {
+  const paging = pagingOf(arena);
+  if (paging === undefined) return true;
+  for (const tree of paging.trees) {
+    if (paging.written.has(tree)) continue;
+    if (!tree.writeDirty(pagesMax)) return false;
+    paging.written.add(tree);
+  }
+  paging.written.clear();
+  return true;
+}
 
 /** Whatever must be changed for a capture. The caller publishes. @throws ERR_DISK_FULL, ERR_IO */
 export function preparePaged(arena: ArenaWriter): void {
