@@ -47,7 +47,7 @@ describe.each(ENGINES)('%s', (name) => {
   test('a thousand engines with an arena of their own leave no resident memory', () => {
     const cycle = (count: number): void => {
       // Memory that is given back late is given back in pieces that the process keeps: that is not the engine's doing.
-      if (count % 10 === 0) collect();
+      if (count % 25 === 0) collect();
       const engine = createEngine(name, { memoryBytes: 1 << 20 });
       engine.setMany(keys.map((key, index) => [key, values[index]!]));
       engine.delete(keys[5]!);
