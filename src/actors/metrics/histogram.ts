@@ -38,9 +38,9 @@ export function bucketLow(bucket: number): number {
   return (SUB_BUCKETS + (bucket & 15)) * 2 ** ((bucket >> 4) - 1);
 }
 
-/** The value a bucket stands for: its middle. */
+/** The value a bucket stands for: the middle of the whole numbers in it. */
 export function bucketValue(bucket: number): number {
-  return bucket < SUB_BUCKETS ? bucket : (bucketLow(bucket) + bucketLow(bucket + 1)) / 2;
+  return bucket < SUB_BUCKETS ? bucket : (bucketLow(bucket) + bucketLow(bucket + 1) - 1) / 2;
 }
 
 /** `times` equal values at once: what came with one message. */

@@ -26,12 +26,12 @@ import {
   type RepairReport,
   type VerifyReport,
 } from './maintenance.js';
-import { renderMetrics } from './metrics.js';
+import { renderMetrics, type MetricsOptions } from './metrics.js';
 import { resolveOptions, type LiveOptions, type PoolOptions } from './options.js';
 import { SpaceSource } from './source.js';
 import { Space, switchEngineOf, type SwitchOptions } from './space.js';
 import { checkSpaceName, type SpaceOptions, type TuningOptions } from './space-options.js';
-import { collectStats, spaceStats, type PoolStats, type SpaceStats } from './stats.js';
+import { collectStats, spaceStats, statsBasis, type PoolStats, type SpaceStats } from './stats.js';
 
 /** What db.spaces() tells of a space. */
 export interface SpaceInfo extends SpaceStats {
@@ -170,10 +170,11 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
     try {
       this.assertOpen();
       const records = this.#core.registry.all().filter(({ id }) => id !== DEFAULT_SPACE_ID);
+      const basis = statsBasis(this.source);
       return Promise.resolve(
         records.map((record) => {
           const { keyEncoding, valueEncoding, tuning, createdAt } = record;
-          const stats = spaceStats(record, this.client.viewsOf(record.id));
+          const stats = spaceStats(record, this.client.viewsOf(record.id), basis);
           return { ...stats, keyEncoding, valueEncoding, tuning: tuning as TuningOptions, createdAt };
         }),
       );
@@ -228,9 +229,9 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
     return collectStats(this.source, true, this.#host?.filesBytes());
   }
 
-  /** The same as Prometheus text. */
-  metrics(): Promise<string> {
-    return renderMetrics(this.stats());
+  /** The same as Prometheus text: docs/metrics.md lists the names. */
+  metrics(options?: MetricsOptions): Promise<string> {
+    return renderMetrics(this.source, this.#host?.filesBytes(), options);
   }
 
   /** What opening found, per shard; undefined in attached threads. */

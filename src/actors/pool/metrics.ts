@@ -1,11 +1,22 @@
 /**
- * Prometheus text of a pool's stats. Names follow Prometheus conventions: concordkv_<what>_<unit>, counters end in _total.
- * Threads: any client.
+ * Prometheus text of a pool. Names follow Prometheus conventions: concordkv_<what>_<unit>, counters end in _total, times are in seconds.
+ * docs/metrics.md lists them. Labels: shard; space (empty: the pool's own) and engine; kind. Threads: any client.
  */
-import { Counter, Gauge, Registry } from 'prom-client';
-import type { PoolStats, ShardStats, SpaceStats } from './stats.js';
+import { Counter, Gauge, Histogram as PrometheusHistogram, Registry } from 'prom-client';
+import { invalidArgument } from '../../shared/errors.js';
+import { ShardHistogram, UsageTotals } from '../metrics/board.js';
+import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
+import type { SpaceSource } from './source.js';
+import { collectStats, statsBasis, type PoolStats, type ShardStats, type SpaceStats } from './stats.js';
 
-const POOL_GAUGES: readonly (readonly [name: string, help: string, of: (stats: PoolStats) => number])[] = [
+export interface MetricsOptions {
+  /** Without it no line names a space: for stores of many. Default true. */
+  readonly spaces?: boolean | undefined;
+}
+
+type Row<T> = readonly [name: string, help: string, of: (stats: T) => number];
+
+const POOL_GAUGES: readonly Row<PoolStats>[] = [
   ['concordkv_entries', 'Live entries.', (stats) => stats.entries],
   ['concordkv_data_bytes', 'Live key and value bytes.', (stats) => stats.dataBytes],
   ['concordkv_disk_bytes', 'Bytes of log and checkpoint files.', (stats) => stats.diskBytes ?? 0],
@@ -16,8 +27,9 @@ const POOL_GAUGES: readonly (readonly [name: string, help: string, of: (stats: P
   ['concordkv_queued_calls', 'Calls of this thread that wait for room.', (stats) => stats.queuedCalls],
 ];
 
-const SHARD_GAUGES: readonly (readonly [name: string, help: string, of: (stats: ShardStats) => number])[] = [
+const SHARD_GAUGES: readonly Row<ShardStats>[] = [
   ['concordkv_shard_up', '1 while the shard takes writes.', (stats) => (stats.state === 'running' ? 1 : 0)],
+  ['concordkv_shard_pending_requests', 'Calls of all threads that are not settled.', (stats) => stats.pendingRequests],
   ['concordkv_memory_used_bytes', 'Shared memory in use.', (stats) => stats.memory.usedBytes],
   ['concordkv_memory_retired_bytes', 'Of these, waiting for readers.', (stats) => stats.memory.retiredBytes],
   ['concordkv_memory_high_water_bytes', 'Most shared memory ever used.', (stats) => stats.memory.highWaterBytes],
@@ -29,7 +41,7 @@ const SHARD_GAUGES: readonly (readonly [name: string, help: string, of: (stats: 
   ['concordkv_tree_overflow_pages', 'Overflow pages.', (stats) => stats.tree.overflowPages],
 ];
 
-const SHARD_COUNTERS: readonly (readonly [name: string, help: string, of: (stats: ShardStats) => number])[] = [
+const SHARD_COUNTERS: readonly Row<ShardStats>[] = [
   ['concordkv_requests_total', 'Requests served.', (stats) => stats.requests],
   ['concordkv_operations_total', 'Operation records applied.', (stats) => stats.operations],
   ['concordkv_groups_total', 'Groups committed.', (stats) => stats.groups],
@@ -45,30 +57,246 @@ const SHARD_COUNTERS: readonly (readonly [name: string, help: string, of: (stats
   ['concordkv_shard_restarts_total', 'Times the shard thread was restarted.', (stats) => stats.restarts],
 ];
 
-/** Label `space` is empty for the pool's own. */
-const SPACE_GAUGES: readonly (readonly [name: string, help: string, of: (stats: SpaceStats) => number])[] = [
+const SPACE_GAUGES: readonly Row<SpaceStats>[] = [
   ['concordkv_space_entries', 'Live entries.', (stats) => stats.entries],
   ['concordkv_space_data_bytes', 'Live key and value bytes.', (stats) => stats.dataBytes],
+  ['concordkv_space_key_bytes', 'Live key bytes.', (stats) => stats.keyBytes],
+  ['concordkv_space_value_bytes', 'Live value bytes.', (stats) => stats.valueBytes],
   ['concordkv_space_versions', 'Versions and tombstones kept.', (stats) => stats.cells],
   ['concordkv_space_page_bytes', 'Memory of pages that hold entries.', (stats) => stats.pageBytes],
   ['concordkv_space_overflow_bytes', 'Memory of chains that hold long values.', (stats) => stats.overflowBytes],
 ];
 
-export function renderMetrics(stats: PoolStats): Promise<string> {
+const SPACE_COUNTERS: readonly Row<SpaceStats>[] = [
+  ['concordkv_space_scanned_entries_total', 'Entries that scans met.', ({ operations }) => operations.scannedEntries],
+  [
+    'concordkv_space_conflicts_total',
+    'Conditional writes whose condition did not hold.',
+    ({ operations }) => operations.conflicts,
+  ],
+  [
+    'concordkv_space_write_failures_total',
+    'Writes a shard refused or did not answer.',
+    ({ operations }) => operations.failures,
+  ],
+  [
+    'concordkv_space_read_retries_total',
+    'Reads that began again with a newer publication.',
+    ({ operations }) => operations.readRetries,
+  ],
+  [
+    'concordkv_space_view_renewals_total',
+    'Reads that began again with another engine.',
+    ({ operations }) => operations.viewRenewals,
+  ],
+  ['concordkv_space_latch_waits_total', 'Reads that waited for a writer.', ({ operations }) => operations.latchWaits],
+  ['concordkv_space_latch_wait_seconds_total', 'Time they waited.', ({ operations }) => operations.latchWaitUs / 1e6],
+];
+
+/** Labelled by kind. */
+const OPERATION_KINDS: Readonly<Record<string, (stats: SpaceStats) => number>> = {
+  get: ({ operations }) => operations.gets,
+  scan: ({ operations }) => operations.scans,
+  put: ({ operations }) => operations.puts,
+  del: ({ operations }) => operations.deletes,
+  batch: ({ operations }) => operations.batches,
+  clear: ({ operations }) => operations.clears,
+};
+const GET_KINDS: Readonly<Record<string, (stats: SpaceStats) => number>> = {
+  hit: ({ operations }) => operations.hits,
+  miss: ({ operations }) => operations.misses,
+};
+
+const NS_PER_SECOND = 1e9;
+/** Of durations, seconds. */
+const SECONDS_BOUNDS = [
+  1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1, 1, 10,
+];
+/** Of counts of records. */
+const RECORDS_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+
+type Labels = Readonly<Record<string, string | number>>;
+
+type HistogramText = Awaited<ReturnType<PrometheusHistogram['get']>>;
+
+/** A Prometheus histogram of values that were counted elsewhere. */
+class FilledHistogram extends PrometheusHistogram {
+  readonly #name: string;
+  readonly #help: string;
+  readonly #bounds: readonly number[];
+  readonly #unit: number;
+  readonly #values: { labels: Labels; value: number; metricName: string }[] = [];
+
+  /** `unit`: what one of the bounds is, in what was counted. */
+  constructor(registry: Registry, name: string, help: string, bounds: readonly number[], unit: number) {
+    super({ name, help, buckets: [...bounds], registers: [registry] });
+    this.#name = name;
+    this.#help = help;
+    this.#bounds = bounds;
+    this.#unit = unit;
+  }
+
+  fill(labels: Labels, from: Histogram): void {
+    const name = this.#name;
+    const { count } = from;
+    const counts = from.cumulative(this.#bounds.map((bound) => bound * this.#unit));
+    for (const [index, bound] of this.#bounds.entries()) {
+      this.#values.push({ labels: { ...labels, le: bound }, value: counts[index]!, metricName: `${name}_bucket` });
+    }
+    this.#values.push({ labels: { ...labels, le: '+Inf' }, value: count, metricName: `${name}_bucket` });
+    this.#values.push({ labels, value: from.sum / this.#unit, metricName: `${name}_sum` });
+    this.#values.push({ labels, value: count, metricName: `${name}_count` });
+  }
+
+  override get(): Promise<HistogramText> {
+    return Promise.resolve({
+      name: this.#name,
+      help: this.#help,
+      // Declared as an enum, which there is none of at run time.
+      type: 'histogram' as unknown as HistogramText['type'],
+      values: this.#values,
+      aggregator: 'sum',
+      collect: () => undefined,
+    });
+  }
+
+  /** What the registry asks for instead of get(). */
+  getForPromString(): Promise<HistogramText> {
+    return this.get();
+  }
+}
+
+/** @throws ERR_INVALID_ARG */
+export async function renderMetrics(
+  source: SpaceSource,
+  diskBytes: number | undefined,
+  options: MetricsOptions = {},
+): Promise<string> {
+  if (typeof options !== 'object' || options === null) throw invalidArgument('options must be an object');
+  const { spaces: withSpaces = true } = options;
+  if (typeof withSpaces !== 'boolean') throw invalidArgument('spaces must be true or false');
+  const basis = statsBasis(source);
+  const stats = collectStats(source, true, diskBytes, basis);
   const registry = new Registry();
   const registers = [registry];
   for (const [name, help, of] of POOL_GAUGES) new Gauge({ name, help, registers }).set(of(stats));
+
+  const perShard = { labelNames: ['shard'], registers };
   for (const [name, help, of] of SHARD_GAUGES) {
-    const gauge = new Gauge({ name, help, labelNames: ['shard'], registers });
+    const gauge = new Gauge({ name, help, ...perShard });
     for (const shard of stats.shards) gauge.set({ shard: shard.shard }, of(shard));
   }
   for (const [name, help, of] of SHARD_COUNTERS) {
-    const counter = new Counter({ name, help, labelNames: ['shard'], registers });
+    const counter = new Counter({ name, help, ...perShard });
     for (const shard of stats.shards) counter.inc({ shard: shard.shard }, of(shard));
   }
-  for (const [name, help, of] of SPACE_GAUGES) {
-    const gauge = new Gauge({ name, help, labelNames: ['space', 'engine'], registers });
-    for (const space of stats.spaces) gauge.set({ space: space.name, engine: space.engine }, of(space));
+  renderGroups(source, registry);
+  if (withSpaces) renderSpaces(source, stats, basis.usage, registry);
+  else {
+    const all = basis.usage.get(undefined)!;
+    renderLatencies(registry, [{ labels: {}, usage: all }]);
   }
-  return registry.metrics();
+  return await registry.metrics();
+}
+
+function renderGroups(source: SpaceSource, registry: Registry): void {
+  const { board, shards } = source.client.control;
+  const seconds = (name: string, help: string): FilledHistogram =>
+    new FilledHistogram(registry, name, help, SECONDS_BOUNDS, NS_PER_SECOND);
+  const records = new FilledHistogram(
+    registry,
+    'concordkv_group_records',
+    'Operation records per group.',
+    RECORDS_BOUNDS,
+    1,
+  );
+  const parts = seconds('concordkv_group_duration_seconds', 'Time of groups, by its part: log, sync, apply, answer.');
+  const checkpoints = seconds('concordkv_checkpoint_duration_seconds', 'Time of checkpoints.');
+  for (let shard = 0; shard < shards; shard++) {
+    const counts = board.shardHistograms(shard);
+    const histogram = (which: number): Histogram => new Histogram(counts, which * HISTOGRAM_LENGTH);
+    records.fill({ shard }, histogram(ShardHistogram.GroupRecords));
+    parts.fill({ shard, kind: 'log' }, histogram(ShardHistogram.Log));
+    parts.fill({ shard, kind: 'sync' }, histogram(ShardHistogram.Sync));
+    parts.fill({ shard, kind: 'apply' }, histogram(ShardHistogram.Apply));
+    parts.fill({ shard, kind: 'answer' }, histogram(ShardHistogram.Answer));
+    checkpoints.fill({ shard }, histogram(ShardHistogram.Checkpoint));
+  }
+}
+
+function renderLatencies(registry: Registry, of: readonly { labels: Labels; usage: UsageTotals }[]): void {
+  const seconds = (name: string, help: string): FilledHistogram =>
+    new FilledHistogram(registry, name, help, SECONDS_BOUNDS, NS_PER_SECOND);
+  const reads = seconds('concordkv_read_duration_seconds', 'Time of point reads, one of 64.');
+  const writes = seconds('concordkv_write_duration_seconds', 'Time of writes until their promises settle.');
+  const chunks = seconds('concordkv_scan_chunk_duration_seconds', 'Time of chunks of scans.');
+  for (const { labels, usage } of of) {
+    reads.fill(labels, usage.reads);
+    writes.fill(labels, usage.writes);
+    chunks.fill(labels, usage.scans);
+  }
+}
+
+function renderSpaces(
+  { core }: SpaceSource,
+  { spaces }: PoolStats,
+  usage: ReadonlyMap<number | undefined, UsageTotals>,
+  registry: Registry,
+): void {
+  const registers = [registry];
+  const perSpace = { labelNames: ['space', 'engine'], registers };
+  const perKind = { labelNames: ['space', 'engine', 'kind'], registers };
+  const labelsOf = ({ name, engine }: SpaceStats): { space: string; engine: string } => ({ space: name, engine });
+  for (const [name, help, of] of SPACE_GAUGES) {
+    const gauge = new Gauge({ name, help, ...perSpace });
+    for (const space of spaces) gauge.set(labelsOf(space), of(space));
+  }
+  for (const [name, help, of] of SPACE_COUNTERS) {
+    const counter = new Counter({ name, help, ...perSpace });
+    for (const space of spaces) counter.inc(labelsOf(space), of(space));
+  }
+  const operations = new Counter({
+    name: 'concordkv_space_operations_total',
+    help: 'Operations asked for, by kind.',
+    ...perKind,
+  });
+  const gets = new Counter({ name: 'concordkv_space_gets_total', help: 'Point reads, by what they met.', ...perKind });
+  const memory = new Gauge({
+    name: 'concordkv_engine_memory_bytes',
+    help: 'Memory of the engine, by kind.',
+    ...perKind,
+  });
+  const engine = new Gauge({
+    name: 'concordkv_engine_metric',
+    help: 'What the engine counts; names and meanings are its own.',
+    ...perKind,
+  });
+  for (const space of spaces) {
+    const labels = labelsOf(space);
+    for (const [kind, of] of Object.entries(OPERATION_KINDS)) operations.inc({ ...labels, kind }, of(space));
+    for (const [kind, of] of Object.entries(GET_KINDS)) gets.inc({ ...labels, kind }, of(space));
+    for (const [name, bytes] of Object.entries(space.memory)) {
+      memory.set({ ...labels, kind: snakeCase(name.replace(/Bytes$/, '')) }, bytes);
+    }
+    for (const [name, value] of Object.entries(space.engineMetrics))
+      engine.set({ ...labels, kind: snakeCase(name) }, value);
+  }
+  renderLatencies(
+    registry,
+    spaces.map((space) => ({
+      labels: labelsOf(space),
+      usage: usage.get(idOf(core.registry, space.name)) ?? new UsageTotals(),
+    })),
+  );
+}
+
+function idOf(registry: SpaceSource['core']['registry'], name: string): number {
+  return registry.named(name)?.id ?? -1;
+}
+
+function snakeCase(name: string): string {
+  return name
+    .replace('KiB', 'Kib')
+    .replace(/(?<=[a-z\d])[A-Z]/g, (letter) => `_${letter}`)
+    .toLowerCase();
 }

@@ -5,8 +5,58 @@ import type { TreeCounts } from '../../engines/btree/meta.js';
 import { UNIT_BYTES } from '../../shared/memory/arena.js';
 import type { SpaceView } from '../client/space-view.js';
 import { ShardCounter, ShardState } from '../control-block.js';
+import { ShardHistogram, UsageTotals } from '../metrics/board.js';
+import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
+import { readShardReport, type ShardReport } from '../metrics/shard-meter.js';
 import type { SpaceRecord } from './manifest.js';
 import type { SpaceSource } from './source.js';
+
+/** Durations, microseconds, 3.2 % wrong at most. */
+export interface LatencyStats {
+  /** How many were timed. */
+  readonly count: number;
+  readonly meanUs: number;
+  readonly p50Us: number;
+  readonly p99Us: number;
+  readonly p999Us: number;
+  readonly maxUs: number;
+}
+
+/** What was asked, by all threads, those that have left included. */
+export interface OperationStats {
+  /** Point reads of any kind. */
+  readonly gets: number;
+  readonly hits: number;
+  readonly misses: number;
+  /** Iterators that were begun, and counts of ranges. */
+  readonly scans: number;
+  readonly scanChunks: number;
+  readonly scannedEntries: number;
+  /** Handed to a shard, those in batches included. */
+  readonly puts: number;
+  readonly deletes: number;
+  /** Counted where batch() was called. */
+  readonly batches: number;
+  readonly clears: number;
+  /** Conditional writes whose condition did not hold. */
+  readonly conflicts: number;
+  /** Writes that a shard refused, or did not answer. */
+  readonly failures: number;
+  /** Reads that began again, since what they met was newer than what they had begun with. */
+  readonly readRetries: number;
+  /** Reads that began again, since the space had another engine. */
+  readonly viewRenewals: number;
+  /** Reads that waited for a writer, and for how long. */
+  readonly latchWaits: number;
+  readonly latchWaitUs: number;
+}
+
+/** One of 64 point reads is timed, every write (until its promise settles), every chunk of a scan. */
+export interface OperationLatencies {
+  readonly read: LatencyStats;
+  readonly write: LatencyStats;
+  readonly scan: LatencyStats;
+}
 
 export interface ShardStats {
   readonly shard: number;
@@ -23,6 +73,25 @@ export interface ShardStats {
   readonly checkpoints: number;
   /** Entries removed because their time had come. */
   readonly expired: number;
+  /** Calls of all threads that are not settled. */
+  readonly pendingRequests: number;
+  /** Operation records per group. */
+  readonly groupRecords: { readonly mean: number; readonly p50: number; readonly p99: number; readonly max: number };
+  /** Parts of a group's time: all groups that are synced are timed, one of eight others. And checkpoints. */
+  readonly latency: {
+    readonly log: LatencyStats;
+    readonly sync: LatencyStats;
+    readonly apply: LatencyStats;
+    readonly answer: LatencyStats;
+    readonly checkpoint: LatencyStats;
+  };
+  /** Spaces on their way to another engine, and how many versions have been copied. Up to 250 ms old. */
+  readonly moving: readonly {
+    readonly space: string;
+    readonly engine: string;
+    readonly copied: number;
+    readonly total: number;
+  }[];
   /** Log a recovery would read, bytes. */
   readonly logBytes: number;
   readonly logLsn: number;
@@ -51,11 +120,20 @@ export interface SpaceStats {
   readonly entries: number;
   /** Live key and value bytes. */
   readonly dataBytes: number;
+  /** Of these. */
+  readonly keyBytes: number;
+  readonly valueBytes: number;
   /** Versions and tombstones kept, the live entries included. */
   readonly cells: number;
   /** Memory of pages that hold entries, and of chains that hold long values. */
   readonly pageBytes: number;
   readonly overflowBytes: number;
+  /** Bytes by kind, as the engine tells. Up to 250 ms old, as engineMetrics is. */
+  readonly memory: Readonly<Record<string, number>>;
+  readonly operations: OperationStats;
+  readonly latency: OperationLatencies;
+  /** What the engine counts, since its shards were started last: names are its own. */
+  readonly engineMetrics: Readonly<Record<string, number>>;
 }
 
 export interface PoolStats {
@@ -69,6 +147,9 @@ export interface PoolStats {
   readonly logBytes: number;
   /** Files of the store, as allocated; undefined in attached threads. */
   readonly diskBytes: number | undefined;
+  /** Of all spaces, those that were dropped included; asked of a space, its own. */
+  readonly operations: OperationStats;
+  readonly latency: OperationLatencies;
   /** Attached threads, this one included. */
   readonly clients: number;
   readonly openSnapshots: number;
@@ -92,34 +173,143 @@ const STATE_NAMES: Readonly<Record<number, ShardStats['state']>> = {
   [ShardState.Closed]: 'closed',
 };
 
+/** To whole nanoseconds. */
+function microseconds(ns: number): number {
+  return Math.round(ns) / 1000;
+}
+
+function latencyOf(histogram: Histogram): LatencyStats {
+  const { count } = histogram;
+  const quantileUs = (part: number): number => microseconds(histogram.quantile(part));
+  return {
+    count,
+    meanUs: count === 0 ? 0 : microseconds(histogram.sum / count),
+    p50Us: quantileUs(0.5),
+    p99Us: quantileUs(0.99),
+    p999Us: quantileUs(0.999),
+    maxUs: microseconds(histogram.largest),
+  };
+}
+
+export function operationsOf(usage: UsageTotals): OperationStats {
+  const gets = usage.count('Gets');
+  const misses = usage.count('Misses');
+  return {
+    gets,
+    hits: gets - misses,
+    misses,
+    scans: usage.count('Scans'),
+    scanChunks: usage.count('ScanChunks'),
+    scannedEntries: usage.count('ScannedEntries'),
+    puts: usage.count('Puts'),
+    deletes: usage.count('Deletes'),
+    batches: usage.count('Batches'),
+    clears: usage.count('Clears'),
+    conflicts: usage.count('Conflicts'),
+    failures: usage.count('Failures'),
+    readRetries: usage.count('ReadRetries'),
+    viewRenewals: usage.count('ViewRenewals'),
+    latchWaits: usage.count('LatchWaits'),
+    latchWaitUs: microseconds(usage.count('LatchWaitNs')),
+  };
+}
+
+function latenciesOf(usage: UsageTotals): OperationLatencies {
+  return { read: latencyOf(usage.reads), write: latencyOf(usage.writes), scan: latencyOf(usage.scans) };
+}
+
+/** Sizes of pages are not to be added up over shards. */
+const LARGEST_COUNTS = /PageBytes$/;
+
+function addUp(sums: Record<string, number>, numbers: Readonly<Record<string, number>>): void {
+  for (const [name, value] of Object.entries(numbers)) {
+    const sum = sums[name] ?? 0;
+    sums[name] = LARGEST_COUNTS.test(name) ? Math.max(sum, value) : sum + value;
+  }
+}
+
+/** What of many spaces is collected once. */
+export interface StatsBasis {
+  readonly usage: Map<number | undefined, UsageTotals>;
+  readonly reports: readonly (ShardReport | undefined)[];
+}
+
+export function statsBasis({ client }: SpaceSource): StatsBasis {
+  const { board } = client.control;
+  return { usage: board.usage(), reports: client.shards.map((_, shard) => readShardReport(board, shard)) };
+}
+
 /** Numbers of a space over all shards. */
-export function spaceStats({ name, engine }: SpaceRecord, views: readonly SpaceView[]): SpaceStats {
+export function spaceStats(
+  { id, name, engine }: SpaceRecord,
+  views: readonly SpaceView[],
+  basis: StatsBasis,
+): SpaceStats {
   let entries = 0;
-  let dataBytes = 0;
+  let keyBytes = 0;
+  let valueBytes = 0;
   let cells = 0;
   let pageBytes = 0;
   let overflowBytes = 0;
   for (const view of views) {
     const counts = view.counts();
     entries += counts.liveEntries;
-    dataBytes += counts.liveKeyBytes + counts.liveValueBytes;
+    keyBytes += counts.liveKeyBytes;
+    valueBytes += counts.liveValueBytes;
     cells += counts.cells;
     pageBytes += counts.treeUnits * UNIT_BYTES;
     overflowBytes += counts.overflowUnits * UNIT_BYTES;
   }
-  return { name, engine, entries, dataBytes, cells, pageBytes, overflowBytes };
+  const memory: Record<string, number> = {};
+  const engineMetrics: Record<string, number> = {};
+  for (const report of basis.reports) {
+    for (const space of report?.spaces ?? []) {
+      if (space.id !== id) continue;
+      // The unit belongs to the name, whatever an engine of somebody else's calls it.
+      const named = Object.entries(space.memory).map(([kind, bytes]) => [
+        /Bytes$/.test(kind) ? kind : `${kind}Bytes`,
+        bytes,
+      ]);
+      addUp(memory, Object.fromEntries(named) as Record<string, number>);
+      addUp(engineMetrics, space.metrics);
+    }
+  }
+  const usage = basis.usage.get(id) ?? new UsageTotals();
+  return {
+    name,
+    engine,
+    entries,
+    dataBytes: keyBytes + valueBytes,
+    keyBytes,
+    valueBytes,
+    cells,
+    pageBytes,
+    overflowBytes,
+    memory,
+    operations: operationsOf(usage),
+    latency: latenciesOf(usage),
+    engineMetrics,
+  };
 }
 
 /** `ofAll`: of every space of the store, with the source's rows per shard; otherwise of the source alone. */
-export function collectStats(source: SpaceSource, ofAll: boolean, diskBytes: number | undefined): PoolStats {
+export function collectStats(
+  source: SpaceSource,
+  ofAll: boolean,
+  diskBytes: number | undefined,
+  basis = statsBasis(source),
+): PoolStats {
   const { client, core } = source;
   const { control } = client;
   const records = ofAll ? core.registry.all() : [core.registry.withId(source.spaceId)!];
-  const spaces = records.map((record) => spaceStats(record, client.viewsOf(record.id)));
+  const spaces = records.map((record) => spaceStats(record, client.viewsOf(record.id), basis));
   const shards = source.views.map((view, shard): ShardStats => {
     const counters = control.shardCounters(shard);
     const memory = view.arena.stats();
     const tree = view.counts();
+    const histograms = control.board.shardHistograms(shard);
+    const histogram = (which: number): Histogram => new Histogram(histograms, which * HISTOGRAM_LENGTH);
+    const groupRecords = histogram(ShardHistogram.GroupRecords);
     return {
       shard,
       state: STATE_NAMES[control.shardState(shard)] ?? 'starting',
@@ -133,6 +323,24 @@ export function collectStats(source: SpaceSource, ofAll: boolean, diskBytes: num
       errors: counters[ShardCounter.Errors]!,
       checkpoints: counters[ShardCounter.Checkpoints]!,
       expired: counters[ShardCounter.Expired]!,
+      pendingRequests: control.board.pendingAt(shard),
+      groupRecords: {
+        mean: groupRecords.sum / Math.max(1, groupRecords.count),
+        p50: groupRecords.quantile(0.5),
+        p99: groupRecords.quantile(0.99),
+        max: groupRecords.largest,
+      },
+      latency: {
+        log: latencyOf(histogram(ShardHistogram.Log)),
+        sync: latencyOf(histogram(ShardHistogram.Sync)),
+        apply: latencyOf(histogram(ShardHistogram.Apply)),
+        answer: latencyOf(histogram(ShardHistogram.Answer)),
+        checkpoint: latencyOf(histogram(ShardHistogram.Checkpoint)),
+      },
+      moving: (basis.reports[shard]?.spaces ?? []).flatMap(({ id, moving }) => {
+        const record = core.registry.withId(id);
+        return moving === undefined || record === undefined ? [] : [{ space: record.name, ...moving }];
+      }),
       logBytes: counters[ShardCounter.LogBytes]!,
       logLsn: counters[ShardCounter.LogLastLsn]!,
       logSyncedLsn: counters[ShardCounter.LogSyncedLsn]!,
@@ -148,6 +356,7 @@ export function collectStats(source: SpaceSource, ofAll: boolean, diskBytes: num
   });
   const sum = (of: (stats: ShardStats) => number): number => shards.reduce((total, stats) => total + of(stats), 0);
   const oldest = control.oldestSnapshotOpenedAt();
+  const usage = basis.usage.get(ofAll ? undefined : source.spaceId) ?? new UsageTotals();
   return {
     entries: spaces.reduce((total, { entries }) => total + entries, 0),
     dataBytes: spaces.reduce((total, { dataBytes }) => total + dataBytes, 0),
@@ -156,6 +365,8 @@ export function collectStats(source: SpaceSource, ofAll: boolean, diskBytes: num
     memoryCapacityBytes: sum(({ memory }) => memory.capacityBytes),
     logBytes: sum(({ logBytes }) => logBytes),
     diskBytes,
+    operations: operationsOf(usage),
+    latency: latenciesOf(usage),
     clients: control.clients,
     openSnapshots: control.openSnapshots,
     oldestSnapshotMs: oldest === undefined ? 0 : Math.max(0, Date.now() - oldest),
