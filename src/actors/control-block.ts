@@ -187,7 +187,7 @@ export class ControlBlock {
 
   // ---- sequence numbers -------------------------------------------------------------------------------------------------------
 
-  /** Host, before any shard runs: the first number that was never used. */
+  /** Host, when every shard has recovered: the first number that was never used. Before that it is 0, and no shard may take any. */
   set nextSequence(sequence: number) {
     Atomics.store(this.#longs, (COUNTER_LINE * LINE_BYTES) / 8, BigInt(sequence));
   }

@@ -6,6 +6,7 @@
  * the durability it asked for, or it has a response; a group is all or nothing. A client that dies leaves whole requests or none in its ring.
  * Threads: the shard's thread only.
  */
+import { assert } from '../../shared/assert.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
 import {
@@ -553,6 +554,7 @@ export class Shard {
     const records = store.groupRecords;
     this.#meter.begin(level === Durability.Sync);
     const firstSeq = this.#control.takeSequences(this.index, span);
+    assert(firstSeq > store.publishedSeq, 'a number is taken twice');
     let published: number | undefined;
     try {
       store.commit(level, firstSeq, () => {
@@ -747,6 +749,8 @@ export class Shard {
   /** Deletes some of the entries whose time has come, as a group of its own. True when there are more. */
   #expireSlice(nowMs: number): boolean {
     const { store } = this;
+    // Other shards of the store are still recovering: which numbers were never used is not known yet.
+    if (this.#control.nextSequence === 0) return false;
     this.#expiryDueAt = Infinity;
     if (store.spaces.expiringEntries === 0 || this.#readOnlyCause !== undefined) return false;
     this.#control.beginApplying(this.index);
