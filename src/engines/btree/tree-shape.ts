@@ -9,6 +9,9 @@
  * has only fresh ancestors. Pages that overflow or underflow go through a run (leaf-run.ts) into new pages: one page again
  * (compaction, another prefix or class), two shared with a sibling that has room, or a split. Ascending inserts leave full pages.
  *
+ * A large group is admitted by a bound that counts on packing: when memory runs short, pages of the group that fit together are merged
+ * (admission.ts).
+ *
  * Invariants: every leaf but a root leaf has an entry; a branch has at least two children (one only after a removal that found
  * no memory to merge). Nothing changes before ensureRoom() has found memory for the worst case.
  * Threads: the shard thread only.

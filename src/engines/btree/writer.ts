@@ -49,8 +49,6 @@ import { Pager, writeReference } from './paged/pager.js';
 import { pagingOf } from './paged/paging.js';
 import { FETCHED_PAGES, PACK_SPILLS_MIN, TreeShape, childrenWord, leafOffsetsHalfword } from './tree-shape.js';
 
-export { OverflowWriter, type OverflowChain } from './overflow.js';
-
 export interface BTreeOptions {
   /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
   readonly order?: number;
