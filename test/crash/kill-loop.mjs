@@ -4,6 +4,12 @@
  *
  *   node test/crash/kill-loop.mjs --kills 1000 [--seed 7] [--dir <folder>] [--keep] [--callers 32] [--burst 1] [--durability memory] [--forget 5] [--budget]
  *
+ *   node test/crash/kill-loop.mjs --scene all --engine all [--kills …] [--seed …] [--budget]
+ *
+ * With --scene or --engine a child (scene-child.mjs) writes to several spaces: in one engine (--engine btree|hash|rbtree|array|memtable) or in all of them
+ * (all); and beside that (--scene) does nothing else (writes), moves spaces from engine to engine (switch), lets entries expire (expiry), drops spaces and
+ * makes them again (drop), or all of it (all).
+ *
  * With --budget the store keeps 1 MiB per shard in memory and most of its pages in files, of values ten times as long.
  *
  * The witness is a file outside the store: the child adds a line before each call, and one after it was acknowledged. What the operating system has
@@ -22,8 +28,18 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
+const SCENE_CHILD = fileURLToPath(new URL('./scene-child.mjs', import.meta.url));
+const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'all'];
+const SCENES = ['writes', 'switch', 'expiry', 'drop', 'all'];
+/** Lives of scenes that may be killed before they have made the spaces they lack. */
+const MAKING_PART = 0.2;
+/** Lives of scenes that read every file of the store before they open it. */
+const VERIFY_PART = 0.5;
 /** A life is killed at a random moment after it began to write. */
 const WRITING_MS_MAX = 200;
+const SCENE_MS_MAX = 400;
+/** More would leave no room for moves and drops. */
+const SCENE_CALLERS_MAX = 8;
 /** One life in ten is killed while it still recovers. */
 const EARLY_PART = 0.1;
 const EARLY_MS_MAX = 200;
@@ -41,8 +57,8 @@ function mulberry32(seed) {
 }
 
 /** A process that has loaded the code and waits. */
-function conceive() {
-  return fork(CHILD, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+function conceive(child) {
+  return fork(child, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
 }
 
 /** Gives the waiting process its options and runs it until it is killed or says what is wrong. */
@@ -57,9 +73,8 @@ function live(child, options) {
     }, options.killEarlyMs ?? VERIFY_MS_MAX);
     child.on('message', (message) => {
       if (message.problem !== undefined) problem = message.problem;
-      if (message.verified === undefined) return;
-      report = message;
-      if (options.killAfterMs === undefined) return;
+      if (message.verified !== undefined) report = message;
+      if (options.killAfterMs === undefined || message[options.killFrom] === undefined) return;
       clearTimeout(timer);
       timer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
     });
@@ -74,7 +89,10 @@ function live(child, options) {
   });
 }
 
-/** @returns {Promise<{ kills: number, verified: number, acknowledged: number, seed: number }>} lives that verified, writes they found */
+/**
+ * @returns {Promise<{ kills, verified, acknowledged, seed, drops, switches, expired, interrupted }>} all numbers: lives that verified, lines they found; of
+ *   scenes: drops and moves that were acknowledged, entries that had expired, lives that began with a move or a drop that was not finished
+ */
 export async function killLoop({
   kills,
   seed,
@@ -86,13 +104,18 @@ export async function killLoop({
   durability,
   forget,
   budget = false,
+  engine,
+  scene,
 }) {
+  const isScene = engine !== undefined || scene !== undefined;
+  const script = isScene ? SCENE_CHILD : CHILD;
   const random = mulberry32(seed);
   const witness = path.join(directory, 'witness.log');
   const store = path.join(directory, 'store');
   let verified = 0;
   let acknowledged = 0;
-  let child = conceive();
+  const happened = { drops: 0, switches: 0, expired: 0, interrupted: 0 };
+  let child = conceive(script);
   let heir;
   try {
     for (let kill = 0; kill <= kills; kill++) {
@@ -104,7 +127,7 @@ export async function killLoop({
         fs.rmSync(store, { recursive: true });
         fs.renameSync(`${store}.earlier`, store);
       }
-      heir = last ? undefined : conceive();
+      heir = last ? undefined : conceive(script);
       const report = await live(child, {
         store,
         witness,
@@ -113,15 +136,29 @@ export async function killLoop({
         burst,
         durability,
         budget,
+        ...(isScene
+          ? {
+              callers: Math.min(callers, SCENE_CALLERS_MAX),
+              engine: engine ?? 'all',
+              scene: scene ?? 'all',
+              verifies: last || random() < VERIFY_PART,
+            }
+          : {}),
         life: kill,
         seed: Math.floor(random() * 2 ** 31),
         last,
-        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfterMs: moment * WRITING_MS_MAX }),
+        ...(last
+          ? {}
+          : isEarly
+            ? { killEarlyMs: moment * EARLY_MS_MAX }
+            : { killAfterMs: moment * (isScene ? SCENE_MS_MAX : WRITING_MS_MAX) }),
+        killFrom: isScene && random() >= MAKING_PART ? 'running' : 'verified',
       });
       if (report !== undefined) {
         verified++;
         // Lines of one life; the witness starts over with each that verified.
         acknowledged += report.acknowledged;
+        for (const name of Object.keys(happened)) happened[name] += report[name] ?? 0;
       }
       child = heir;
       onProgress?.({ kill, kills, acknowledged });
@@ -129,7 +166,7 @@ export async function killLoop({
   } finally {
     heir?.kill('SIGKILL');
   }
-  return { kills, verified, acknowledged, seed };
+  return { kills, verified, acknowledged, seed, ...happened };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
@@ -144,8 +181,16 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       durability: { type: 'string' },
       forget: { type: 'string' },
       budget: { type: 'boolean', default: false },
+      engine: { type: 'string' },
+      scene: { type: 'string' },
     },
   });
+  for (const [name, given, known] of [
+    ['engine', values.engine, ENGINES],
+    ['scene', values.scene, SCENES],
+  ]) {
+    if (given !== undefined && !known.includes(given)) throw new Error(`--${name} is one of ${known.join(', ')}`);
+  }
   const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-kill-'));
   fs.mkdirSync(directory, { recursive: true });
   const seed = Number(values.seed);
@@ -160,17 +205,26 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       durability: values.durability,
       forget: values.forget === undefined ? undefined : Number(values.forget),
       budget: values.budget,
+      engine: values.engine,
+      scene: values.scene,
       onProgress: ({ kill, kills, acknowledged }) => {
         if (kill % 10 === 0) console.log(`  ${kill}/${kills} kills, ${acknowledged} acknowledged writes checked`);
       },
     });
     console.log(`survived ${result.kills} kills; ${result.acknowledged} acknowledged writes were there`);
+    if (values.engine !== undefined || values.scene !== undefined) {
+      const { switches, interrupted, drops, expired } = result;
+      console.log(
+        `${switches} moves, ${interrupted} lives met one unfinished; ${drops} drops; ${expired} entries expired`,
+      );
+    }
     if (!values.keep && values.dir === undefined) fs.rmSync(directory, { recursive: true, force: true });
   } catch (error) {
     console.error(`FAILED: ${error.message}`);
-    console.error(
-      `replay: node test/crash/kill-loop.mjs --kills ${values.kills} --seed ${seed}; files are in ${directory}`,
-    );
+    const flags = ['engine', 'scene', 'durability', 'forget', 'callers', 'burst'].filter((name) => values[name]);
+    const more = flags.map((name) => ` --${name} ${values[name]}`).join('') + (values.budget ? ' --budget' : '');
+    console.error(`replay: node test/crash/kill-loop.mjs --kills ${values.kills} --seed ${seed}${more}`);
+    console.error(`files are in ${directory}`);
     process.exitCode = 1;
   }
 }

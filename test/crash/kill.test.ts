@@ -2,11 +2,13 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 // @ts-expect-error a plain JavaScript helper
 import { killLoop } from './kill-loop.mjs';
 
 const KILLS = 100;
+const SCENE_KILLS = 20;
+const ENGINE_KILLS = 9;
 
 let directory: string;
 
@@ -30,3 +32,32 @@ test(`every acknowledged write survives ${KILLS} kills, and nothing else appears
 test('a store that forgets what it acknowledged in one life is found out by the next', async () => {
   await expect(killLoop({ kills: 4, seed: 1, directory, forget: 4 })).rejects.toThrow(/was acknowledged/);
 }, 60_000);
+
+describe('over several spaces, of which some are moved, some dropped and made again, and some hold what expires', () => {
+  test(`every engine at once survives ${SCENE_KILLS} kills`, async () => {
+    const seed = Math.floor(Math.random() * 1_000_000);
+    console.log(`replay: npm run test:crash -- --kills ${SCENE_KILLS} --scene all --engine all --seed ${seed}`);
+    const result = await killLoop({ kills: SCENE_KILLS, seed, directory, scene: 'all', engine: 'all' });
+    console.log(JSON.stringify(result));
+    expect(result.verified).toBeGreaterThan(SCENE_KILLS * 0.7);
+    expect(result.acknowledged).toBeGreaterThan(500);
+    expect(result.drops).toBeGreaterThan(0);
+    expect(result.switches).toBeGreaterThan(0);
+    expect(result.expired).toBeGreaterThan(0);
+  }, 300_000);
+
+  test.each(['btree', 'hash', 'rbtree', 'array', 'memtable'])(
+    `%s survives ${ENGINE_KILLS} kills`,
+    async (engine) => {
+      const seed = Math.floor(Math.random() * 1_000_000);
+      console.log(
+        `replay: npm run test:crash -- --kills ${ENGINE_KILLS} --scene all --engine ${engine} --seed ${seed}`,
+      );
+      const result = await killLoop({ kills: ENGINE_KILLS, seed, directory, scene: 'all', engine });
+      console.log(JSON.stringify(result));
+      expect(result.verified).toBeGreaterThan(ENGINE_KILLS / 2);
+      expect(result.acknowledged).toBeGreaterThan(100);
+    },
+    300_000,
+  );
+});
