@@ -31,7 +31,7 @@ import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
-import type { SwitchProgress } from '../../engines/store/space.js';
+import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram } from '../metrics/board.js';
@@ -67,9 +67,9 @@ import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
 /** A shard that dies this often within the window stays down. */
-const PAGE_CACHE_BYTES_MIN = 1 << 20;
-const PAGE_CACHE_BYTES_MAX = 64 << 20;
-const PAGE_CACHE_DIVISOR = 32;
+/** Spaces may be given a budget later. */
+const PAGE_CACHE_BYTES_MIN = 8 << 20;
+const PAGE_CACHE_BYTES_MAX = 2 ** 35;
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
@@ -248,8 +248,9 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
     const { memoryBytes } = options;
-    if (directory !== ':memory:')
-      this.#pageCache = createPageCache({ bytes: pageCacheBytes(manifest.shards * memoryBytes) });
+    if (directory !== ':memory:') {
+      this.#pageCache = createPageCache({ bytes: pageCacheBytes(this.#catalog.definitions(), manifest.shards) });
+    }
     const storeId = Buffer.from(manifest.storeId, 'hex');
     this.#arenas = Array.from({ length: manifest.shards }, (_, shard) => {
       const arena = createArena({ memoryBytes });
@@ -945,9 +946,10 @@ function manifestOf(options: ResolvedOptions): Manifest {
   );
 }
 
-/** A share of the shards' memory; it is address space until pages are read from files. */
-function pageCacheBytes(memoryBytes: number): number {
-  return Math.min(PAGE_CACHE_BYTES_MAX, Math.max(PAGE_CACHE_BYTES_MIN, memoryBytes / PAGE_CACHE_DIVISOR));
+/** Half of what spaces may take of pages that are in files; the other half is the shards' (Pager). Address space until such pages are read. */
+function pageCacheBytes(spaces: readonly SpaceDefinition[], shards: number): number {
+  const budgets = spaces.reduce((sum, { tuning }) => sum + (tuning.budgetBytes ?? 0), 0);
+  return Math.min(PAGE_CACHE_BYTES_MAX, Math.max(PAGE_CACHE_BYTES_MIN, (shards * budgets) / 2));
 }
 
 /** What the default space's engine is told: not remembered, but what an empty tree begins with. */

@@ -154,7 +154,9 @@ export class Pager {
   constructor(arena: ArenaWriter, paging: Paging, budgetBytes: number) {
     this.#arena = arena;
     this.#paging = paging;
-    this.#budgetUnits = Math.min(Math.floor(budgetBytes / UNIT_BYTES), Math.floor(arena.totalUnits * ARENA_SHARE_MAX));
+    // The other half is the cache's, where readers find what is not in the arena.
+    const ownBytes = paging.cache === undefined ? budgetBytes : budgetBytes / 2;
+    this.#budgetUnits = Math.min(Math.floor(ownBytes / UNIT_BYTES), Math.floor(arena.totalUnits * ARENA_SHARE_MAX));
     paging.pagers.add(this);
   }
 
