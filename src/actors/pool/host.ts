@@ -66,10 +66,10 @@ import {
 import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
-/** A shard that dies this often within the window stays down. */
 /** Spaces may be given a budget later. */
 const PAGE_CACHE_BYTES_MIN = 8 << 20;
 const PAGE_CACHE_BYTES_MAX = 2 ** 35;
+/** A shard that dies this often within the window stays down. */
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
