@@ -175,6 +175,7 @@ export interface EngineWriter extends TreeRowSource {
     highInclusive: boolean,
     limit: number,
     seq: number,
+    resume?: Uint8Array,
   ): RemoveRangeResult;
 
   /** Open snapshots for the group about to be applied, ascending; the array is kept, not copied. */

@@ -243,18 +243,31 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const length = source.keyEncoding.encode(key, scratch);
       const view = source.viewOf(scratch, length);
       const link = this.#writable(view);
-      const own = Buffer.from(scratch.bytes.subarray(0, length));
-      const hash = hashBytes(own, 0, own.length);
+      const bytesOfKey = scratch.bytes;
+      const hash = hashBytes(bytesOfKey, 0, length);
       const { spaceId } = source;
-      const extensionBytes = extensionBytesOf(spaceId, 0);
-      const request = newRequest(operationBytes(own.length, 0, extensionBytes), level, condition, hash, version);
-      const keyStart = writeHead(request, REQUEST_HEADER_BYTES, OperationKind.Delete, own.length, 0, spaceId, 0);
-      request.set(own, keyStart);
       const { meter } = view;
       meter.counts[Counter.Deletes]!++;
-      if (!link.mustWait(own, own.length, hash)) return sendRequest(link, request, signal, meter);
-      const sinceMs = performance.now();
-      return link.inOrder(own, hash, () => sendRequest(link, request, signal, meter, sinceMs));
+      if (link.mustWait(bytesOfKey, length, hash)) {
+        const own = Buffer.from(bytesOfKey.subarray(0, length));
+        const request = delRequest(own, hash, level, condition, version, spaceId);
+        const sinceMs = performance.now();
+        return link.inOrder(own, hash, () => sendRequest(link, request, signal, meter, sinceMs));
+      }
+      const recordBytes = operationBytes(length, 0, extensionBytesOf(spaceId, 0));
+      const at = link.reserve(recordBytes);
+      if (at < 0) {
+        const own = bytesOfKey.subarray(0, length);
+        return link.enqueue(delRequest(own, hash, level, condition, version, spaceId), signal, meter);
+      }
+      const { bytes, words } = link.requests;
+      writeRequestHeader(bytes, words, at, RequestType.Operation, level, condition, hash, version);
+      const start = at + REQUEST_HEADER_BYTES;
+      // The last word may hold padding.
+      words[(start + recordBytes - 4) >> 2] = 0;
+      const keyStart = writeHead(bytes, start, OperationKind.Delete, length, 0, spaceId, 0);
+      for (let i = 0; i < length; i++) bytes[keyStart + i] = bytesOfKey[i]!;
+      return link.submit(meter);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -529,6 +542,20 @@ function putRequest(key: Uint8Array, value: Uint8Array, hash: number, shape: Wri
   const keyStart = writeHead(request, at, OperationKind.Put, key.length, value.length, spaceId, expiresAt);
   request.set(key, keyStart);
   request.set(value, keyStart + key.length);
+  return request;
+}
+
+function delRequest(
+  key: Uint8Array,
+  hash: number,
+  level: number,
+  condition: number,
+  version: number,
+  spaceId: number,
+): Buffer {
+  const recordBytes = operationBytes(key.length, 0, extensionBytesOf(spaceId, 0));
+  const request = newRequest(recordBytes, level, condition, hash, version);
+  request.set(key, writeHead(request, REQUEST_HEADER_BYTES, OperationKind.Delete, key.length, 0, spaceId, 0));
   return request;
 }
 

@@ -633,9 +633,14 @@ export class Shard {
   #appendClearSlice(space: Space, clear: ClearInProgress): boolean {
     const { store } = this;
     let entries = CLEAR_SLICE_ENTRIES;
-    while (entries > 1 && !store.admits(space, entries, 0, 0, true)) entries >>= 2;
-    if (entries <= 1 && !store.admits(space, entries, 0, 0, true)) throw this.#memoryFull();
-    let boundary = store.keyBehind(space, clear.low, entries);
+    let slice = store.sliceFrom(space, clear.low, entries);
+    // Tombstones hold the key, where a snapshot or a reader of the published state needs one.
+    while (!store.admits(space, slice.entries, slice.keyBytes, 0, true)) {
+      if (entries === 1) throw this.#memoryFull();
+      entries = Math.max(1, entries >> 2);
+      slice = store.sliceFrom(space, clear.low, entries);
+    }
+    let { boundary } = slice;
     if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
       boundary = clear.high;
     store.appendClear(clear.spaceId, clear.low, boundary);
@@ -662,7 +667,8 @@ export class Shard {
         if (!isTombstone) keys.push(bytes);
       },
     );
-    if (keys.length > 0 && !store.admits(space, keys.length, 0, 0, true)) throw this.#memoryFull();
+    const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
+    if (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true)) throw this.#memoryFull();
     for (const key of keys) store.appendDelete(clear.spaceId, key);
     clear.position = next;
     return next === undefined;

@@ -542,17 +542,24 @@ export class ShardStore {
   }
 
   /**
-   * Key `count` live entries behind `low` (inclusive), undefined when the range ends before. Used to cut a clear into slices. Ordered engines only.
+   * The next up to `entriesMax` live entries from `low` (inclusive) on: how many, the bytes of their keys, and the key behind them (undefined: none
+   * follows). Used to cut a clear into slices. Ordered engines only.
    */
-  keyBehind(space: Space, low: Uint8Array | undefined, count: number): Buffer | undefined {
+  sliceFrom(
+    space: Space,
+    low: Uint8Array | undefined,
+    entriesMax: number,
+  ): { entries: number; keyBytes: number; boundary: Buffer | undefined } {
     const cursor = this.spaces.cursorOf(space);
+    let entries = 0;
+    let keyBytes = 0;
     try {
       cursor.seek(this.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
-      for (let i = 0; i < count && cursor.valid; i++) cursor.next();
-      if (!cursor.valid) return undefined;
-      const key = Buffer.alloc(cursor.keyLength);
-      cursor.copyKey(key, 0);
-      return key;
+      for (; entries < entriesMax && cursor.valid; entries++, cursor.next()) keyBytes += cursor.keyLength;
+      if (!cursor.valid) return { entries, keyBytes, boundary: undefined };
+      const boundary = Buffer.alloc(cursor.keyLength);
+      cursor.copyKey(boundary, 0);
+      return { entries, keyBytes, boundary };
     } finally {
       cursor.release();
     }
