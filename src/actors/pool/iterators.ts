@@ -180,18 +180,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
     return done;
   }
 
-  #read(count: number): Promise<[T][]> {
-    if (!isTraced()) return this.#readNow(count);
-    const context: OperationContext = { operation: 'iterate', space: this.plan.spaceName() };
-    return traced(context, async () => {
-      const entries = await this.#readNow(count);
-      // Beside those that are handed out now, what next() will give without another chunk.
-      context.entries = entries.length + this.scan.readyEntries;
-      return entries;
-    });
-  }
-
-  async #readNow(count: number): Promise<[T][]> {
+  async #read(count: number): Promise<[T][]> {
     const late = this.#latePlan;
     this.#latePlan = undefined;
     if (late !== undefined) this.replan(await late());
@@ -201,23 +190,37 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
       plan.signal?.throwIfAborted();
       plan.assertOpen();
       if (scan.needsChunk && !scan.isFinished) {
-        if (this.needsSnapshot) this.hold(await plan.client.control.openSnapshot(plan.client.client));
-        else if (performance.now() - this.#lastYield > YIELD_MS) {
-          await new Promise((resolve) => setImmediate(resolve));
-          this.#lastYield = performance.now();
-          plan.assertOpen();
-        }
-        this.fill();
-        if (this.atSeq === undefined && !scan.holdsAll) {
-          this.hold(await plan.client.control.openSnapshot(plan.client.client));
-          scan.restart();
-          continue;
-        }
+        await (isTraced() ? this.#fetchTraced() : this.#fetch());
+        continue;
       }
       if (scan.advance()) entries.push([this.take()]);
       else if (!scan.needsChunk || scan.isFinished) this.release();
     }
     return entries;
+  }
+
+  #fetchTraced(): Promise<void> {
+    const context: OperationContext = { operation: 'iterate', space: this.plan.spaceName() };
+    const before = this.scan.readyEntries;
+    return traced(context, async () => {
+      await this.#fetch();
+      context.entries = Math.max(0, this.scan.readyEntries - before);
+    });
+  }
+
+  /** Reads the next chunk of each shard that has none, or finds that a snapshot is needed and takes it. */
+  async #fetch(): Promise<void> {
+    const { plan, scan } = this;
+    if (this.needsSnapshot) this.hold(await plan.client.control.openSnapshot(plan.client.client));
+    else if (performance.now() - this.#lastYield > YIELD_MS) {
+      await new Promise((resolve) => setImmediate(resolve));
+      this.#lastYield = performance.now();
+      plan.assertOpen();
+    }
+    this.fill();
+    if (this.atSeq !== undefined || scan.holdsAll) return;
+    this.hold(await plan.client.control.openSnapshot(plan.client.client));
+    scan.restart();
   }
 
   /** Gives the snapshot back. Harmless when it has ended. */

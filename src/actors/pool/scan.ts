@@ -239,10 +239,7 @@ export class MergedScan {
 
   /** Entries of the chunks at hand that were not given yet. */
   get readyEntries(): number {
-    return Math.min(
-      this.#remaining,
-      this.#shards.reduce((sum, shard) => sum + shard.count - shard.position, 0),
-    );
+    return this.#shards.reduce((sum, shard) => sum + shard.count - shard.position, 0);
   }
 
   /** Reads the chunks that are used up. */
