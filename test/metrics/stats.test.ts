@@ -223,9 +223,25 @@ describe('engines', () => {
       expect(each.copied).toBeLessThanOrEqual(each.total);
     }
     await vi.waitFor(() => expect(db.stats().shards[0]!.moving).toEqual([]), 5000);
+    const before = db.stats().operations.viewRenewals;
     db.getSync('key 1');
+    db.getSync('key 2');
+    expect(db.stats().operations.viewRenewals).toBe(before);
     expect(db.stats().spaces[0]!.engine).toBe('memtable');
     await vi.waitFor(() => expect(db.stats().spaces[0]!.engineMetrics).toHaveProperty('lanePages'), 5000);
+  });
+});
+
+describe('readers', () => {
+  test('that find another engine than they knew begin again, once', async () => {
+    const db = await openStore({ shards: 1 });
+    await db.put('a', '1');
+    db.getSync('a');
+    expect(db.stats().operations.viewRenewals).toBe(0);
+    await db.switchEngine('hash');
+    db.getSync('a');
+    db.getSync('a');
+    expect(db.stats().operations.viewRenewals).toBe(1);
   });
 });
 
