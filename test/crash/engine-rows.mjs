@@ -14,15 +14,20 @@ import {
 
 /** Per shard: [space id, engine] of each row that holds a space, or is being filled for one. */
 export function engineRows(db) {
+  const slot = db.client.client;
   return db.client.shards.map(({ arena }) => {
-    const metaUnit = arena.published();
-    const rows = [];
-    for (let row = 0; row < treeCount(arena, metaUnit); row++) {
-      const { tag } = treeCounts(arena, metaUnit, row);
-      if (tag === FREE_TAG || spaceIdOfTag(tag) === EXPIRY_SPACE_ID) continue;
-      rows.push([spaceIdOfTag(tag), engineOfCode(engineCodeOfTag(tag)).name]);
+    const metaUnit = arena.pin(slot);
+    try {
+      const rows = [];
+      for (let row = 0; row < treeCount(arena, metaUnit); row++) {
+        const { tag } = treeCounts(arena, metaUnit, row);
+        if (tag === FREE_TAG || spaceIdOfTag(tag) === EXPIRY_SPACE_ID) continue;
+        rows.push([spaceIdOfTag(tag), engineOfCode(engineCodeOfTag(tag)).name]);
+      }
+      return rows;
+    } finally {
+      arena.unpin(slot);
     }
-    return rows;
   });
 }
 

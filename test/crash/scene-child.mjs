@@ -115,7 +115,7 @@ for (const facts of witness.spaces.values()) {
   if (facts.state !== 'there') continue;
   const store = storeOf(facts.name);
   for (const [key, entry] of facts.keys) {
-    const { acknowledged, isDelete, expiresAt, begun } = entry;
+    const { acknowledged, isDelete, begun } = entry;
     const label = labelOf(facts, key);
     const readAt = Date.now();
     const found = store.getEntrySync(key);

@@ -53,6 +53,8 @@ interface Building {
   readonly engine: EngineWriter;
   /** The copy has passed all that comes before; undefined: nothing yet. */
   position: Uint8Array | undefined;
+  /** The copy has passed everything; the exchange may have to wait. */
+  isComplete: boolean;
   copied: number;
 }
 
@@ -455,7 +457,12 @@ export class SpaceTable {
       if (space.building !== undefined) this.cancelSwitch(space);
       return false;
     }
-    space.building ??= { engine: this.#openBuilding(engine, definition), position: undefined, copied: 0 };
+    space.building ??= {
+      engine: this.#openBuilding(engine, definition),
+      position: undefined,
+      isComplete: false,
+      copied: 0,
+    };
     return true;
   }
 
@@ -484,6 +491,7 @@ export class SpaceTable {
   switchSlice(space: Space, publishedSeq: number, budget: number): boolean {
     const building = space.building!;
     const { engine } = building;
+    if (building.isComplete) return true;
     this.beginGroup(publishedSeq, false);
     this.#touch(space);
     const next = space.engine.visitVersions(
@@ -495,9 +503,9 @@ export class SpaceTable {
         else engine.put(key, 0, keyLength, value, 0, valueLength, seq, expiresAt);
       },
     );
-    if (next === undefined) return true;
     building.position = next;
-    return false;
+    building.isComplete = next === undefined;
+    return building.isComplete;
   }
 
   /** The new engine takes the space: visible with the next publication, which the caller makes. Returns the old one, to be destroyed behind it. */
@@ -593,7 +601,9 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
 
 function hasPassed(space: Space, key: Uint8Array, keyStart: number, keyLength: number): boolean {
   const { building } = space;
-  if (building?.position === undefined) return false;
+  if (building === undefined) return false;
+  if (building.isComplete) return true;
+  if (building.position === undefined) return false;
   return space.engine.isBefore(key, keyStart, keyLength, building.position);
 }
 
