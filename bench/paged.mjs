@@ -3,10 +3,11 @@
  * Not answered here: other engines, several shards. The operating system keeps the page file in its own cache as far as it has room,
  * so a "read from the file" is mostly a system call and a checksum, not a disk.
  *
- *   node bench/paged.mjs [--entries 1000000] [--value 1000] [--budget 128] [--memory 320] [--reads 200000] [--writes 100000] [--dir <folder>] [--keep]
+ *   node bench/paged.mjs [--entries 1000000] [--value 1000] [--budget 128] [--memory 320] [--reads 200000] [--writes 100000] [--page 4096]
+ *                        [--dir <folder>] [--keep] [--from 0]
  *                        [--phases load,reads,hot,writes,scan,checkpoint,reopen,kill,verify]
  *
- * Sizes in MiB, values in bytes. Phases may be run one by one on a kept directory. Values prove themselves; any wrong one ends the run.
+ * Sizes in MiB, values in bytes. Phases may be run one by one on a kept directory, and a load may go on from an entry. Values prove themselves; any wrong one ends the run.
  */
 import { fork } from 'node:child_process';
 import * as fs from 'node:fs';
@@ -26,16 +27,20 @@ const { values: args } = parseArgs({
     writes: { type: 'string', default: '100000' },
     dir: { type: 'string' },
     keep: { type: 'boolean', default: false },
+    from: { type: 'string', default: '0' },
+    page: { type: 'string' },
     phases: { type: 'string', default: ALL_PHASES },
     victim: { type: 'boolean', default: false },
   },
 });
 const entries = Number(args.entries);
+const first = Number(args.from);
 const valueBytes = Number(args.value);
 const budgetBytes = Number(args.budget) * 2 ** 20;
 const memoryBytes = Number(args.memory ?? Math.max(64, 2.5 * Number(args.budget))) * 2 ** 20;
 const directory = args.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-paged-'));
 const options = { shards: 1, memoryBytes, budgetBytes, durability: 'os', valueEncoding: 'binary' };
+if (args.page !== undefined) options.pageBytes = args.page === 'adaptive' ? 'adaptive' : Number(args.page);
 const IN_FLIGHT = 1000;
 
 let state = 42;
@@ -113,7 +118,7 @@ const reads = Number(args.reads);
 const writes = Number(args.writes);
 const hot = Math.max(1, Math.floor(entries / 50));
 const phases = {
-  load: () => phase('load, ascending', entries, () => put(entries, (i) => i)),
+  load: () => phase('load, ascending', entries - first, () => put(entries - first, (i) => first + i)),
   reads: () => phase('read, all keys alike', reads, () => readRandom(reads, () => Math.floor(random() * entries))),
   hot: () =>
     phase('read, 9 of 10 among 2 % of the keys', reads, () =>

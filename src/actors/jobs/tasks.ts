@@ -8,7 +8,7 @@ import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../s
 import { writeImage } from '../../engines/btree/image.js';
 import type { PagedRoot } from '../../engines/btree/paged/format.js';
 import { pagedRootChunk, syncPaged } from '../../engines/btree/paged/paging.js';
-import { TreeTable, publishTrees, rowOfSpace } from '../../engines/btree/meta.js';
+import { TreeTable, publishTrees, rowOfSpace, treeCounts } from '../../engines/btree/meta.js';
 import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
 import '../../engines/built-in.js';
 import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js';
@@ -90,9 +90,15 @@ export async function exportSnapshot(
     const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
     const expiring: BulkEntry[] = [];
     let entries = 0;
+    // What may be larger than the memory is not built in memory.
+    const entrySpaces = [...task.entrySpaces];
+    for (const { id } of task.spaces) {
+      const row = rowOfSpace(source, task.metaUnit, id);
+      if (row >= 0 && treeCounts(source, task.metaUnit, row).isPaged === true) entrySpaces.push(id);
+    }
     for (const { id, tuning } of task.spaces) {
       const row = rowOfSpace(source, task.metaUnit, id);
-      if (row < 0 || task.entrySpaces.includes(id)) continue;
+      if (row < 0 || entrySpaces.includes(id)) continue;
       const order = tuning.order === undefined ? {} : { order: tuning.order };
       const tree = new BTreeWriter(target, TreeTable.of(target).freeRow(), {
         ...order,
@@ -115,7 +121,7 @@ export async function exportSnapshot(
       tree.bulkLoad(walk());
     }
     // Entries of other engines are read twice: what of them expires is listed in the image before them.
-    for (const id of task.entrySpaces) {
+    for (const id of entrySpaces) {
       visitEntries(source, JOB_READER_SLOT, id, task.snapshotSeq, (cursor) => {
         entries++;
         const { seq, expiresAt } = cursor;
@@ -138,7 +144,7 @@ export async function exportSnapshot(
     };
     try {
       writeImage(target, target.published(), emit);
-      for (const space of task.entrySpaces) writeEntries(source, JOB_READER_SLOT, space, task.snapshotSeq, emit);
+      for (const space of entrySpaces) writeEntries(source, JOB_READER_SLOT, space, task.snapshotSeq, emit);
       const written = writer.finish();
       // An empty log: a store without one would look damaged.
       const { storeId, shard } = task.header;

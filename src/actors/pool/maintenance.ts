@@ -14,6 +14,7 @@ import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import { verifyWal } from '../../engines/wal/inspect.js';
 import { WalWriter } from '../../engines/wal/writer.js';
 import { writeImage } from '../../engines/btree/image.js';
+import { passOverDamage } from '../../engines/btree/paged/paging.js';
 import { writeEntries } from '../../engines/checkpoint/entries.js';
 import { findCheckpoint } from '../../engines/checkpoint/reader.js';
 import { CheckpointWriter } from '../../engines/checkpoint/writer.js';
@@ -311,9 +312,12 @@ function repairShard(
     const emit = (chunk: Uint8Array): void => {
       writer.write(chunk);
     };
-    writeImage(arena, arena.published(), emit);
+    // What can be read of a tree with a page file is written anew.
+    passOverDamage(arena, (error) => losses.push(problemOf(error)));
+    writeImage(arena, arena.published(), emit, false);
     for (const { id, engine } of spaces.all) {
-      if (engine.code !== EngineCode.btree) writeEntries(arena, JOB_READER_SLOT, id, publishedSeq, emit);
+      if (engine.code !== EngineCode.btree || engine.counts().isPaged === true)
+        writeEntries(arena, JOB_READER_SLOT, id, publishedSeq, emit);
     }
     writer.finish();
   }

@@ -131,13 +131,17 @@ export class BTreeCursor extends EntryView implements EngineCursor {
       words[row + 3] === words[row + 9] &&
       !rowMayExpire(words[row + 1]!);
     const root = words[row]!;
-    if (key === undefined) {
-      this.#descendEdge(root, this.#height - 1, reverse);
-      return reverse ? this.#backward(this.#count - 1) : this.#forward(0, false);
-    }
     // Backwards from behind all versions of the key.
     const seq = reverse ? -1 : this.#atSeq;
-    this.#descend(root, key, keyLength, seq);
+    try {
+      if (key === undefined) this.#descendEdge(root, this.#height - 1, reverse);
+      else this.#descend(root, key, keyLength, seq);
+    } catch (error) {
+      if (!this.passesOver(error)) throw error;
+      if (!this.#moveLeaf(reverse ? -1 : 1)) return false;
+      key = undefined;
+    }
+    if (key === undefined) return reverse ? this.#backward(this.#count - 1) : this.#forward(0, false);
     let position = searchLeaf(this.#u8, this.#u16, this.#u32, this.#base, key, 0, keyLength, seq);
     if (position < 0) position = ~position;
     return reverse ? this.#backward(position - 1) : this.#forward(position, false);
@@ -215,6 +219,11 @@ export class BTreeCursor extends EntryView implements EngineCursor {
         continue;
       }
       this.view(this.#segment, this.#base, this.#prefixLength, cell, this.#pageEnd);
+      if ((this.viewFlags & CellFlag.Overflow) !== 0 && !this.hasWholeValue()) {
+        skip = true;
+        at++;
+        continue;
+      }
       this.#at = at;
       return (this.#valid = true);
     }
@@ -344,8 +353,14 @@ export class BTreeCursor extends EntryView implements EngineCursor {
       const next = this.#index[level]! + direction;
       if (next < 0 || next >= this.#branchCount(unit, level)) continue;
       this.#index[level] = next;
-      this.#descendEdge(this.#childOf(unit, next), level - 1, direction < 0);
-      return true;
+      try {
+        this.#descendEdge(this.#childOf(unit, next), level - 1, direction < 0);
+        return true;
+      } catch (error) {
+        if (!this.passesOver(error)) throw error;
+      }
+      // The path leads to what could not be entered: on from there.
+      level = 0;
     }
     return false;
   }

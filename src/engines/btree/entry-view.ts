@@ -13,9 +13,10 @@ import {
   type ArenaReader,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { ConcordError } from '../../shared/errors.js';
 import { CopyPool } from '../../shared/memory/copy-pool.js';
 import { walkChain } from './overflow.js';
-import { PrivatePage, cacheOwnerOfSlot } from './paged/cold-pages.js';
+import { ColdPages, PrivatePage, cacheOwnerOfSlot } from './paged/cold-pages.js';
 import { COLD } from './paged/format.js';
 import {
   CELL_LENGTHS_OFFSET,
@@ -79,6 +80,26 @@ export abstract class EntryView {
     if (page.unit >>> SEGMENT_UNIT_SHIFT === this.viewSegment)
       page = this.#otherColdLeaf ??= new PrivatePage(arena, this.#cacheOwner);
     return page.childOf(branch, index);
+  }
+
+  /** Whether what failed is to be passed over; then it has been reported. */
+  protected passesOver(error: unknown): boolean {
+    const onDamage = ColdPages.known(this.arena)?.onDamage;
+    if (onDamage === undefined || !(error instanceof ConcordError) || error.code !== 'ERR_CORRUPT') return false;
+    onDamage(error);
+    return true;
+  }
+
+  /** Whether the value of an overflow cell is whole as far as it must be: it is read only where damage is passed over. */
+  protected hasWholeValue(): boolean {
+    if (this.#overflowUnit() < COLD || ColdPages.known(this.arena)?.onDamage === undefined) return true;
+    try {
+      this.copyValue();
+      return true;
+    } catch (error) {
+      if (!this.passesOver(error)) throw error;
+      return false;
+    }
   }
 
   /** A page of a chain in the page file of the current entry's leaf. */

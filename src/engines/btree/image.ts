@@ -76,9 +76,17 @@ const CHUNK_BYTES = 256 * 1024;
 const TWO_32 = 4294967296;
 const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
 
-/** Emits the image in chunks of at most 256 KiB. A chunk's memory is used again after emit returns. */
-export function writeImage(arena: ArenaReader, metaUnit: UnitId, emit: (chunk: Uint8Array) => void): void {
-  new ImageWriter(arena, emit).write(metaUnit);
+/**
+ * Emits the image in chunks of at most 256 KiB. A chunk's memory is used again after emit returns. rootsFollow: false if the entries of trees with page
+ * files follow instead of their roots.
+ */
+export function writeImage(
+  arena: ArenaReader,
+  metaUnit: UnitId,
+  emit: (chunk: Uint8Array) => void,
+  rootsFollow = true,
+): void {
+  new ImageWriter(arena, emit).write(metaUnit, rootsFollow);
 }
 
 /**
@@ -106,7 +114,7 @@ class ImageWriter {
     this.#emit = emit;
   }
 
-  write(metaUnit: UnitId): void {
+  write(metaUnit: UnitId, rootsFollow: boolean): void {
     const arena = this.#arena;
     const trees = treeCount(arena, metaUnit);
     const header = Buffer.alloc(IMAGE_HEADER_BYTES);
@@ -125,7 +133,7 @@ class ImageWriter {
         continue;
       }
       if (counts.isPaged === true) {
-        writeRow(rows, index * ROW_WORDS, { ...FREE_ROW, ...shapeOf(counts), tag: counts.tag, isPaged: true });
+        writeRow(rows, index * ROW_WORDS, { ...FREE_ROW, ...shapeOf(counts), tag: counts.tag, isPaged: rootsFollow });
         continue;
       }
       walkTree(arena, counts.rootUnit, counts.height, counts.overflowPages > 0, {

@@ -950,7 +950,17 @@ function loadEntries(arena: ArenaWriter, spaces: SpaceTable, nextChunk: () => Ui
   arena.reserveMode = true;
   try {
     const reader = new EntriesReader(sink);
-    for (let chunk = nextChunk(); chunk !== undefined; chunk = nextChunk()) reader.chunk(chunk);
+    for (let chunk = nextChunk(); chunk !== undefined; chunk = nextChunk()) {
+      reader.chunk(chunk);
+      if (arena.freeUnits() > arena.totalUnits >>> 1 || pagingOf(arena)?.trees.size === 0) continue;
+      // Nobody reads yet; pages that may go to a file go there.
+      publishTrees(arena, 0);
+      for (const { engine } of spaces.all) {
+        engine.endGroup();
+        engine.beginGroup(0, false);
+      }
+      arena.reclaim();
+    }
     reader.finish();
   } finally {
     arena.reserveMode = before;

@@ -190,8 +190,14 @@ test('writes that need a damaged page are refused, one by one; all others go on'
   const count = 4000;
   let db = await open(directory, options);
   await inBatches(count, 200, (n) => ({ key: keyOf(n), value: valueOf(n, 1, 600) }), db);
+  // Values in chains, of which one page will be damaged too.
+  for (let n = 0; n < 12; n++) await db.put(`long${n}`, valueOf(n, 1, 70_000));
   await db.host!.checkpointAll();
+  const copy = `${directory}-copy`;
+  await db.checkpoint(copy);
   await db.close();
+  expect(await ConcordPool.verify(copy)).toMatchObject({ ok: true, entries: count + 12 });
+  removeDirectory(copy);
   const shard = path.join(directory, 'shard-0000');
   const file = path.join(
     shard,
@@ -204,6 +210,9 @@ test('writes that need a damaged page are refused, one by one; all others go on'
     fs.writeSync(descriptor, 'damage', slot * 4096 + 1000);
     damaged++;
   }
+  let chainPage = 8;
+  while (bytes[chainPage * 4096] !== 3) chainPage++;
+  fs.writeSync(descriptor, 'damage', chainPage * 4096 + 1000);
   fs.closeSync(descriptor);
 
   db = await open(directory, options);
@@ -230,6 +239,27 @@ test('writes that need a damaged page are refused, one by one; all others go on'
   expect(generationOf(good, db.getSync(keyOf(good)))).toBe(2);
   expect(db.stats().shards[0]!).toMatchObject({ state: 'running', restarts: 0 });
   await db.close();
+
+  const repaired = await ConcordPool.repair(directory);
+  expect(repaired.losses.filter(({ details }) => details['file'] === file).length).toBeGreaterThanOrEqual(11);
+  db = await open(directory, options);
+  let whole = 0;
+  let lost = 0;
+  for (let n = 0; n < count; n++) {
+    const value = db.getSync(keyOf(n));
+    if (value === undefined) lost++;
+    else if (generationOf(n, value) === 2) whole++;
+  }
+  expect({ whole, lost }).toEqual({ whole: count - refusals, lost: refusals });
+  let long = 0;
+  for (let n = 0; n < 12; n++) {
+    const value = db.getSync(`long${n}`);
+    if (value !== undefined && generationOf(n, value) === 1) long++;
+  }
+  expect(long).toBe(11);
+  expect(await db.host!.check()).toEqual([]);
+  await db.close();
+  expect(await ConcordPool.verify(directory)).toMatchObject({ ok: true, entries: whole + long });
   removeDirectory(directory);
 }, 60_000);
 

@@ -53,6 +53,8 @@ export class ColdPages {
   readonly #inserts: boolean;
   readonly #files = new Map<number, PageFileReader>();
   #reads = 0;
+  /** When set, cursors pass over what is damaged and say so here, instead of failing: for a repair. */
+  onDamage: ((error: ConcordError) => void) | undefined;
 
   /** Of the arena's pages. owner: who inserts into the cache, 0 for nobody. Counts for the first call per arena object. */
   static of(arena: ArenaReader, owner: number): ColdPages {
@@ -62,6 +64,11 @@ export class ColdPages {
     if (cold === undefined)
       throw new ConcordError('ERR_CORRUPT', 'a page refers to a page file, and the store has none');
     return this.attach(arena, new NodeEnv(), cold, owner);
+  }
+
+  /** What of() would return if it was asked before. */
+  static known(arena: ArenaReader): ColdPages | undefined {
+    return this.#all.get(arena);
   }
 
   /** The same with files on another Env. */

@@ -726,7 +726,7 @@ export class Pager {
       const problem = sum.differenceTo(row);
       if (problem !== undefined) throw corruptPageFile(file.path, 0, problem);
       this.coldTreeUnits = sum.coldTreeUnits;
-      this.coldOverflowUnits = sum.overflowUnits;
+      this.coldOverflowUnits = row.overflowUnits;
       return unit;
     } catch (error) {
       for (const unit of loaded) this.#arena.free(unit);
@@ -767,21 +767,45 @@ export class Pager {
     return unit;
   }
 
+  /**
+   * A damaged leaf fails whoever needs it, not the opening. Nothing but it leads to its chains, so their slots may be used again; of a damaged chain
+   * page that is true of those behind it.
+   */
   #claimColdLeaf(reference: number, sum: PageSum): void {
     // The scratch page is taken by the chains.
     const page = Buffer.allocUnsafeSlow(SLOT_BYTES << classOf(reference));
-    this.#read(reference, page, 0);
+    try {
+      this.#read(reference, page, 0);
+    } catch (error) {
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_CORRUPT') throw error;
+      sum.hasDamage = true;
+      return;
+    }
     this.#claimChains(page, new Uint16Array(page.buffer, page.byteOffset, page.length >>> 1), 0, sum);
   }
 
   #claimChains(u8: Uint8Array, u16: Uint16Array, base: number, sum: PageSum): void {
     forEachChain(u8, u16, base, (_body, first, totalBytes) => {
       if (first < COLD) return;
-      this.visitColdChain(first, totalBytes, (reference) => {
+      const page = this.#scratchPage();
+      let rest = totalBytes;
+      for (let reference = first; rest > 0; reference = readReference(page, 4 * NEXT_WORD)) {
+        // Before it is read: a page that cannot be read is still referred to.
         this.#file!.claim(reference);
         sum.overflowPages++;
         sum.overflowUnits += 1 << classOf(reference);
-      });
+        let bytes = 0;
+        try {
+          bytes = this.#readPayload(reference, page, rest);
+        } catch (error) {
+          if (!(error instanceof ConcordError) || error.code !== 'ERR_CORRUPT') throw error;
+        }
+        if (bytes === 0) {
+          sum.hasDamage = true;
+          return;
+        }
+        rest -= bytes;
+      }
     });
   }
 
@@ -864,6 +888,8 @@ class PageSum {
   overflowPages = 0;
   overflowUnits = 0;
   coldTreeUnits = 0;
+  /** Chains could not be followed to their ends. */
+  hasDamage = false;
 
   add(level: number, pageClass: number): void {
     if (level === 0) this.leafPages++;
@@ -872,7 +898,8 @@ class PageSum {
   }
 
   differenceTo(row: TreeCounts): string | undefined {
-    for (const name of ['leafPages', 'branchPages', 'treeUnits', 'overflowPages', 'overflowUnits'] as const) {
+    const names = ['leafPages', 'branchPages', 'treeUnits', 'overflowPages', 'overflowUnits'] as const;
+    for (const name of this.hasDamage ? names.slice(0, 3) : names) {
       if (this[name] !== row[name]) return `${name}: ${row[name]} in the root, ${this[name]} in the file`;
     }
     return undefined;

@@ -178,9 +178,15 @@ export function confirmPaged(arena: ArenaWriter, roots: readonly PagedRoot[]): v
   removePageFiles(paging.env, paging.directory, (number) => used.has(number));
 }
 
+/** Cursors on this arena pass over what is damaged in page files, and tell of it. For a repair. */
+export function passOverDamage(arena: ArenaWriter, onDamage: (error: ConcordError) => void): void {
+  const cold = ColdPages.known(arena);
+  if (cold !== undefined) cold.onDamage = onDamage;
+}
+
 export function closePaged(arena: ArenaWriter): void {
   const paging = pagingOf(arena);
   if (paging === undefined) return;
   for (const pager of paging.pagers) pager.drop();
-  ColdPages.of(arena, 0).close();
+  ColdPages.known(arena)?.close();
 }
