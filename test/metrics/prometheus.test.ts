@@ -23,7 +23,7 @@ test('every line is as the format says, and has what stats() has', async () => {
   const users = db.space('users', { engine: 'rbtree' });
   await Promise.all(Array.from({ length: 200 }, (_, i) => db.put(`k${i}`, 'v'.repeat(100))));
   await users.put('a', '1');
-  for (let i = 0; i < 128; i++) db.getSync(`k${i % 64}`);
+  for (let i = 0; i < 128; i++) db.getSync('k1');
   db.getSync('no');
   await db.iterator().all();
   await db.host!.checkpointAll();

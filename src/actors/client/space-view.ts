@@ -19,7 +19,7 @@ import {
   type EngineReader,
 } from '../../engines/engine.js';
 import { Counter } from '../metrics/board.js';
-import type { SpaceMeter, ThreadMeters } from '../metrics/meters.js';
+import { READS_PER_SAMPLE, type SpaceMeter, type ThreadMeters } from '../metrics/meters.js';
 import type { ShardLine } from './thread-client.js';
 
 /** A read meets another engine only after a publication in between: so often in a row something is broken. */
@@ -103,6 +103,9 @@ export class SpaceView {
   #cursor: EngineCursor | undefined;
   readonly #meters: ThreadMeters;
   #meter: SpaceMeter | undefined;
+  /** Of point reads, one of so many of which is timed, from find() to release(). */
+  #tick = 0;
+  #startedMs = 0;
 
   constructor(line: ShardLine, spaceId: number, slot: number, meters: ThreadMeters) {
     this.line = line;
@@ -121,6 +124,9 @@ export class SpaceView {
 
   /** Pins and finds the key. When true, `reader` stands at the entry, and the caller calls release(); when false nothing is held. */
   find(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
+    const { counts } = this.#meter ?? this.meter;
+    counts[Counter.Gets]!++;
+    if ((++this.#tick & (READS_PER_SAMPLE - 1)) === 0) this.#startedMs = performance.now();
     const metaUnit = this.arena.pin(this.slot);
     try {
       if (this.reader.find(metaUnit, key, keyLength, atSeq, atMs)) return true;
@@ -128,13 +134,17 @@ export class SpaceView {
       this.release();
       if (!(error instanceof StaleViewError)) throw error;
       this.noteStale();
-      return this.#findAgain(key, keyLength, atSeq, atMs);
+      const isFound = this.findUncounted(key, keyLength, atSeq, atMs);
+      if (!isFound) this.meter.counts[Counter.Misses]!++;
+      return isFound;
     }
     this.release();
+    counts[Counter.Misses]!++;
     return false;
   }
 
-  #findAgain(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
+  /** As find(), for what is no read of its own. Looks up first who holds the space. */
+  findUncounted(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean {
     return this.untilFresh((metaUnit) => {
       const isFound = this.reader.find(metaUnit, key, keyLength, atSeq, atMs);
       if (!isFound) this.release();
@@ -145,6 +155,9 @@ export class SpaceView {
   release(): void {
     this.reader.release();
     this.arena.unpin(this.slot);
+    if (this.#startedMs === 0) return;
+    this.meter.readTook(performance.now() - this.#startedMs);
+    this.#startedMs = 0;
   }
 
   /**

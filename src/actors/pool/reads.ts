@@ -8,7 +8,7 @@ import { EXPIRY_SPACE_ID } from '../../engines/engine.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import { Counter } from '../metrics/board.js';
-import { READS_PER_SAMPLE, type SpaceMeter } from '../metrics/meters.js';
+import type { SpaceMeter } from '../metrics/meters.js';
 import { isTraced, traced } from '../metrics/tracing.js';
 import { ConcordIterator, ConcordSyncIterator, decodeRaw, type ScanPlan } from './iterators.js';
 import {
@@ -56,8 +56,6 @@ export abstract class Reads<K, V> {
   readonly source: SpaceSource;
   protected readonly client: ThreadClient;
   protected readonly scratch = new KeyScratch();
-  /** One of so many reads is timed. */
-  #tick = 0;
 
   constructor(source: SpaceSource) {
     this.source = source;
@@ -90,32 +88,11 @@ export abstract class Reads<K, V> {
    */
   getSync(key: K, options?: SyncReadOptions): V | undefined {
     if (options !== undefined) return this.#at(options).getSync(key);
-    return (++this.#tick & (READS_PER_SAMPLE - 1)) === 0 ? this.#getTimed(key) : this.#getNow(key);
-  }
-
-  /** A point read as getSync() does it, and how long it took. */
-  #getTimed(key: K): V | undefined {
-    const startedMs = performance.now();
-    const value = this.#getNow(key);
-    this.source.views[0]!.meter.readTook(performance.now() - startedMs);
-    return value;
-  }
-
-  /** Whether the key is there: then the view stands at it, and must be released. */
-  #find(view: SpaceView, length: number): boolean {
-    const { counts } = view.meter;
-    counts[Counter.Gets]!++;
-    if (view.find(this.scratch.bytes, length, this.readSeq, this.readMs)) return true;
-    counts[Counter.Misses]!++;
-    return false;
-  }
-
-  #getNow(key: K): V | undefined {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!this.#find(view, length)) return undefined;
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
     try {
       raw = source.isText ? view.reader.valueUtf8() : view.reader.copyValue();
@@ -140,8 +117,7 @@ export abstract class Reads<K, V> {
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
-    const startedMs = (++this.#tick & (READS_PER_SAMPLE - 1)) === 0 ? performance.now() : 0;
-    if (!this.#find(view, length)) return undefined;
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue | undefined;
     try {
       if (view.reader.valueLength < PIECEWISE_BYTES_MIN) {
@@ -150,7 +126,6 @@ export abstract class Reads<K, V> {
     } finally {
       view.release();
     }
-    if (startedMs !== 0) view.meter.readTook(performance.now() - startedMs);
     if (raw === undefined) {
       raw = await this.#readPiecewise(view, Buffer.from(scratch.bytes.subarray(0, length)), readMs, signal);
       if (raw === undefined) return undefined;
@@ -172,7 +147,7 @@ export abstract class Reads<K, V> {
     try {
       let value: Buffer | undefined;
       for (let from = 0; value === undefined || from < value.length; from += PIECEWISE_BYTES_MIN) {
-        if (!view.find(key, key.length, atSeq, atMs)) return undefined;
+        if (!view.findUncounted(key, key.length, atSeq, atMs)) return undefined;
         try {
           value ??= Buffer.allocUnsafeSlow(view.reader.valueLength);
           view.reader.readValue(value, from, from, Math.min(PIECEWISE_BYTES_MIN, value.length - from));
@@ -225,7 +200,7 @@ export abstract class Reads<K, V> {
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!this.#find(view, length)) return false;
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return false;
     view.release();
     return true;
   }
@@ -248,7 +223,7 @@ export abstract class Reads<K, V> {
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
-    if (!this.#find(view, length)) return undefined;
+    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
     let version: number;
     let expiresAt: number;
