@@ -445,7 +445,7 @@ export abstract class TreeShape {
     }
     this.treeUnits -= 1 << pageClass;
     this.pager?.superseded(unit);
-    this.arena.release(unit);
+    this.arena.release(unit, this.pager?.isOpen !== true);
   }
 
   /** Makes the pages of the path from the root down to the level private to this writer. */
@@ -460,7 +460,7 @@ export abstract class TreeShape {
       this.#copyPage(old, unit, pageClass);
       this.events.pagesCopied++;
       this.pager?.superseded(old);
-      arena.retire(old);
+      arena.retire(old, this.pager?.isOpen !== true);
       this.unit[at] = unit;
       if (at === this.height - 1) this.rootUnit = unit;
       else this.#setChildOf(this.unit[at + 1]!, this.index[at + 1]!, unit);
@@ -529,7 +529,7 @@ export abstract class TreeShape {
     u32[(base >>> 2) + NEXT_WORD] = 0;
     u8[base + PAGE_FLAGS_BYTE] = 0;
     this.pager?.superseded(old);
-    arena.retire(old);
+    arena.retire(old, this.pager?.isOpen !== true);
     this.events.pagesCopied++;
     if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
     this.#replacePage(0, unit);

@@ -225,13 +225,13 @@ export class ShardStore {
       }
     }
     const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
+    // Whoever starts a successor has ended the jobs that read for checkpoints.
+    if (options.adopt) ArenaWriter.endLongPins(options.arena);
     const arena = options.adopt ? ArenaWriter.adopt(options.arena, markRows) : new ArenaWriter(options.arena);
     if (directory !== undefined) {
       const cold = options.arena.cold ?? coldLayout(directory, options.storeId, options.shard, undefined);
       attachPaging(arena, env, cold, options.readOnly === true);
     }
-    // Pins of a predecessor's checkpoints: whoever starts a successor has ended those jobs.
-    for (const pin of arena.longPins()) arena.unpinLong(pin);
     let replayFromLsn = 1;
     let spaces: SpaceTable | undefined;
     const definitions = options.spaces ?? ONLY_DEFAULT_SPACE;

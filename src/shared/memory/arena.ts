@@ -457,12 +457,16 @@ export class ArenaWriter extends ArenaReader {
     );
   }
 
-  /** Frees the page once every reader that may see it has left: after the next publication at the earliest. */
-  retire(unit: UnitId): void {
+  /**
+   * Frees the page once every reader that may see it has left: after the next publication at the earliest. isPinnable false: whoever walks a version
+   * under a long pin passes the page's tree over.
+   */
+  retire(unit: UnitId, isPinnable = true): void {
     const order = this.#allocator.orderOf(unit);
     if (order < 0) throw new ConcordError('ERR_INTERNAL', `unit ${unit} is retired but not in use`);
     this.#retiredUnits += 1 << order;
-    this.#retired.push(unit, this.birthOf(unit), this.unpublishedEpoch);
+    // A page born never lies in no pinned version.
+    this.#retired.push(unit, isPinnable ? this.birthOf(unit) : Infinity, this.unpublishedEpoch);
   }
 
   /** Frees a page at once. Only for pages that no published version refers to. */
@@ -471,9 +475,9 @@ export class ArenaWriter extends ArenaReader {
   }
 
   /** Frees a page born since the last publication at once, and retires any other. */
-  release(unit: UnitId): void {
+  release(unit: UnitId, isPinnable = true): void {
     if (this.isUnpublished(unit)) this.#allocator.free(unit);
-    else this.retire(unit);
+    else this.retire(unit, isPinnable);
   }
 
   /** True if the page was born since the last publication. */
@@ -577,6 +581,14 @@ export class ArenaWriter extends ArenaReader {
       }
     }
     this.#storeStats();
+  }
+
+  /** Before adopt(), when all who read pinned versions are known to have ended. */
+  static endLongPins(layout: ArenaLayout): void {
+    const control = new Int32Array(layout.segments[0]!);
+    for (let index = 0; index < LONG_PIN_COUNT; index++) {
+      Atomics.store(control, LONG_PIN_WORD + index * LONG_PIN_WORDS + 3, 0);
+    }
   }
 
   /** The pins in force, for a supervisor that took over: pins of jobs that died with the old writer must be ended. */

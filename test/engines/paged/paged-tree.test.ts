@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { writeImage } from '../../../dist/engines/btree/image.js';
 import { checkArena } from '../../../dist/engines/btree/check.js';
 import { newSweep } from '../../../dist/engines/engine.js';
 import { FaultEnv } from '../../../dist/shared/env/fault-env.js';
@@ -173,6 +174,43 @@ describe('a tree with a budget', () => {
     scene.publish();
     scene.checkpoint();
     expect(scene.env.list(DIRECTORY)).toEqual([]);
+  });
+});
+
+describe('while a checkpoint is being written', () => {
+  test('a tree with a file keeps to its budget', () => {
+    const scene = new PagedScene({ budgetBytes: 256 * KIB });
+    fill(scene, 0, 2000, 400);
+    const random = new Random(9);
+    const pin = scene.arena.pinLong();
+    for (let i = 0; i < 3000; i++) {
+      scene.put(keyOf(random.below(2000)), valueOf(i, 400));
+      if (i % 50 === 49) scene.publish();
+    }
+    expect(scene.arena.usedUnits * 4096).toBeLessThan(700 * KIB);
+    scene.arena.unpinLong(pin);
+    scene.verify();
+  });
+
+  test('a tree without a file gets none, and the image has all of it', () => {
+    const scene = new PagedScene({ budgetBytes: 64 * KIB });
+    fill(scene, 0, 100, 400);
+    const pin = scene.arena.pinLong();
+    const { model, seq } = scene;
+    const before = new Map([...model].map(([key, versions]) => [key, [...versions]]));
+    fill(scene, 50, 500, 400);
+    expect(scene.env.list(DIRECTORY)).toEqual([]);
+    const image: Uint8Array[] = [];
+    writeImage(scene.reader, pin.metaUnit, (chunk) => image.push(chunk.slice()));
+    scene.arena.unpinLong(pin);
+    fill(scene, 500, 600, 400);
+    expect(scene.env.list(DIRECTORY)).toEqual(['tree-00001.pages']);
+    scene.verify();
+    scene.reopen(scene.env, { image, roots: [] });
+    model.clear();
+    for (const [key, versions] of before) model.set(key, versions);
+    scene.seq = seq;
+    scene.verify();
   });
 });
 

@@ -19,6 +19,8 @@
  *    every version that has the branch may find it there.
  *  - Nothing is referred to before it is in the file.
  *  - A branch's header names the file before any of its children is a reference.
+ *  - A version that a long pin holds has either no page file, or is not walked into: an image passes trees with page files over, and exports read
+ *    entries under short pins. So no page of such a tree waits for a long pin, and a tree gets its file only while there is none.
  * Whatever the writer's thread dies in, the published tree is whole: adopt() finds out what it holds.
  *
  * Threads: the shard's thread only.
@@ -280,7 +282,7 @@ export class Pager {
   /** Brings the tree back to its budget. True if leaves went: paths are void. Between groups only. */
   trim(tree: PagedTree): boolean {
     const arena = this.#arena;
-    if (this.#file !== undefined && !arena.hasLongPins) this.#file.reclaim(arena.safeEpoch);
+    this.#file?.reclaim(arena.safeEpoch);
     if (tree.height < 2) return false;
     const resident = this.residentUnits(tree);
     const pressure = (arena.totalUnits >>> PRESSURE_SHIFT) - arena.freeUnits();
@@ -391,13 +393,13 @@ export class Pager {
         if (first >= COLD) return;
         walkChain(arena, first, totalBytes, (unit, pageClass) => {
           this.coldOverflowUnits += 1 << pageClass;
-          arena.retire(unit);
+          arena.retire(unit, false);
         });
       });
     }
     Atomics.store(u16, (base >>> 1) + RESERVED_HALFWORD, this.number);
     Atomics.store(u32, word, reference);
-    arena.retire(leaf);
+    arena.retire(leaf, false);
     this.coldTreeUnits += 1 << classOf(reference);
     this.#events.pageEvictions++;
   }
@@ -440,7 +442,8 @@ export class Pager {
   #open(): boolean {
     if (this.#file !== undefined) return true;
     const { env, directory, identity, readOnly, fileNumbers } = this.#paging;
-    if (readOnly || this.#failedRounds > 0) return false;
+    // A checkpoint that is being written walks the tree as one without a file.
+    if (readOnly || this.#failedRounds > 0 || this.#arena.hasLongPins) return false;
     try {
       this.#take(PageFileWriter.create(env, directory, identity, fileNumbers[0]));
       fileNumbers[0] = this.number;
