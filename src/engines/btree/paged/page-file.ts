@@ -45,7 +45,7 @@ export class PageFileReader {
   /** @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_PERMISSION */
   constructor(env: Env, directory: string, identity: PageFileIdentity) {
     this.path = `${directory}/${pageFileName(identity.number)}`;
-    this.#file = env.open(this.path, 'read');
+    this.#file = openPageFile(env, this.path, 'read');
     try {
       this.#identityCrc = readHeader(this.#file, identity);
     } catch (error) {
@@ -61,6 +61,16 @@ export class PageFileReader {
 
   close(): void {
     this.#file.close();
+  }
+}
+
+/** Something refers to the file: that it is not there is damage. */
+function openPageFile(env: Env, path: string, mode: 'read' | 'write'): EnvFile {
+  try {
+    return env.open(path, mode);
+  } catch (error) {
+    if (env.exists(path)) throw error;
+    throw corruptPageFile(path, 0, 'the page file is missing');
   }
 }
 
@@ -170,13 +180,7 @@ export class PageFileWriter {
   /** Goes on with a file. claim() what is reachable before anything is written. readOnly: nothing ever is. */
   static open(env: Env, directory: string, identity: PageFileIdentity, readOnly = false): PageFileWriter {
     const path = `${directory}/${pageFileName(identity.number)}`;
-    let file;
-    try {
-      file = env.open(path, readOnly ? 'read' : 'write');
-    } catch (error) {
-      if (env.exists(path)) throw error;
-      throw corruptPageFile(path, 0, 'the page file is missing');
-    }
+    const file = openPageFile(env, path, readOnly ? 'read' : 'write');
     try {
       const writer = new PageFileWriter(file, identity, readHeader(file, identity));
       writer.#sizeBytes = file.size();

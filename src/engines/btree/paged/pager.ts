@@ -53,6 +53,7 @@ import {
   PAGE_UNREAD,
   PAYLOAD_BYTES_WORD,
   PREFIX_LENGTH_HALFWORD,
+  PageKind,
   RESERVED_HALFWORD,
   SEQ_BYTES,
   cellLengthsAt,
@@ -687,7 +688,11 @@ export class Pager {
   #readPayload(reference: number, page: Buffer, rest: number): number {
     this.#read(reference, page, 0);
     const bytes = readReference(page, 4 * PAYLOAD_BYTES_WORD);
-    const isSound = bytes > 0 && bytes <= rest && bytes <= (SLOT_BYTES << classOf(reference)) - PAGE_HEADER_BYTES;
+    const isSound =
+      page[0] === PageKind.Overflow &&
+      bytes > 0 &&
+      bytes <= rest &&
+      bytes <= (SLOT_BYTES << classOf(reference)) - PAGE_HEADER_BYTES;
     return isSound ? bytes : 0;
   }
 
