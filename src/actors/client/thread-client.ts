@@ -10,6 +10,7 @@
  * Threads: one instance per thread.
  */
 import { availableParallelism } from 'node:os';
+import { isMainThread } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
 import { forgetReads } from '../../engines/cells/read-events.js';
@@ -23,6 +24,8 @@ import { SpaceView } from './space-view.js';
 const SPIN_MS = 0.6;
 /** The same when threads outnumber cores. */
 const SPIN_CROWDED_MS = 0.02;
+/** The main thread is mostly the one that hears of a dead shard or client, and it hears nothing while it waits for their latch. */
+const MAIN_LATCH_WAIT_MS_MAX = 1000;
 /** A parked client looks at the state of its shards at least this often. */
 const PARK_MS_MAX = 1000;
 
@@ -66,8 +69,10 @@ export class ThreadClient {
     };
     this.shards = setup.arenas.map((layout, shard) => {
       const { requests, responses } = setup.rings[shard]!;
+      const arena = new ArenaReader(layout);
+      if (isMainThread) arena.latchWaitMsMax = MAIN_LATCH_WAIT_MS_MAX;
       return {
-        arena: new ArenaReader(layout),
+        arena,
         link: new ShardLink(shard, setup.client, requests, responses, onSubmit),
         doorbell: this.control.shardDoorbell(shard),
       };

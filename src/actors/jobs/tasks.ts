@@ -48,6 +48,15 @@ async function loadModules(modules: readonly string[]): Promise<void> {
   for (const module of modules) await import(module);
 }
 
+/** A shard that died with the latch in its hands is replaced when its job has ended: the job must not wait for the successor. */
+const LATCH_WAIT_MS_MAX = 1000;
+
+function sourceOf(task: CheckpointTask): ArenaReader {
+  const arena = new ArenaReader(task.arena);
+  arena.latchWaitMsMax = LATCH_WAIT_MS_MAX;
+  return arena;
+}
+
 /** Writes the pinned state as a checkpoint file: B+Trees as pages, what other engines hold as entries. */
 export async function checkpoint(task: CheckpointTask): Promise<TaskResult<{ path: string; bytes: number }>> {
   return attempt(async () => {
@@ -58,7 +67,7 @@ export async function checkpoint(task: CheckpointTask): Promise<TaskResult<{ pat
       writer.write(chunk);
     };
     try {
-      const arena = new ArenaReader(task.arena);
+      const arena = sourceOf(task);
       writeImage(arena, task.metaUnit, emit);
       for (const space of task.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, task.header.publishedSeq, emit);
       syncPaged(new NodeEnv(), task.directory, task.pagedRoots);
@@ -85,7 +94,7 @@ export async function exportSnapshot(
 ): Promise<TaskResult<{ path: string; bytes: number; entries: number }>> {
   return attempt(async () => {
     await loadModules(task.engineModules);
-    const source = new ArenaReader(task.arena);
+    const source = sourceOf(task);
     const target = new ArenaWriter(createArena({ memoryBytes: task.memoryBytes }));
     const isCancelled = (): boolean => Atomics.load(task.cancel, 0) !== 0;
     const expiring: BulkEntry[] = [];

@@ -6,7 +6,6 @@
  * Threads: any, one object per thread, between pin and unpin; release() before unpin.
  */
 import { ConcordError } from '../../shared/errors.js';
-import type { Acquired } from '../../shared/memory/lock-owner.js';
 import type { RwLock } from '../../shared/memory/rwlock.js';
 import { PAGE_BIRTH_LOW_WORD, SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { EntryView } from '../btree/entry-view.js';
@@ -26,8 +25,6 @@ import {
   pageWord,
 } from './node.js';
 
-/** How long a reader waits for the successor of a writer that died within a change, ms. */
-const REPAIR_WAIT_MS_MAX = 10_000;
 const sleepWord = new Int32Array(new SharedArrayBuffer(4));
 
 export abstract class NodeView extends EntryView {
@@ -113,31 +110,43 @@ export abstract class NodeView extends EntryView {
     return metaUnit === this.limitMeta ? 0 : metaUnit;
   }
 
-  /** A writer is in. */
-  #acquireWaiting(latch: RwLock): Acquired {
-    const startedMs = performance.now();
-    const found = latch.acquireRead();
-    this.events.waitedForLatch(performance.now() - startedMs);
-    return found;
-  }
-
   /** Takes the read latch, if the engine has one. @throws ERR_SHARD_FAILED when a writer died and is not replaced */
   protected acquire(descriptor: UnitId): void {
     const latch = this.#latch;
     if (latch === undefined || this.#held) return;
-    for (let waitedMs = 0; ; waitedMs++) {
-      const found = latch.tryAcquireRead() ?? this.#acquireWaiting(latch);
-      if (found === 'clean' || !isSuspect(this.arena, descriptor)) break;
-      latch.releaseRead();
-      if (waitedMs >= REPAIR_WAIT_MS_MAX) {
-        throw new ConcordError(
-          'ERR_SHARD_FAILED',
-          'the shard died while it changed this space, and has not been replaced',
-        );
-      }
-      Atomics.wait(sleepWord, 0, 0, 1);
+    const found = latch.tryAcquireRead();
+    if (found === undefined || (found !== 'clean' && isSuspect(this.arena, descriptor))) {
+      if (found !== undefined) latch.releaseRead();
+      this.#acquireWaiting(latch, descriptor);
     }
     this.#held = true;
+  }
+
+  /**
+   * A writer is in, or one died within a change. Never for ever: whoever must tell the locks of a death may be this thread, when it comes back to
+   * its event loop.
+   */
+  #acquireWaiting(latch: RwLock, descriptor: UnitId): void {
+    const startedMs = performance.now();
+    const deadline = startedMs + this.arena.latchWaitMsMax;
+    try {
+      for (;;) {
+        const found = latch.acquireRead(Math.max(0, deadline - performance.now()));
+        if (found === 'clean' || !isSuspect(this.arena, descriptor)) return;
+        latch.releaseRead();
+        if (performance.now() >= deadline) throw this.#notReplaced();
+        Atomics.wait(sleepWord, 0, 0, 1);
+      }
+    } catch (error) {
+      throw error instanceof ConcordError && error.code === 'ERR_TIMEOUT' ? this.#notReplaced(error) : error;
+    } finally {
+      this.events.waitedForLatch(performance.now() - startedMs);
+    }
+  }
+
+  #notReplaced(cause?: ConcordError): ConcordError {
+    const text = `the space is locked by a thread that died, and was not given free within ${this.arena.latchWaitMsMax} ms`;
+    return new ConcordError('ERR_SHARD_FAILED', text, {}, { cause });
   }
 
   /** The newest version that shows, from the newest of all on; 0 if none does, or if newerMeta() must be asked for it. */

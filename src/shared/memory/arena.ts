@@ -99,6 +99,7 @@ const LATCHED_UNIT_WORD = rwLockWords(LATCH_OWNERS);
 const LATCH_BYTES = (LATCHED_UNIT_WORD + 16) * 4;
 const TWO_32 = 4294967296;
 const READER_WAIT_MS_MAX = 50;
+const LATCH_WAIT_MS_MAX = 10_000;
 /** Kept back even from deletes: what was changed with the last units must still be published. Two meta pages of the largest class. */
 const PUBLICATION_UNITS = 16;
 
@@ -195,6 +196,11 @@ export class ArenaReader {
   readonly u32: readonly Uint32Array[];
   readonly i32: readonly Int32Array[];
   readonly buffers: readonly Buffer[];
+  /**
+   * How long a read waits for the latch, ms. A living writer keeps it for well below one. A dead one's is given free by the thread that hears of
+   * the death, when that is in its event loop: there longer waits are in vain.
+   */
+  latchWaitMsMax = LATCH_WAIT_MS_MAX;
   protected readonly control: Int32Array;
   readonly #latches: (RwLock | undefined)[] = [];
   protected readonly latchWords: Int32Array;
@@ -258,7 +264,8 @@ export class ArenaReader {
   static clearSlot(layout: ArenaLayout, slot: number): void {
     checkSlot(slot);
     Atomics.store(new Int32Array(layout.segments[0]!), SLOT_WORD + slot * SLOT_WORDS, 0);
-    latchOf(layout, LATCH_UNDERTAKER).recover(toOwnerId(slot + 1));
+    // It may have had its turn as a writer has it, only to come in; it has changed nothing.
+    latchOf(layout, LATCH_UNDERTAKER).recover(toOwnerId(slot + 1), false);
   }
 
   /** The latch as the thread with that slot holds it. */

@@ -196,18 +196,19 @@ export class Mutex implements Recoverable {
     }
   }
 
-  recover(deadOwner: OwnerId): boolean {
+  /** `mayHaveChanged`: false if the thread held it without changing what it guards; then nobody is told. */
+  recover(deadOwner: OwnerId, mayHaveChanged = true): boolean {
     assert(deadOwner !== this.#me, 'mutex: a thread cannot outlive itself');
     let state = Atomics.load(this.#words, this.#state);
     for (;;) {
       let next = claimOf(state) === deadOwner ? state & ~(ID_MASK << CLAIM_SHIFT) : state;
-      if (ownerOf(state) === deadOwner) next = successorOf(next) | OWNER_DIED;
+      if (ownerOf(state) === deadOwner) next = successorOf(next) | (mayHaveChanged ? OWNER_DIED : 0);
       const now = Atomics.compareExchange(this.#words, this.#state, state, next);
       if (now === state) break;
       state = now;
     }
     this.#wake(Infinity);
-    return ownerOf(state) === deadOwner;
+    return mayHaveChanged && ownerOf(state) === deadOwner;
   }
 
   /** The holder's id at this moment, 0 when the lock is free. */

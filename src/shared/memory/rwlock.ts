@@ -272,12 +272,13 @@ export class RwLock implements Recoverable {
     }
   }
 
-  recover(deadOwner: OwnerId): boolean {
+  /** `mayWrite`: false of a thread that never asks for the write hold. As a reader it may have had the mutex, see Preference. */
+  recover(deadOwner: OwnerId, mayWrite = true): boolean {
     if (deadOwner <= this.#ownersMax) {
       Atomics.store(this.#words, this.#readers + (deadOwner - 1) * LINE_WORDS, 0);
       this.#ringDrain();
     }
-    const wasWriting = this.#mutex.recover(deadOwner);
+    const wasWriting = this.#mutex.recover(deadOwner, mayWrite);
     this.#openGate();
     return wasWriting;
   }

@@ -167,6 +167,48 @@ describe.each(SUBJECTS)('$engine.name', (subject) => {
     expect(scene.arena.usedUnits).toBe(9);
   });
 
+  it('a read by a thread that would have to hear of the death first ends, and is answered after it', () => {
+    const scene = new Scene(subject);
+    scene.begin();
+    scene.put('k', 'published');
+    scene.publish();
+    scene.begin();
+    scene.put('k', 'never published');
+    // The writer is dead, and nobody has told the latch.
+    const read = (): string | false => {
+      const reader = subject.engine.openReader(scene.view, 0, 0, SLOT);
+      try {
+        return reader.find(scene.view.pin(SLOT), Buffer.from('k'), 1, Infinity, 0) && reader.valueUtf8();
+      } finally {
+        reader.release();
+        scene.view.unpin(SLOT);
+      }
+    };
+    scene.view.latchWaitMsMax = 30;
+    expect(read).toThrow(expect.objectContaining({ code: 'ERR_SHARD_FAILED' }));
+    // The latch knows, and the space may be half changed.
+    const arena = adopt(scene.layout, subject.engine);
+    expect(read).toThrow(expect.objectContaining({ code: 'ERR_SHARD_FAILED' }));
+    scene.writer = subject.open(arena);
+    expect(read()).toBe('published');
+    expect(scene.view.latch(SLOT).readers).toBe(0);
+  });
+
+  it('a reader that dies in its turn at the latch leaves nothing to repair', () => {
+    const scene = new Scene(subject);
+    scene.begin();
+    scene.put('k', 'published');
+    scene.publish();
+    // As a reader that was turned away too often has it, until it is in.
+    new ArenaReader(scene.layout).latch(5).acquireWrite();
+    expect(scene.view.latch(SLOT).tryAcquireRead()).toBe(undefined);
+    ArenaReader.clearSlot(scene.layout, 5);
+    scene.view.latchWaitMsMax = 30;
+    expect(scene.contents()).toEqual([['k', 'published']]);
+    expect(scene.view.latch(SLOT).acquireRead()).toBe('clean');
+    scene.view.latch(SLOT).releaseRead();
+  });
+
   it('a reader that meets the latch of a dead writer waits for the successor, and then reads', async () => {
     const scene = new Scene(subject);
     scene.begin();
