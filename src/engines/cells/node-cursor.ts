@@ -6,11 +6,16 @@
  */
 import type { UnitId } from '../../shared/memory/arena.js';
 import { publishedSeqOf } from '../btree/meta.js';
+import { KEY_BYTES_MAX, copyBytes } from '../btree/page.js';
 import type { EngineCursor } from '../engine.js';
+import { corruptNode, nodeOffset, nodeSegment, readCell, type NodeCell } from './node.js';
 import { NodeView } from './node-view.js';
 
 export abstract class NodeCursor extends NodeView implements EngineCursor {
   valid = false;
+  #descriptor: UnitId = 0;
+  readonly #cell: NodeCell = { flags: 0, keyAt: 0, keyLength: 0, bodyAt: 0, valueLength: 0 };
+  #key: Uint8Array | undefined;
 
   /** First node with a key ≥ the given one, in reverse the last with one ≤ it (undefined: from the end); 0 if there is none. */
   protected abstract seekNode(
@@ -33,6 +38,7 @@ export abstract class NodeCursor extends NodeView implements EngineCursor {
     this.valid = false;
     const descriptor = this.enterRow(metaUnit, atSeq, atMs);
     if (descriptor === 0) return false;
+    this.#descriptor = descriptor;
     this.acquire(descriptor);
     return this.#settle(this.seekNode(descriptor, key, keyLength, reverse), !reverse);
   }
@@ -57,18 +63,30 @@ export abstract class NodeCursor extends NodeView implements EngineCursor {
   /** To the first node from this one on that has something to show. */
   #settle(node: number, forward: boolean): boolean {
     let at = node;
-    for (; at !== 0; at = this.stepNode(forward)) {
-      let version = this.versionAt(at);
-      while (version === 0) {
-        const metaUnit = this.newerMeta();
-        if (metaUnit === 0) break;
-        this.events.retried();
-        this.limitSeq = publishedSeqOf(this.arena, metaUnit);
-        this.limitMeta = metaUnit;
-        version = this.versionAt(at);
-      }
+    while (at !== 0) {
+      const version = this.versionAt(at);
       if (version !== 0 && this.show(version)) break;
+      const metaUnit = version === 0 ? this.newerMeta() : 0;
+      if (metaUnit === 0) {
+        at = this.stepNode(forward);
+        continue;
+      }
+      this.events.retried();
+      this.limitSeq = publishedSeqOf(this.arena, metaUnit);
+      this.limitMeta = metaUnit;
+      // The same group may have replaced the node, or taken it out: what is published is what stands there now.
+      at = this.#seekAgain(at, forward);
     }
     return (this.valid = at !== 0);
+  }
+
+  /** To the node with the key of the given one, or the next in the direction. */
+  #seekAgain(node: number, forward: boolean): number {
+    const u8 = this.arena.u8[nodeSegment(node)]!;
+    const { keyAt, keyLength } = readCell(u8, node, nodeOffset(node) + this.cellOffset(node), this.#cell);
+    if (keyLength > KEY_BYTES_MAX) throw corruptNode(node, `a key of ${keyLength} bytes`);
+    const key = (this.#key ??= new Uint8Array(KEY_BYTES_MAX));
+    copyBytes(u8, keyAt, keyLength, key, 0);
+    return this.seekNode(this.#descriptor, key, keyLength, !forward);
   }
 }

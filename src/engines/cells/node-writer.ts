@@ -58,6 +58,7 @@ import { CellHeap, NODE_BYTES_MAX } from './heap.js';
 import { IntQueue } from './int-queue.js';
 import { WriterLatch } from './latch.js';
 import {
+  ADDRESSED_UNITS_MAX,
   CHAIN_LINK_WORD,
   FIRST_CHAIN_WORD,
   FIRST_PAGE_WORD,
@@ -960,6 +961,11 @@ export abstract class NodeEngineWriter implements EngineWriter {
     this.#latch?.release();
     const arena = this.arena;
     const unit = arena.allocate(1);
+    // What stands in the descriptor may have an address too.
+    if (unit >= ADDRESSED_UNITS_MAX) {
+      arena.free(unit);
+      throw arena.memoryFull(1);
+    }
     startDescriptor(arena, unit, this.code, this.#options.isLocked);
     this.#latch?.started(unit);
     this.descriptor = unit;
