@@ -320,7 +320,9 @@ export class EntriesReader {
         continue;
       }
       if (valueLength === 0) throw corrupt('an empty value in pieces');
-      this.#sink.begin(spaceId, chunk.slice(keyAt, keyAt + keyLength), valueLength, seq, expiresAt);
+      // A copy: the pieces come in other chunks, for which the memory of this one may be used. (slice() of a Buffer is no copy.)
+      const key = Buffer.from(chunk.subarray(keyAt, keyAt + keyLength));
+      this.#sink.begin(spaceId, key, valueLength, seq, expiresAt);
       this.#missing = valueLength;
     }
     if (at !== chunk.length) throw corrupt(`${chunk.length - at} bytes behind the last entry`);
