@@ -17,7 +17,16 @@ export type { Entry, ReadOptions, SyncReadOptions } from './actors/pool/reads.js
 export { Snapshot, type AnySnapshot, type SnapshotReads } from './actors/pool/snapshot.js';
 export { Space, type SwitchOptions, type SwitchProgressEvent } from './actors/pool/space.js';
 export type { SpaceOptions, TuningOptions } from './actors/pool/space-options.js';
-export type { PoolStats, ShardStats, SpaceStats } from './actors/pool/stats.js';
+export type { OperationContext } from './actors/metrics/tracing.js';
+export type { MetricsOptions } from './actors/pool/metrics.js';
+export type {
+  LatencyStats,
+  OperationLatencies,
+  OperationStats,
+  PoolStats,
+  ShardStats,
+  SpaceStats,
+} from './actors/pool/stats.js';
 export {
   engineNames,
   registerEngine,

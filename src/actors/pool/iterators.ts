@@ -121,20 +121,21 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
   #lastYield = performance.now();
   /** next() calls run one after another. */
   #tail: Promise<unknown> = Promise.resolve();
-  #busy = false;
+  /** Calls that wait for others, or are at work. */
+  #callsInOrder = 0;
   /** The space is being created: the plan to begin with comes when it is there. */
   #latePlan: (() => Promise<ScanPlan<T>>) | undefined;
 
   constructor(plan: ScanPlan<T>, latePlan?: () => Promise<ScanPlan<T>>) {
     super(plan);
     this.#latePlan = latePlan;
-    if (latePlan !== undefined) this.#busy = true;
   }
 
   /** The next entry, or done. @throws ERR_CLOSED, ERR_DECODE, ERR_CORRUPT; AbortError */
   next(): Promise<IteratorResult<T, undefined>> {
     // The common case: the entry is here already, and nobody else is waiting.
-    if (!this.#busy && !this.closed && !this.scan.needsChunk && this.plan.signal?.aborted !== true) {
+    const isAtRest = this.#callsInOrder === 0 && this.#latePlan === undefined && !this.closed;
+    if (isAtRest && !this.scan.needsChunk && this.plan.signal?.aborted !== true) {
       try {
         this.plan.assertOpen();
         if (this.scan.advance()) return Promise.resolve({ done: false, value: this.take() });
@@ -164,19 +165,22 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
   }
 
   #inOrder<R>(work: () => Promise<R>): Promise<R> {
-    this.#busy = true;
-    const done = this.#tail.then(work).catch((error: unknown) => {
-      this.release();
-      throw error;
+    this.#callsInOrder++;
+    const done = this.#tail.then(async () => {
+      try {
+        return await work();
+      } catch (error) {
+        this.release();
+        throw error;
+      } finally {
+        // Before the caller goes on: its next call may find the entry here.
+        this.#callsInOrder--;
+      }
     });
-    const settled: Promise<unknown> = done.then(
+    this.#tail = done.then(
       () => undefined,
       () => undefined,
     );
-    this.#tail = settled;
-    void settled.then(() => {
-      if (this.#tail === settled) this.#busy = false;
-    });
     return done;
   }
 
