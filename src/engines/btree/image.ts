@@ -46,6 +46,7 @@ import {
   type TreeCounts,
 } from './meta.js';
 import { payloadBytesOf, walkChain } from './overflow.js';
+import { COLD } from './paged/format.js';
 import {
   BRANCH_SLOT_BYTES,
   CELL_START_HALFWORD,
@@ -177,7 +178,13 @@ class ImageWriter {
     this.#clearBirth(at);
     if (level > 0) {
       this.#numberCount -= count;
+      const children = (base + headsAt + 4 * count) >>> 2;
       for (let index = 0; index < count; index++) {
+        if (this.#arena.u32[segment]![children + index]! >= COLD)
+          throw new ConcordError(
+            'ERR_INTERNAL',
+            `page at unit ${unit}: child ${index} is in a page file, and its row denies it`,
+          );
         writeU32(chunk, at + headsAt + 4 * (count + index), this.#numbers[this.#numberCount + index]!);
       }
     } else if (this.#chainNumbers.length > 0) {
@@ -496,11 +503,12 @@ class ImageLoader {
       if (next.length >= bytes) return;
       left = next.length;
     }
-    const parts = [this.#chunk.slice(this.#at)];
+    // Copies: the next chunk may take the memory of this one. (slice() of a Buffer is none.)
+    const parts = [Buffer.from(this.#chunk.subarray(this.#at))];
     while (left < bytes) {
       const next = this.#nextChunk();
       if (next === undefined) throw corruptImage('the image ends early');
-      parts.push(next.slice());
+      parts.push(Buffer.from(next));
       left += next.length;
     }
     this.#chunk = Buffer.concat(parts, left);
