@@ -4,8 +4,7 @@
  * For spaces whose memory counts, and small ones: 4 to 8 bytes of array and about 14 of header per entry. An insert moves half a block of addresses at
  * most, some hundred words, whatever the size of the space. Its readers wait for its writer for up to 32 changes, and for no one else.
  */
-import { treeCounts } from '../btree/meta.js';
-import { markNodePages } from '../cells/node.js';
+import { markNodeEngine } from '../cells/mark.js';
 import { EngineCode, type Engine } from '../engine.js';
 import { ArrayCursor, ArrayReader } from './reader.js';
 import { ArrayWriter } from './writer.js';
@@ -18,6 +17,6 @@ export const arrayEngine: Engine = {
   openReader: (arena, row, spaceId, slot) => new ArrayReader(arena, row, spaceId, slot),
   openCursor: (arena, row, spaceId, slot) => new ArrayCursor(arena, row, spaceId, slot),
   mark: (arena, metaUnit, row, mark) => {
-    markNodePages(arena, treeCounts(arena, metaUnit, row).rootUnit, EngineCode.array, mark);
+    markNodeEngine(arena, metaUnit, row, EngineCode.array, mark);
   },
 };

@@ -1,6 +1,5 @@
 /** The memtable as an engine of the table in engines/engine.ts. Threads: openWriter the shard's thread, the rest any. */
-import { treeCounts } from '../btree/meta.js';
-import { markNodePages } from '../cells/node.js';
+import { markNodeEngine } from '../cells/mark.js';
 import { EngineCode, type Engine } from '../engine.js';
 import { MemtableCursor, MemtableReader } from './reader.js';
 import { MemtableWriter } from './writer.js';
@@ -13,6 +12,6 @@ export const memtableEngine: Engine = {
   openReader: (arena, row, spaceId, slot) => new MemtableReader(arena, row, spaceId, slot),
   openCursor: (arena, row, spaceId, slot) => new MemtableCursor(arena, row, spaceId, slot),
   mark: (arena, metaUnit, row, mark) => {
-    markNodePages(arena, treeCounts(arena, metaUnit, row).rootUnit, EngineCode.memtable, mark);
+    markNodeEngine(arena, metaUnit, row, EngineCode.memtable, mark);
   },
 };

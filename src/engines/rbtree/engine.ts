@@ -4,8 +4,7 @@
  * For ordered spaces of up to some million entries that are written entry by entry: 12 bytes of links and about 10 of header per entry, no page to copy
  * for a change. Its readers wait for its writer for up to 32 changes, and for no one else.
  */
-import { treeCounts } from '../btree/meta.js';
-import { markNodePages } from '../cells/node.js';
+import { markNodeEngine } from '../cells/mark.js';
 import { EngineCode, type Engine } from '../engine.js';
 import { RbTreeCursor, RbTreeReader } from './reader.js';
 import { RbTreeWriter } from './writer.js';
@@ -18,6 +17,6 @@ export const rbtreeEngine: Engine = {
   openReader: (arena, row, spaceId, slot) => new RbTreeReader(arena, row, spaceId, slot),
   openCursor: (arena, row, spaceId, slot) => new RbTreeCursor(arena, row, spaceId, slot),
   mark: (arena, metaUnit, row, mark) => {
-    markNodePages(arena, treeCounts(arena, metaUnit, row).rootUnit, EngineCode.rbtree, mark);
+    markNodeEngine(arena, metaUnit, row, EngineCode.rbtree, mark);
   },
 };
