@@ -31,6 +31,7 @@ import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
+import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
@@ -612,8 +613,14 @@ export class PoolHost extends EventEmitter<HostEvents> {
       });
       durable = true;
     } finally {
+      this.#clearJobSlot(handle);
       await remote.endCheckpoint(durable);
     }
+  }
+
+  /** A job whose thread died may have left a pin, or hold the latch for reading: the shard would wait for it before it can answer. */
+  #clearJobSlot({ index }: ShardHandle): void {
+    ArenaReader.clearSlot(this.#arenas[index]!, JOB_READER_SLOT);
   }
 
   #headerOf(handle: ShardHandle, plan: CheckpointPlan): CheckpointHeader {
@@ -665,7 +672,9 @@ export class PoolHost extends EventEmitter<HostEvents> {
     } finally {
       this.control.closeSnapshot(snapshot.slot, 0);
     }
-    finishCreation(env, directory, manifest);
+    // A space that was dropped meanwhile is in the parts of some shards only.
+    const isThere = new Set(this.manifest.spaces.map(({ id }) => id));
+    finishCreation(env, directory, { ...manifest, spaces: manifest.spaces.filter(({ id }) => isThere.has(id)) });
   }
 
   async #exportShard(handle: ShardHandle, directory: string, manifest: Manifest, snapshotSeq: number): Promise<void> {
@@ -673,6 +682,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     await handle.restarting;
     while (handle.checkpoint !== undefined) await handle.checkpoint.done.catch(() => undefined);
     this.#assertUp(handle);
+    const definitions = definitionsOf(manifest);
     const run = async (cancel: Int32Array): Promise<void> => {
       const plan = await handle.remote.beginCheckpoint();
       try {
@@ -690,16 +700,18 @@ export class PoolHost extends EventEmitter<HostEvents> {
           },
           arena: this.#arenas[handle.index]!,
           metaUnit: plan.metaUnit,
-          entrySpaces: plan.entrySpaces,
+          // The id of one that came later will be given to another space in the copy.
+          entrySpaces: plan.entrySpaces.filter((id) => definitions.some((definition) => definition.id === id)),
           pagedRoots: [],
           engineModules: this.#options.engineModules,
           cancel,
           snapshotSeq,
-          spaces: definitionsOf(manifest),
+          spaces: definitions,
           memoryBytes: this.#options.memoryBytes,
           segmentBytes: this.#options.segmentBytes,
         });
       } finally {
+        this.#clearJobSlot(handle);
         await handle.remote.endCheckpoint(false);
       }
     };

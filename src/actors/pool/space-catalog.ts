@@ -29,6 +29,15 @@ export interface CatalogHost {
   askShards<T>(call: (remote: RemoteControl<ShardControl>, shard: number) => Promise<T>): Promise<T[]>;
 }
 
+/** Why a shard cannot move a space, now or ever: the others move theirs back. */
+const CANNOT_MOVE: ReadonlySet<string> = new Set([
+  'ERR_MEMORY_FULL',
+  'ERR_CORRUPT',
+  'ERR_IO',
+  'ERR_DISK_FULL',
+  'ERR_INVALID_ARG',
+]);
+
 interface RunningSwitch {
   readonly engine: string;
   /** The manifest says so; resolves with what it said before. */
@@ -169,9 +178,9 @@ export class SpaceCatalog {
   }
 
   /**
-   * Resolves when every shard has moved the space. When a shard has no room, those that have moved it move it back.
+   * Resolves when every shard has moved the space. When a shard has no room, or cannot read what it should copy, those that have moved it move it back.
    * @throws ERR_INVALID_ARG, ERR_SPACE_DROPPED, ERR_CONFLICT (another move is under way, or this one was cancelled), ERR_READ_ONLY, ERR_MEMORY_FULL,
-   *   ERR_SHARD_FAILED (the rest follows at the next opening)
+   *   ERR_CORRUPT, ERR_IO, ERR_SHARD_FAILED (the rest follows at the next opening)
    */
   async switchEngine(id: number, engine: string, tuning: EngineTuning): Promise<void> {
     engineNamed(engine);
@@ -201,7 +210,7 @@ export class SpaceCatalog {
     try {
       await this.#moveShards(id, run);
     } catch (error) {
-      if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
+      if (!(error instanceof ConcordError) || !CANNOT_MOVE.has(error.code)) throw error;
       run.turnedBack ??= this.#turnBack(run);
       await run.turnedBack;
       throw error;

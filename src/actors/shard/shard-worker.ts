@@ -7,13 +7,14 @@
  */
 import { availableParallelism } from 'node:os';
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
-import type { ArenaLayout } from '../../shared/memory/arena.js';
+import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
 import {
   ShardStore,
   type CheckpointPlan,
   type OpenSnapshots,
   type RecoveryReport,
 } from '../../engines/store/shard-store.js';
+import { SHARD_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
@@ -324,6 +325,8 @@ async function main(data: ShardWorkerData): Promise<void> {
   const env = new TimedEnv();
   let store: ShardStore;
   try {
+    // A predecessor that died while it read its own memory may hold the latch for reading, which would keep this thread from writing.
+    if (data.adopt) ArenaReader.clearSlot(data.arena, SHARD_READER_SLOT);
     // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces.
     control.beginApplying(data.shard);
     store = ShardStore.open({

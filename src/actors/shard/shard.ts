@@ -14,9 +14,11 @@ import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
   OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   checkOperation,
+  operationBytes,
   operationKeyAt,
   readBlobReference,
   readKeyLength,
@@ -64,7 +66,12 @@ const EXPIRY_RETRY_MS = 1000;
 /** Versions of a space on its way to another engine that are copied between two groups. */
 const SWITCH_SLICE_VERSIONS = 256;
 /** Of a clear that cannot go on: not failures of the log. */
-const REFUSALS: ReadonlySet<string> = new Set(['ERR_MEMORY_FULL', 'ERR_READ_ONLY', 'ERR_SPACE_DROPPED']);
+const REFUSALS: ReadonlySet<string> = new Set([
+  'ERR_MEMORY_FULL',
+  'ERR_READ_ONLY',
+  'ERR_SPACE_DROPPED',
+  'ERR_BATCH_TOO_LARGE',
+]);
 /** Buckets of the filter that tells whether a group touches a key already. */
 const MARK_BUCKETS = 1 << 14;
 
@@ -168,8 +175,8 @@ export class Shard {
     this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
-    // A predecessor did not get to the end of these.
-    for (const { definition } of store.spaces.unfinishedSwitches) this.#beginSwitch(definition);
+    // A predecessor did not get to the end of these. Each is begun when its turn comes: one that has no room must not keep the shard from starting.
+    for (const { id } of store.spaces.unfinishedSwitches) this.#switches.set(id, { waiters: [] });
   }
 
   /** Serves a client's rings from now on. A shard that took over from a dead one answers what the dead one had taken. */
@@ -385,7 +392,12 @@ export class Shard {
         if (outcome === Taken.Hold) return outcome;
         if (kind === OperationKind.ApplyBatch) this.#noteBatch();
       }
-      const needed = kind === OperationKind.Chunk ? chunkAdmissionBytes(bytes, start) : size;
+      const needed =
+        kind === OperationKind.Chunk
+          ? chunkAdmissionBytes(bytes, start)
+          : kind === OperationKind.PutBlob && space.building !== undefined
+            ? size + blobBytes(bytes, start)
+            : size;
       const expiresAt = isExtended ? readOperationExpiry(bytes, start) : 0;
       const expiring = expiresAt === 0 ? 0 : 1;
       const largestBytes = Math.max(size, needed);
@@ -470,10 +482,16 @@ export class Shard {
   /** As #admit, for all spaces of a batch. */
   #admitBatch(batch: BatchNeeds, recordBytes: number): boolean {
     const { deletesOnly } = batch;
-    for (const [space, needs] of batch.spaces) {
-      const { operations, bytes, expiring, largestBytes } = needs;
-      if (!this.#admit(space, operations, bytes, recordBytes, expiring, deletesOnly, largestBytes)) return false;
-      if (needs.nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, needs.nextExpiry);
+    try {
+      for (const [space, needs] of batch.spaces) {
+        const { operations, bytes, expiring, largestBytes } = needs;
+        if (!this.#admit(space, operations, bytes, recordBytes, expiring, deletesOnly, largestBytes)) return false;
+        if (needs.nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, needs.nextExpiry);
+      }
+    } catch (error) {
+      // It is refused whole, with what it had asked of its other spaces. Nothing else is in the group.
+      if (this.store.groupRecords === 0) this.store.spaces.beginAsking();
+      throw error;
     }
     return true;
   }
@@ -653,25 +671,35 @@ export class Shard {
   #appendClearDeletes(space: Space, clear: ClearInProgress): boolean {
     const { store } = this;
     const { low, high } = clear;
-    const keys: Buffer[] = [];
-    let last: Buffer | undefined;
-    const next = space.engine.visitVersions(
-      clear.position,
-      CLEAR_SLICE_ENTRIES,
-      (key, keyLength, _value, _valueLength, _seq, _expiresAt, isTombstone) => {
-        const bytes = Buffer.from(key.subarray(0, keyLength));
-        if ((low !== undefined && bytes.compare(low) < 0) || (high !== undefined && bytes.compare(high) >= 0)) return;
-        // Versions of one key come together, the newest last.
-        if (last?.equals(bytes) === true) keys.pop();
-        last = bytes;
-        if (!isTombstone) keys.push(bytes);
-      },
-    );
-    const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
-    if (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true)) throw this.#memoryFull();
-    for (const key of keys) store.appendDelete(clear.spaceId, key);
-    clear.position = next;
-    return next === undefined;
+    for (let versions = CLEAR_SLICE_ENTRIES; ; versions >>= 2) {
+      const keys: Buffer[] = [];
+      let last: Buffer | undefined;
+      let isListed = false;
+      const next = space.engine.visitVersions(
+        clear.position,
+        versions,
+        (key, keyLength, _value, _valueLength, _seq, _expiresAt, isTombstone) => {
+          const bytes = Buffer.from(key.subarray(0, keyLength));
+          if ((low !== undefined && bytes.compare(low) < 0) || (high !== undefined && bytes.compare(high) >= 0)) return;
+          // Versions of one key come together, the newest last.
+          if (isListed && last?.equals(bytes) === true) keys.pop();
+          last = bytes;
+          isListed = !isTombstone;
+          if (isListed) keys.push(bytes);
+        },
+      );
+      const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
+      const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
+      // Long keys: fewer of them go into one frame of the log.
+      const fits = store.fits(recordBytes);
+      if (!fits || (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true))) {
+        if (versions > 1) continue;
+        if (fits) throw this.#memoryFull();
+      }
+      for (const key of keys) store.appendDelete(clear.spaceId, key);
+      clear.position = next;
+      return next === undefined;
+    }
   }
 
   // ---- answers ------------------------------------------------------------------------------------------------------------------------
@@ -759,6 +787,7 @@ export class Shard {
     if (this.#control.nextSequence === 0) return false;
     this.#expiryDueAt = Infinity;
     if (store.spaces.expiringEntries === 0 || this.#readOnlyCause !== undefined) return false;
+    const listed = store.spaces.expiringEntries;
     this.#control.beginApplying(this.index);
     let expired;
     try {
@@ -770,6 +799,8 @@ export class Shard {
       store.beginGroup();
       let admitted = 0;
       for (const { spaceId, key } of expired) {
+        // The rest goes into the next group.
+        if (!store.fits(deleteBytes(key))) break;
         if (!store.admits(store.spaces.require(spaceId), 1, key.length, 0, true)) break;
         store.appendDelete(spaceId, key);
         admitted++;
@@ -778,7 +809,9 @@ export class Shard {
       else store.discardGroup();
       this.#counters[ShardCounter.Expired]! += admitted;
       // Where there is no room for a delete, or none on disk, another look must not come at once.
-      this.#expiryDueAt = admitted < expired.length ? nowMs + EXPIRY_RETRY_MS : store.spaces.nextExpiry();
+      const due = store.spaces.nextExpiry();
+      const isStuck = due <= nowMs && store.spaces.expiringEntries >= listed;
+      this.#expiryDueAt = isStuck ? nowMs + EXPIRY_RETRY_MS : due;
     } catch (error) {
       if (store.groupRecords > 0) store.discardGroup();
       this.#failed(error);
@@ -846,14 +879,19 @@ export class Shard {
   #switchSlice(spaceId: number, running: SwitchInProgress): void {
     const { store } = this;
     const space = store.spaces.get(spaceId);
-    let isDone = space?.building === undefined;
+    let isDone = space === undefined;
     let failure: ConcordError | undefined;
-    if (space?.building !== undefined) {
+    if (space !== undefined) {
       try {
-        isDone = this.#unseen(() => store.switchSlice(space, SWITCH_SLICE_VERSIONS));
+        isDone = this.#unseen(
+          () =>
+            !store.spaces.beginSwitch(space.definition) ||
+            (space.building !== undefined && store.switchSlice(space, SWITCH_SLICE_VERSIONS)),
+        );
       } catch (error) {
-        if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
-        failure = this.#memoryFull();
+        // What cannot be copied (no room, a page that cannot be read) stays where it is: a successor would meet it again.
+        if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
+        failure = error.code === 'ERR_MEMORY_FULL' ? this.#memoryFull() : error;
       }
     }
     if (failure !== undefined || isDone) this.#endSwitch(spaceId, failure);
@@ -995,6 +1033,16 @@ function tryWrite(ring: RingProducer, response: Buffer): boolean {
   if (at < 0) return false;
   response.copy(ring.bytes, at, 0, length);
   return true;
+}
+
+/** In the log: of a delete that the shard itself orders, at most. */
+function deleteBytes(key: Uint8Array): number {
+  return operationBytes(key.length, 0, OPERATION_EXTENSION_BYTES);
+}
+
+/** Of a PutBlob: the length of its value, of which a space that is being moved needs a second copy. */
+function blobBytes(bytes: Buffer, start: number): number {
+  return readBlobReference(bytes, operationKeyAt(bytes, start) + readKeyLength(bytes, start)).offset;
 }
 
 /** The first chunk of a value reserves room for all of it, so that a value is refused before it is sent. */

@@ -45,6 +45,8 @@ export const JOB_READER_SLOT = 256;
 export const SHARD_READER_SLOT = 319;
 
 const INDEX_KEY_BYTES = 16;
+/** Spaces that are moved at a time: each takes another row of the meta page, which has room for all spaces and about a hundred more. */
+const BUILDINGS_MAX = 32;
 const NO_SNAPSHOTS = new Float64Array(0);
 /** Bytes that one line of the index takes beside the key. */
 const INDEX_LINE_BYTES = INDEX_KEY_BYTES;
@@ -420,7 +422,7 @@ export class SpaceTable {
 
   /**
    * Looks at up to `linesMax` lines that are due at `nowMs`: entries to delete go to `expired`; lines that mean nothing any more are removed at once
-   * (the caller publishes). Returns the number of those removed. Between groups only.
+   * (the caller publishes), as far as there is room to do so. Returns the number of those removed. Between groups only.
    */
   collectExpired(nowMs: number, linesMax: number, expired: ExpiredEntry[]): number {
     const cursor = this.#seekIndex();
@@ -433,21 +435,41 @@ export class SpaceTable {
       const spaceId = readBigEndian(line, 6, 4);
       const key = cursor.copyValue();
       const space = this.get(spaceId);
-      if (space?.engine.versionOf(key, 0, key.length, 0) === readBigEndian(line, 10, 6)) expired.push({ spaceId, key });
-      else stale.push(line);
+      if (space === undefined) stale.push(line);
+      else {
+        try {
+          const version = space.engine.versionOf(key, 0, key.length, 0);
+          if (version === readBigEndian(line, 10, 6)) expired.push({ spaceId, key });
+          else stale.push(line);
+        } catch (error) {
+          // A page that cannot be read, or has no room: the entry is absent for readers, and is looked for again later.
+          if (!(error instanceof ConcordError) || space.engine.counts().isPaged !== true) throw error;
+        }
+      }
     }
     cursor.release();
-    if (stale.length > 0) {
-      this.beginGroup(this.#publishedSeq, false);
-      const index = this.#touchedIndex();
-      for (const line of stale) index.del(line, 0, INDEX_KEY_BYTES, this.#publishedSeq);
+    if (stale.length === 0) return 0;
+    this.beginGroup(this.#publishedSeq, false);
+    const index = this.#touchedIndex();
+    let removed = 0;
+    try {
+      for (const line of stale) {
+        index.del(line, 0, INDEX_KEY_BYTES, this.#publishedSeq);
+        removed++;
+      }
+    } catch (error) {
+      // The reserve is used up. What was removed gives room once it is published.
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
     }
-    return stale.length;
+    return removed;
   }
 
   // ---- engines exchanged ------------------------------------------------------------------------------------------------------------------
 
-  /** Begins to move the space, if its engine is not the one that is defined for it. True if there is something to do. */
+  /**
+   * Begins to move the space, if its engine is not the one that is defined for it. True if there is something to do; while too many spaces are being
+   * moved it is not begun yet (no `building`), and the caller asks again.
+   */
   beginSwitch(definition: SpaceDefinition): boolean {
     const space = this.require(definition.id);
     const engine = engineNamed(definition.engine);
@@ -457,13 +479,17 @@ export class SpaceTable {
       if (space.building !== undefined) this.cancelSwitch(space);
       return false;
     }
-    space.building ??= {
-      engine: this.#openBuilding(engine, definition),
-      position: undefined,
-      isComplete: false,
-      copied: 0,
-    };
+    if (space.building === undefined && this.#buildings() < BUILDINGS_MAX) {
+      const building = this.#openBuilding(engine, definition);
+      space.building = { engine: building, position: undefined, isComplete: false, copied: 0 };
+    }
     return true;
+  }
+
+  #buildings(): number {
+    let count = 0;
+    for (const { building } of this.#spaces.values()) if (building !== undefined) count++;
+    return count;
   }
 
   #openBuilding(engine: Engine, definition: SpaceDefinition): EngineWriter {
