@@ -140,7 +140,7 @@ describe('power loss at every file operation', { timeout: 300_000 }, () => {
     const options = { ignoreSync: false, steps: Math.ceil(STEPS / 3), policies: 2, engine: 'paged' };
     const { crashes, violations } = run(seed, options);
     expect(violations.join('\n')).toBe('');
-    expect(crashes).toBeGreaterThan(STEPS);
+    expect(crashes).toBeGreaterThan(STEPS / 2);
   });
 
   test('leaves one engine with everything in it, wherever a space was on its way from one to another', () => {

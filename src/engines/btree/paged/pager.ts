@@ -288,7 +288,12 @@ export class Pager {
     const resident = this.residentUnits(tree);
     const pressure = (arena.totalUnits >>> PRESSURE_SHIFT) - arena.freeUnits();
     let over = Math.max(resident - this.#budgetUnits, Math.min(pressure, resident - tree.branchPages));
-    if (over <= 0 || !this.#open()) return false;
+    if (over <= 0) return false;
+    if (this.#file === undefined) {
+      // No leaf goes before a publication has said that there is a file: until then an image would be written of the tree.
+      this.#open();
+      return false;
+    }
     const before = this.#events.pageEvictions;
     if (this.#failedRounds > 0) this.#failedRounds--;
     // Two rounds find everything: the first marks, the second takes.
