@@ -216,6 +216,7 @@ export class ExpressLane {
 
   /** Takes the node in; it must be in the list. At the located place, which moves behind it. Left out if there is no memory for it. */
   insert(node: number): void {
+    this.#fence();
     const block = this.#pathBlocks[0]!;
     if (this.#isLocated && this.#countOf(block) < LANE_BLOCK_ENTRIES) {
       this.#insertAt(block, ++this.#pathEntries[0]!, node, node);
@@ -229,6 +230,7 @@ export class ExpressLane {
 
   /** The new node has the key and the height of the old one. */
   replace(old: number, node: number): void {
+    this.#fence();
     // At the located place the path stays good, and moves behind the node.
     const isHere = this.#isLocated && this.after === old;
     const index = this.#find(old);
@@ -251,8 +253,14 @@ export class ExpressLane {
 
   /** Takes in a node that is behind all others. For lists that are built in order. */
   append(node: number): void {
+    this.#fence();
     this.#isLocated = false;
     if (this.#add(0, node, node)) this.#entries++;
+  }
+
+  /** Whoever meets the node's address in the lane must see the node: processors that reorder stores could show the plain ones below first. */
+  #fence(): void {
+    Atomics.add(this.#words, this.#rootWord, 0);
   }
 
   /** Retires all pages. Readers start at the list's head from now on. */
