@@ -666,9 +666,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     const snapshot = await this.control.openSnapshot(0);
     try {
-      await Promise.all(
+      const outcomes = await Promise.allSettled(
         this.#shards.map((handle) => this.#exportShard(handle, directory, manifest, snapshot.sequence)),
       );
+      // When all have ended: nobody writes to the directory any more.
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     } finally {
       this.control.closeSnapshot(snapshot.slot, 0);
     }
