@@ -1,4 +1,5 @@
 /** Copies of a store that are made while its spaces come and go. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { ConcordPool } from '../../dist/index.js';
@@ -15,8 +16,9 @@ test.each(['btree', 'hash'])(
     for (const space of [gone, stays])
       await Promise.all(Array.from({ length: 500 }, (_, i) => space.put(`k${i}`, 'v')));
     const copied = db.checkpoint(join(directory, 'copy'));
-    const dropped = gone.drop();
-    await Promise.all([copied, dropped]);
+    // It has begun, and knows which spaces there are.
+    while (!existsSync(join(directory, 'copy', 'CREATING'))) await new Promise((resolve) => setImmediate(resolve));
+    await Promise.all([copied, gone.drop()]);
 
     const copy = await ConcordPool.open(join(directory, 'copy'), { memoryBytes: 64 << 20 });
     try {
