@@ -152,6 +152,7 @@ export class StandaloneEngine {
   /** A copy of the value, or undefined. */
   get(key: Uint8Array, atSeq = Infinity): Buffer | undefined {
     const arena = this.#arena;
+    this.#letReadersIn();
     const metaUnit = arena.pin(SLOT);
     try {
       return this.#reader.find(metaUnit, key, key.length, atSeq, 0) ? this.#reader.copyValue() : undefined;
@@ -163,6 +164,7 @@ export class StandaloneEngine {
 
   /** Whether the key is there, without a copy. */
   has(key: Uint8Array, atSeq = Infinity): boolean {
+    this.#letReadersIn();
     const metaUnit = this.#arena.pin(SLOT);
     try {
       return this.#reader.find(metaUnit, key, key.length, atSeq, 0);
@@ -170,6 +172,11 @@ export class StandaloneEngine {
       this.#reader.release();
       this.#arena.unpin(SLOT);
     }
+  }
+
+  /** Within a group the writer may hold the latch of engines that are changed in place, and this thread would wait for itself. counts() gives it back. */
+  #letReadersIn(): void {
+    if (this.#inGroup) this.writer.counts();
   }
 
   getMany(keys: readonly Uint8Array[]): (Buffer | undefined)[] {
@@ -181,6 +188,7 @@ export class StandaloneEngine {
     const { low, high } = boundsOf(range);
     const { reverse = false, limit = Infinity, atSeq = Infinity } = range;
     const cursor = this.#cursor;
+    this.#letReadersIn();
     const metaUnit = this.#arena.pin(SLOT);
     try {
       cursor.setRange(low, high);

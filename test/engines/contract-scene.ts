@@ -239,6 +239,7 @@ export class EngineScene {
   lines(atSeq: number, reverse: boolean, low?: Uint8Array, high?: Uint8Array): string[] {
     const { cursor } = this;
     const lines: string[] = [];
+    this.#letReadersIn();
     const metaUnit = this.view.pin(SLOT);
     try {
       cursor.setRange(low, high);
@@ -268,6 +269,11 @@ export class EngineScene {
     return lines;
   }
 
+  /** The writer, in this thread, may hold the latch of engines that are changed in place: counts() gives it back. */
+  #letReadersIn(): void {
+    this.writer.counts();
+  }
+
   /** The value as readers get it, undefined if it is absent. */
   get(key: Uint8Array, atSeq = Infinity): Buffer | undefined {
     return this.find(key, atSeq)?.value;
@@ -275,6 +281,7 @@ export class EngineScene {
 
   find(key: Uint8Array, atSeq = Infinity): { value: Buffer; seq: number; expiresAt: number } | undefined {
     const { reader } = this;
+    this.#letReadersIn();
     const metaUnit = this.view.pin(SLOT);
     try {
       if (!reader.find(metaUnit, key, key.length, atSeq, this.nowMs)) return undefined;
