@@ -217,6 +217,8 @@ class ShardLoop {
 
   checkpointEnded(durable: boolean): void {
     this.#checkpointAsked = false;
+    // Spaces that wait for its end to be dropped or exchanged.
+    this.wake();
     if (!durable) this.#checkpointNotBefore = performance.now() + CHECKPOINT_RETRY_MS;
   }
 

@@ -631,9 +631,20 @@ export class Shard {
       if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
       const space = store.spaces.require(clear.spaceId);
       store.beginGroup();
-      const isLast = store.spaces.isOrdered(space)
-        ? this.#appendClearSlice(space, clear)
-        : this.#appendClearDeletes(space, clear);
+      let isLast: boolean;
+      try {
+        isLast = store.spaces.isOrdered(space)
+          ? this.#appendClearSlice(space, clear)
+          : this.#appendClearDeletes(space, clear);
+      } catch (error) {
+        // Nothing is logged yet: what cannot be read, or finds no room, ends the clear and nothing else.
+        if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
+        store.discardGroup();
+        this.#respondError(link, link.taken, error.toRecord());
+        link.clear = undefined;
+        this.#complete(link);
+        return;
+      }
       if (store.groupRecords > 0) this.#commit(clear.level);
       else store.discardGroup();
       this.#counters[ShardCounter.ClearSlices]!++;
@@ -770,7 +781,7 @@ export class Shard {
     if (this.#hasSwitchWork) {
       const [spaceId, waiting] = this.#switches.entries().next().value!;
       this.#switchSlice(spaceId, waiting);
-      hasMore = true;
+      hasMore = this.#hasSwitchWork;
     }
     return hasMore;
   }
@@ -802,7 +813,13 @@ export class Shard {
         // The rest goes into the next group.
         if (!store.fits(deleteBytes(key))) break;
         if (!store.admits(store.spaces.require(spaceId), 1, key.length, 0, true)) break;
-        store.appendDelete(spaceId, key);
+        try {
+          store.appendDelete(spaceId, key);
+        } catch (error) {
+          // Its page cannot be read: the entry stays, as one that has expired.
+          if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
+          continue;
+        }
         admitted++;
       }
       if (admitted > 0) this.#commit(Durability.Memory);
@@ -872,8 +889,13 @@ export class Shard {
     this.#switches.set(definition.id, { waiters: waiter === undefined ? [] : [waiter] });
   }
 
+  /** What is copied and waits for a checkpoint to end is no work. */
   get #hasSwitchWork(): boolean {
-    return this.#switches.size > 0;
+    if (this.#switches.size === 0) return false;
+    const { spaces, isCheckpointing } = this.store;
+    if (!isCheckpointing) return true;
+    for (const id of this.#switches.keys()) if (spaces.get(id)?.building?.isComplete !== true) return true;
+    return false;
   }
 
   #switchSlice(spaceId: number, running: SwitchInProgress): void {

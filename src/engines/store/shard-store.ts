@@ -31,7 +31,14 @@ import {
   writePaged,
 } from '../btree/paged/paging.js';
 import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
-import { BUILDING_SPACE_ID, DEFAULT_SPACE_ID, EngineCode, spaceIdOfTag, type EngineWriter } from '../engine.js';
+import {
+  BUILDING_SPACE_ID,
+  DEFAULT_SPACE_ID,
+  EngineCode,
+  spaceIdOfTag,
+  type EngineCursor,
+  type EngineWriter,
+} from '../engine.js';
 import {
   findCheckpoint,
   readCheckpoint,
@@ -398,8 +405,9 @@ export class ShardStore {
     this.#appendOwn(OperationKind.ClearRange, flags, spaceId, low ?? NO_BYTES, high ?? NO_BYTES);
   }
 
-  /** Appends the delete of one key, as the shard itself orders it. */
+  /** Appends the delete of one key, as the shard itself orders it. @throws as fetch(): then it is not appended */
   appendDelete(spaceId: number, key: Uint8Array): void {
+    if (this.isPaged) this.spaces.get(spaceId)?.engine.fetch?.(key, 0, key.length);
     this.#appendOwn(OperationKind.Delete, 0, spaceId, key, NO_BYTES);
   }
 
@@ -543,7 +551,7 @@ export class ShardStore {
 
   /**
    * The next up to `entriesMax` live entries from `low` (inclusive) on: how many, the bytes of their keys, and the key behind them (undefined: none
-   * follows). Used to cut a clear into slices. Ordered engines only.
+   * follows). Used to cut a clear into slices. Ordered engines only. Their pages are in memory then: see fetch(), which tells what is thrown.
    */
   sliceFrom(
     space: Space,
@@ -551,18 +559,23 @@ export class ShardStore {
     entriesMax: number,
   ): { entries: number; keyBytes: number; boundary: Buffer | undefined } {
     const cursor = this.spaces.cursorOf(space);
+    const toFetch: Buffer[] | undefined = this.isPaged && space.engine.fetch !== undefined ? [] : undefined;
     let entries = 0;
     let keyBytes = 0;
+    let boundary: Buffer | undefined;
     try {
       cursor.seek(this.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
-      for (; entries < entriesMax && cursor.valid; entries++, cursor.next()) keyBytes += cursor.keyLength;
-      if (!cursor.valid) return { entries, keyBytes, boundary: undefined };
-      const boundary = Buffer.alloc(cursor.keyLength);
-      cursor.copyKey(boundary, 0);
-      return { entries, keyBytes, boundary };
+      for (; entries < entriesMax && cursor.valid; entries++, cursor.next()) {
+        keyBytes += cursor.keyLength;
+        toFetch?.push(keyOf(cursor));
+      }
+      if (cursor.valid) boundary = keyOf(cursor);
     } finally {
       cursor.release();
     }
+    if (boundary !== undefined) toFetch?.push(boundary);
+    for (const key of toFetch ?? []) space.engine.fetch!(key, 0, key.length);
+    return { entries, keyBytes, boundary };
   }
 
   /** Sets the numbers of open snapshots for the group about to be applied; the array is kept. */
@@ -765,6 +778,12 @@ export class ShardStore {
       this.#log.close();
     }
   }
+}
+
+function keyOf(cursor: EngineCursor): Buffer {
+  const key = Buffer.alloc(cursor.keyLength);
+  cursor.copyKey(key, 0);
+  return key;
 }
 
 /** Where blobs of a record stream are kept: the live store's own table, or the one of a replay. */
