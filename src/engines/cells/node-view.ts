@@ -110,7 +110,7 @@ export abstract class NodeView extends EntryView {
     return metaUnit === this.limitMeta ? 0 : metaUnit;
   }
 
-  /** Takes the read latch, if the engine has one. @throws ERR_SHARD_FAILED when a writer died and is not replaced */
+  /** Takes the read latch, if the engine has one. @throws ERR_OWNER_DIED (retryable) when a writer died and is not replaced */
   protected acquire(descriptor: UnitId): void {
     const latch = this.#latch;
     if (latch === undefined || this.#held) return;
@@ -146,7 +146,7 @@ export abstract class NodeView extends EntryView {
 
   #notReplaced(cause?: ConcordError): ConcordError {
     const text = `the space is locked by a thread that died, and was not given free within ${this.arena.latchWaitMsMax} ms`;
-    return new ConcordError('ERR_SHARD_FAILED', text, {}, { cause });
+    return new ConcordError('ERR_OWNER_DIED', text, {}, { cause });
   }
 
   /** The newest version that shows, from the newest of all on; 0 if none does, or if newerMeta() must be asked for it. */

@@ -57,8 +57,8 @@ export class HashCursor extends NodeView implements EngineCursor {
   }
 
   setRange(low: Uint8Array | undefined, high: Uint8Array | undefined): void {
-    this.#low = low?.slice();
-    this.#high = high?.slice();
+    this.#low = low === undefined ? undefined : Uint8Array.from(low);
+    this.#high = high === undefined ? undefined : Uint8Array.from(high);
     this.#forget();
   }
 

@@ -185,10 +185,10 @@ describe.each(SUBJECTS)('$engine.name', (subject) => {
       }
     };
     scene.view.latchWaitMsMax = 30;
-    expect(read).toThrow(expect.objectContaining({ code: 'ERR_SHARD_FAILED' }));
+    expect(read).toThrow(expect.objectContaining({ code: 'ERR_OWNER_DIED' }));
     // The latch knows, and the space may be half changed.
     const arena = adopt(scene.layout, subject.engine);
-    expect(read).toThrow(expect.objectContaining({ code: 'ERR_SHARD_FAILED' }));
+    expect(read).toThrow(expect.objectContaining({ code: 'ERR_OWNER_DIED' }));
     scene.writer = subject.open(arena);
     expect(read()).toBe('published');
     expect(scene.view.latch(SLOT).readers).toBe(0);
