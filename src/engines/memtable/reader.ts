@@ -12,6 +12,7 @@ import { publishedSeqOf } from '../btree/meta.js';
 import { CellFlag, KEY_BYTES_MAX, readVarint, skipVarint } from '../btree/page.js';
 import { NodeCursor } from '../cells/node-cursor.js';
 import { NodeReader } from '../cells/node-reader.js';
+import { compareBytes } from '../cells/node-writer.js';
 import { checkDescriptor, corruptNode, nodeLimit, nodeOffset, nodeSegment, nodeWord, pageWord } from '../cells/node.js';
 import { DEFAULT_SPACE_ID, EngineCode } from '../engine.js';
 import { ListSearch } from './list.js';
@@ -89,7 +90,17 @@ export class MemtableCursor extends NodeCursor {
     const keyLength = Math.min(readVarint(u8, lengthAt), KEY_BYTES_MAX);
     const keyAt = skipVarint(u8, lengthAt);
     for (let index = 0; index < keyLength; index++) this.#key[index] = u8[keyAt + index]!;
-    return (this.#node = this.#search.seekBefore(this.#head, this.#laneRoot, this.#key, 0, keyLength));
+    const before = this.#search.seekBefore(this.#head, this.#laneRoot, this.#key, 0, keyLength);
+    if (before !== 0) {
+      // Each step back leads to a smaller key, or a wrong word could keep the walk where it is.
+      const bytes = this.arena.u8[nodeSegment(before)]!;
+      const beforeLengthAt = keyLengthAt(bytes, cellOf(this.arena, before));
+      const beforeLength = Math.min(readVarint(bytes, beforeLengthAt), KEY_BYTES_MAX);
+      if (compareBytes(bytes, skipVarint(bytes, beforeLengthAt), beforeLength, this.#key, 0, keyLength) >= 0) {
+        throw corruptNode(before, 'it does not come before the node behind it');
+      }
+    }
+    return (this.#node = before);
   }
 }
 
