@@ -182,7 +182,7 @@ class ImageWriter {
       for (let index = 0; index < count; index++) {
         if (this.#arena.u32[segment]![children + index]! >= COLD)
           throw new ConcordError(
-            'ERR_INTERNAL',
+            'ERR_CORRUPT',
             `page at unit ${unit}: child ${index} is in a page file, and its row denies it`,
           );
         writeU32(chunk, at + headsAt + 4 * (count + index), this.#numbers[this.#numberCount + index]!);
