@@ -46,7 +46,7 @@ test.each(PAIRS)(
     expect(store.spaces.check()).toEqual([]);
     // What only the checkpoint needed has moved, too; nothing holds it any more.
     store.setSnapshots(new Float64Array(0), 0);
-  const sweep = newTableSweep();
+    const sweep = newTableSweep();
     while (!sweep.done) store.sweep(sweep, 50);
     expect(store.spaces.require(0).engine.counts().cells).toBe(state.size);
     expect(readState(store)).toEqual(state);
