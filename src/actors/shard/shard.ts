@@ -53,7 +53,7 @@ import {
 } from './request.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
-const GROUP_RECORDS_MAX = 1024;
+const GROUP_RECORDS_MAX = 4096;
 const GROUP_BYTES_MAX = 512 * 1024;
 /** Entries one slice of a clear removes. */
 const CLEAR_SLICE_ENTRIES = 512;
