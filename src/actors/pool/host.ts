@@ -642,7 +642,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   /** Checkpoints every shard now and truncates the logs. */
   async checkpointAll(): Promise<void> {
-    await Promise.all(this.#shards.map((handle) => this.#checkpointShard(handle)));
+    await Promise.all(
+      this.#shards.map(async (handle) => {
+        // One that runs already began before what is to be in this one.
+        await handle.checkpoint?.done.catch(() => undefined);
+        await this.#checkpointShard(handle);
+      }),
+    );
   }
 
   /**
