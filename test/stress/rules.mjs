@@ -27,7 +27,7 @@ export function keysOn(shard, prefix, count) {
 }
 
 /** Keys of pairs: both on one shard. */
-export function pairKeys(db) {
+export function pairKeys() {
   const pairs = [];
   for (let i = 0; pairs.length < PAIRS; i++) {
     const shard = i % SHARDS;
@@ -37,7 +37,7 @@ export function pairKeys(db) {
   return pairs;
 }
 
-export function stepKeys(db) {
+export function stepKeys() {
   return Array.from({ length: SHARDS }, (_, shard) => keysOn(shard, `step:${shard}:`, 1)[0]);
 }
 
@@ -93,8 +93,8 @@ export class Weaver extends Checks {
   }
 
   async run(isOver) {
-    const pairs = pairKeys(this.db);
-    const steps = stepKeys(this.db);
+    const pairs = pairKeys();
+    const steps = stepKeys();
     const weave = async (from) => {
       for (let generation = 1; !isOver(); generation++) {
         const [left, right] = pairs[from + 4 * Math.floor(this.random() * (PAIRS / 4))];
@@ -158,8 +158,8 @@ export class Photographer extends Checks {
 
   async run(isOver) {
     const { db } = this;
-    const pairs = pairKeys(db);
-    const steps = stepKeys(db);
+    const pairs = pairKeys();
+    const steps = stepKeys();
     const own = keysOn(0, `own:${Math.floor(this.random() * 1e9)}:`, 1)[0];
     for (let turn = 1; !isOver(); turn++) {
       await db.put(own, String(turn));
