@@ -25,6 +25,9 @@ import { ConcordError, invalidArgument } from '../shared/errors.js';
 import type { ArenaReader, ArenaWriter, UnitId } from '../shared/memory/arena.js';
 import type { OverflowChain } from './btree/overflow.js';
 import type { TreeCounts, TreeRowSource } from './btree/meta.js';
+import type { LsmFigures } from './lsm/figures.js';
+import type { LsmTuning } from './lsm/options.js';
+import type { WriteFlow } from './lsm/types.js';
 
 /** In shared memory and in checkpoint files: never renumber, never reuse. 8 … 15 are for registerEngine(). */
 export const EngineCode = { btree: 0, hash: 1, rbtree: 2, array: 3, memtable: 4, lsm: 5 } as const;
@@ -76,6 +79,8 @@ export interface EngineTuning {
   readonly memtableBytes?: number | undefined;
   /** B+Tree: bytes of shared memory the space may use before cold pages live in its file only. */
   readonly budgetBytes?: number | undefined;
+  /** LSM-Tree. */
+  readonly lsm?: LsmTuning | undefined;
 }
 
 /** Counts of a row; those that an engine has no use for are 0. */
@@ -214,6 +219,34 @@ export interface EngineWriter extends TreeRowSource {
   check(): string[];
   /** Gives all memory back and empties the row. Readers must have no way here any more, or hold a pin. */
   destroy(): void;
+
+  /** What engines with files and jobs of their own have besides. */
+  readonly background?: EngineBackground;
+}
+
+/**
+ * The side of an engine that works behind the groups: it writes its memory to files and merges those, by jobs that run elsewhere. Everything is called
+ * in the shard's thread between groups; ShardStore.work() does it for all engines and publishes.
+ */
+export interface EngineBackground {
+  /** There is something for work() to do now: a job ended, a memtable is full. Cheap: asked for between any two groups. */
+  readonly hasWork: boolean;
+  /** When work() has something to do by itself, ms since the epoch: a failed job is tried again, tables grow too old. Infinity: never. */
+  readonly workDueAtMs: number;
+  /** Installs what jobs have done and starts new ones. True when something must be published. setSnapshots() comes before it. @throws ERR_IO, ERR_CORRUPT */
+  work(nowMs: number): boolean;
+  /** How fast writes may come. */
+  flow(): WriteFlow;
+  /** Operations up to this number are in files: a replay passes over them. */
+  readonly storedSeq: number;
+  /** What is in memory now goes to files. `done` is called from within a later work(), when it is there, or with why not. */
+  flush(done: (error?: Error) => void): void;
+  /**
+   * Merges everything in [low, high) (undefined: open) down to the last level. `done` is called from within a later work(). Returns how to give it up: then
+   * `done` comes with ERR_CLOSED.
+   */
+  compactRange(low: Uint8Array | undefined, high: Uint8Array | undefined, done: (error?: Error) => void): () => void;
+  figures(): LsmFigures;
 }
 
 /** An entry at hand, between find()/seek() and release(). */
@@ -267,6 +300,12 @@ export interface Engine {
   readonly code: number;
   /** Cursors walk in key order by themselves; if not they sort a copy of the keys first, and need a snapshot to do it only once. */
   readonly isOrdered: boolean;
+  /** False: counts().liveEntries is an estimate, as puts and deletes do not look for what they replace. Left out: true. */
+  readonly countsExactly?: boolean;
+  /** Entries that have expired go without being deleted: the store keeps no lines for them in its index. Left out: false. */
+  readonly expiresByItself?: boolean;
+  /** removeRange() without a limit takes the same time for any range and need not be cut into slices. Left out: false. */
+  readonly removesRangeAtOnce?: boolean;
   /** On the row as it was last published; options count for one that is empty. The arena's writer must have adopted it. */
   openWriter(arena: ArenaWriter, row: number, spaceId: number, tuning: EngineTuning): EngineWriter;
   /** slot: the thread's reader slot. */
