@@ -1,0 +1,426 @@
+/**
+ * npm run bench:lsm: the LSM-Tree beside LevelDB (classic-level) and RocksDB (rocksdb-native), in one run, alternating.
+ *
+ * Each engine has a process of its own and the same budgets: --write MiB for what is being written, a block cache that holds all of the data ("warm")
+ * or a tenth of it. Writes are acknowledged by the operating system. A fill counts to its end: until no engine computes any more, so that what
+ * compaction puts off is paid. Bytes written are those of the process's write calls, log included, over the raw bytes: write amplification by the same
+ * rule for all. Not answered here: several shards, fdatasync on each write, several reading threads (npm run bench).
+ *
+ * Exit code 0: ran, and every value read was right. 1: a wrong value, or an engine failed. 2: usage.
+ */
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { KEY_BYTES } from './lsm/records.mjs';
+import { stores, versionOf } from './lsm/stores.mjs';
+import { Child, killChildren } from './support/child.mjs';
+import {
+  describeMachine,
+  diskBytes,
+  machineCpuSeconds,
+  revision,
+  syncDisks,
+  waitUntilIdle,
+} from './support/machine.mjs';
+
+const OURS = 'concordkv';
+const LEVEL = 'classic-level';
+const PHASES = ['fillseq', 'fillrandom', 'warm', 'cold', 'threads'];
+const MIB = 2 ** 20;
+
+const HELP = `npm run bench:lsm -- [options]
+
+  --entries <counts>  entries, separated by commas (default 1000000; 10000000 takes about half an hour with both sizes of values)
+  --values <bytes>    sizes of values (default 100,1000)
+  --engines <names>   ${Object.keys(stores).join(', ')} (default all)
+  --phases <names>    ${PHASES.join(', ')} (default all)
+                      fillseq, fillrandom: writes; warm: reads with a cache for all; cold: reads with a cache of a tenth;
+                      threads: a compaction of everything with one background thread and with two
+  --reads <count>     reads of a row (default 200000)
+  --write <MiB>       budget of what is being written (default 32)
+  --compression       lz4 for ConcordKV, snappy for LevelDB, on values of which half can be compressed (default off, values that cannot)
+  --rounds <count>    rounds of each row of reads (default 3)
+  --seed <number>     default 1
+  --dir <directory>   where the stores are made and removed (default: the temporary directory)
+  --json <file>       where the figures go (default bench/results/lsm-<date>.json)
+  --quick             100,000 entries of 100 bytes: a smoke signal, not a measurement
+`;
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+const CHILD = fileURLToPath(new URL('./lsm/child.mjs', import.meta.url));
+
+function usage(message) {
+  process.stderr.write(`${message}\n\n${HELP}`);
+  process.exit(2);
+}
+
+function parseOptions() {
+  let values;
+  try {
+    const text = { type: 'string' };
+    const flag = { type: 'boolean', default: false };
+    const named = { entries: text, values: text, engines: text, phases: text, reads: text, write: text, rounds: text };
+    const rest = { seed: text, dir: text, json: text, compression: flag, quick: flag };
+    ({ values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, ...named, ...rest } }));
+  } catch (error) {
+    usage(error.message);
+  }
+  if (values.help) {
+    process.stdout.write(HELP);
+    process.exit(0);
+  }
+  const list = (text, fallback) => (text ?? fallback).split(',').map((part) => part.trim());
+  const whole = (name, text, least) => {
+    const number = Number(text);
+    if (!Number.isInteger(number) || number < least)
+      usage(`--${name}: ${text} is no whole number of at least ${least}`);
+    return number;
+  };
+  const oneOf = (name, names, allowed) => {
+    for (const one of names) if (!allowed.includes(one)) usage(`--${name}: ${one} is none of ${allowed.join(', ')}`);
+    return names;
+  };
+  const { quick } = values;
+  return {
+    entries: list(values.entries, quick ? '100000' : '1000000').map((text) => whole('entries', text, 10_000)),
+    valueBytes: list(values.values, quick ? '100' : '100,1000').map((text) => whole('values', text, 16)),
+    engines: oneOf('engines', list(values.engines, Object.keys(stores).join(',')), Object.keys(stores)),
+    phases: new Set(oneOf('phases', list(values.phases, PHASES.join(',')), PHASES)),
+    reads: whole('reads', values.reads ?? (quick ? '20000' : '200000'), 1000),
+    writeBytes: whole('write', values.write ?? '32', 1) * MIB,
+    rounds: whole('rounds', values.rounds ?? (quick ? '1' : '3'), 1),
+    seed: whole('seed', values.seed ?? '1', 0),
+    parent: values.dir ?? tmpdir(),
+    json: values.json,
+    compression: values.compression,
+    quick,
+  };
+}
+
+const median = (numbers) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
+
+/** What one engine does in one configuration: rows of figures, by name. */
+class Contender {
+  name;
+  child;
+  directory;
+  #options;
+  #shape;
+
+  constructor(name, directory, options, shape) {
+    this.name = name;
+    this.directory = directory;
+    this.#options = options;
+    this.#shape = shape;
+    this.child = new Child(name, CHILD);
+  }
+
+  open(options = {}) {
+    mkdirSync(this.directory, { recursive: true });
+    return this.child.call('open', {
+      engine: this.name,
+      directory: join(this.directory, 'store'),
+      options: { ...this.#options, ...options },
+      ...this.#shape,
+    });
+  }
+
+  settle() {
+    return waitUntilIdle([this.child.pid], 300, 600_000);
+  }
+
+  async empty() {
+    await this.child.call('close');
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+async function fill(contender, order, count, rawBytes, report) {
+  await contender.empty();
+  await contender.open();
+  const began = performance.now();
+  const cpuBefore = machineCpuSeconds();
+  const { ms, maxMs, latency, before } = await contender.child.call('fill', { order, count, round: 1 });
+  await contender.settle();
+  // The window that found nothing to do is not the engine's.
+  const settledMs = performance.now() - began - 600;
+  const after = await contender.child.call('io');
+  const memory = await contender.child.call('memory');
+  const disk = diskBytes(contender.directory);
+  report(`${order === 'random' ? 'fillrandom' : 'fillseq'}`, contender.name, {
+    perSecond: (count / Math.max(ms, settledMs)) * 1000,
+    acknowledgedPerSecond: (count / ms) * 1000,
+    maxMs,
+    latency,
+    writeAmplification: (after.writtenBytes - before.writtenBytes) / rawBytes,
+    diskBytes: disk,
+    diskPerRaw: disk / rawBytes,
+    ...memory,
+    cpuSeconds: machineCpuSeconds() - cpuBefore,
+  });
+}
+
+async function reads(contenders, prefix, options, rounds, report) {
+  const { count, scans } = options;
+  const rows = [
+    ['readrandom', 'reads', { count, label: 'random' }],
+    ['readmissing', 'missing', { count, label: 'missing' }],
+    ['scan all', 'scanAll', {}],
+    ['scans of 1-100', 'scanShort', { count: scans, label: 'short' }],
+    ['prefix scans', 'scanPrefix', { count: scans, label: 'prefix' }],
+  ];
+  for (const [row, method, args] of rows) {
+    const rates = new Map(contenders.map(({ name }) => [name, []]));
+    // One round more, which warms caches and code and is not counted.
+    for (let round = 0; round <= rounds; round++) {
+      for (const { name, child } of contenders) {
+        const { ops, ms } = await child.call(method, { ...args, label: `${args.label}${round}` });
+        if (round > 0) rates.get(name).push((ops / ms) * 1000);
+      }
+    }
+    for (const [name, figures] of rates) report(`${prefix}: ${row}`, name, { perSecond: median(figures), figures });
+  }
+  for (const { name, child } of contenders) report(`${prefix}: memory`, name, await child.call('memory'));
+}
+
+/** The whole of a store that was filled in random order, compacted with one background thread and with two. */
+async function threads(directory, options, shape, count, report) {
+  for (const workers of [1, 2]) {
+    const contender = new Contender(
+      OURS,
+      join(directory, `threads-${workers}`),
+      { ...options, threads: workers },
+      shape,
+    );
+    try {
+      await contender.open();
+      await contender.child.call('fill', { order: 'random', count, round: 1 });
+      await contender.settle();
+      await contender.child.call('fill', { order: 'random', count, round: 2 });
+      await contender.settle();
+      const { ms } = await contender.child.call('compact');
+      report(`compact all, ${workers} worker${workers === 1 ? '' : 's'}`, OURS, { ms, perSecond: (count / ms) * 1000 });
+      await contender.child.call('verify');
+      await noteVerdict(contender);
+    } finally {
+      await contender.empty().catch(() => undefined);
+      await contender.child.end();
+    }
+  }
+}
+
+let wrong = 0;
+
+async function noteVerdict({ name, child }) {
+  const verdict = await child.call('verdict');
+  wrong += verdict.wrong;
+  for (const text of verdict.complaints) process.stdout.write(`WRONG ${name}: ${text}\n`);
+}
+
+function ratioOf(rows, row, figure = 'perSecond', peer = LEVEL) {
+  const engines = rows.get(row);
+  const ours = engines?.get(OURS)?.[figure];
+  const theirs = engines?.get(peer)?.[figure];
+  return ours === undefined || theirs === undefined ? undefined : ours / theirs;
+}
+
+/** [what, at least or at most, bound, measured]. */
+function targets(rows) {
+  const list = [
+    ['fillrandom: x LevelDB', '>=', 1, ratioOf(rows, 'fillrandom')],
+    ['fillseq: x LevelDB', '>', 1, ratioOf(rows, 'fillseq')],
+    ['readrandom, warm: x LevelDB', '>=', 1.5, ratioOf(rows, 'warm: readrandom')],
+    ['readrandom, cache of a tenth: x LevelDB', '>=', 1, ratioOf(rows, 'cold: readrandom')],
+    ['readmissing, warm: x LevelDB', '>=', 3, ratioOf(rows, 'warm: readmissing')],
+    ['scan of all: x LevelDB', '>=', 1, ratioOf(rows, 'warm: scan all')],
+    ['scans of 1-100: x LevelDB', '>=', 1.2, ratioOf(rows, 'warm: scans of 1-100')],
+    ['prefix scans: x LevelDB', '>=', 1.2, ratioOf(rows, 'warm: prefix scans')],
+    ['disk after fillrandom: x LevelDB', '<=', 1.15, ratioOf(rows, 'fillrandom', 'diskBytes')],
+    ['write amplification: x LevelDB', '<=', 1.3, ratioOf(rows, 'fillrandom', 'writeAmplification')],
+    ['longest wait for a batch, ms', '<=', 100, rows.get('fillrandom')?.get(OURS)?.maxMs],
+    [
+      'resident memory with a cache of a tenth, MiB',
+      '<=',
+      512,
+      (rows.get('cold: memory')?.get(OURS)?.rssBytes ?? NaN) / MIB,
+    ],
+  ];
+  const one = rows.get('compact all, 1 worker')?.get(OURS)?.ms;
+  const two = rows.get('compact all, 2 workers')?.get(OURS)?.ms;
+  list.push(['compaction with 2 workers: x 1 worker', '>', 1.05, one === undefined ? undefined : one / two]);
+  return list;
+}
+
+function grid(lines) {
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  const show = (line) =>
+    `| ${line.map((text, at) => (at === 0 ? text.padEnd(widths[at]) : text.padStart(widths[at]))).join(' | ')} |`;
+  const rule = `|${widths.map((width, at) => (at === 0 ? '-'.repeat(width + 2) : `${'-'.repeat(width + 1)}:`)).join('|')}|`;
+  return [show(lines[0]), rule, ...lines.slice(1).map(show)].join('\n');
+}
+
+function amount(number) {
+  if (number >= 1e6) return `${(number / 1e6).toFixed(2)}M`;
+  if (number >= 1e4) return `${(number / 1e3).toFixed(0)}k`;
+  if (number >= 1e3) return `${(number / 1e3).toFixed(1)}k`;
+  return number.toFixed(number < 10 ? 2 : 0);
+}
+
+function printRows(rows, engines) {
+  const lines = [['per second', ...engines]];
+  const details = [['', 'engine', 'p50/p99/p99.9/max of a batch, ms', 'write amp.', 'disk / raw', 'RSS, MiB', 'CPU s']];
+  for (const [row, figures] of rows) {
+    if ([...figures.values()].some(({ perSecond }) => perSecond !== undefined)) {
+      const ours = figures.get(OURS)?.perSecond;
+      lines.push([
+        row,
+        ...engines.map((engine) => {
+          const rate = figures.get(engine)?.perSecond;
+          if (rate === undefined) return '-';
+          return engine === OURS || ours === undefined
+            ? amount(rate)
+            : `${amount(rate)} (${(ours / rate).toFixed(2)}x)`;
+        }),
+      ]);
+    }
+    for (const [engine, { latency, maxMs, writeAmplification, diskPerRaw, rssBytes, cpuSeconds }] of figures) {
+      if (rssBytes === undefined) continue;
+      const ms = (us) => (us / 1000).toFixed(1);
+      details.push([
+        row,
+        engine,
+        latency === undefined
+          ? '-'
+          : `${ms(latency.p50Us)}/${ms(latency.p99Us)}/${ms(latency.p999Us)}/${maxMs.toFixed(0)}`,
+        writeAmplification?.toFixed(2) ?? '-',
+        diskPerRaw?.toFixed(2) ?? '-',
+        (rssBytes / MIB).toFixed(0),
+        cpuSeconds?.toFixed(0) ?? '-',
+      ]);
+    }
+  }
+  process.stdout.write(`${grid(lines)}\n\n${grid(details)}\n\n`);
+}
+
+function printTargets(rows) {
+  const lines = [['target', 'needed', 'measured', '']];
+  for (const [what, relation, bound, measured] of targets(rows)) {
+    const isKnown = measured !== undefined && !Number.isNaN(measured);
+    const isMet = isKnown && { '>=': measured >= bound, '>': measured > bound, '<=': measured <= bound }[relation];
+    lines.push([
+      what,
+      `${relation} ${bound}`,
+      isKnown ? measured.toFixed(2) : '-',
+      !isKnown ? 'not measured' : isMet ? 'met' : 'missed',
+    ]);
+  }
+  process.stdout.write(`${grid(lines)}\n`);
+}
+
+async function configuration(directory, options, count, valueBytes, say) {
+  const { engines, phases, rounds, seed, compression } = options;
+  const rawBytes = count * (KEY_BYTES + valueBytes);
+  const shape = { valueBytes, soft: compression, seed, count };
+  const base = { writeBytes: options.writeBytes, cacheBytes: Math.ceil(1.5 * rawBytes), compression, threads: 2 };
+  const rows = new Map();
+  const report = (row, engine, figures) => {
+    if (!rows.has(row)) rows.set(row, new Map());
+    rows.get(row).set(engine, figures);
+    if (figures.perSecond !== undefined) say(`${row}: ${engine} ${amount(figures.perSecond)}/s`);
+  };
+  const contenders = engines.map((name) => new Contender(name, join(directory, name), base, shape));
+  try {
+    for (const order of ['seq', 'random']) {
+      const isNeeded = phases.has(`fill${order}`) || (order === 'random' && (phases.has('warm') || phases.has('cold')));
+      if (!isNeeded) continue;
+      for (const contender of contenders) {
+        await fill(contender, order, count, rawBytes, report);
+        syncDisks();
+      }
+    }
+    for (const phase of ['warm', 'cold']) {
+      if (!phases.has(phase)) continue;
+      const cacheBytes = phase === 'warm' ? base.cacheBytes : Math.ceil(rawBytes / 10);
+      for (const contender of contenders) {
+        await contender.child.call('close');
+        await contender.open({ cacheBytes });
+        await contender.settle();
+      }
+      await reads(contenders, phase, { count: options.reads, scans: Math.ceil(options.reads / 20) }, rounds, report);
+    }
+    for (const contender of contenders) {
+      if (rows.size > 0) await contender.child.call('verify');
+      await noteVerdict(contender);
+    }
+  } finally {
+    for (const contender of contenders) {
+      await contender.empty().catch(() => undefined);
+      await contender.child.end();
+    }
+  }
+  if (phases.has('threads') && engines.includes(OURS)) await threads(directory, base, shape, count, report);
+  return rows;
+}
+
+async function main() {
+  const options = parseOptions();
+  if (!existsSync(join(here, '../dist/index.js'))) throw new Error('dist/index.js is missing: npm run build');
+  for (const name of options.engines) {
+    if (!existsSync(join(here, 'node_modules', name)))
+      throw new Error(`${name} is not installed: npm ci --prefix bench`);
+  }
+  mkdirSync(options.parent, { recursive: true });
+  const directory = mkdtempSync(join(options.parent, 'concordkv-lsm-'));
+  process.on('exit', () => {
+    killChildren();
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+  });
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130));
+  const date = new Date().toISOString();
+  const machine = describeMachine(directory);
+  const versions = Object.fromEntries(options.engines.map((name) => [name, versionOf(name)]));
+  const all = [];
+  const say = (text) => process.stderr.write(`  ${text}\n`);
+  process.stdout.write(
+    `${date}  revision ${revision(here)}${options.quick ? '  QUICK: a smoke signal, not a measurement' : ''}\n` +
+      `node ${machine.node}, ${machine.cores} x ${machine.cpu}, ${machine.memoryGiB} GiB, ${machine.kernel}, disk ${machine.disk}\n` +
+      `${Object.entries(versions)
+        .map(([name, version]) => `${name} ${version}`)
+        .join(
+          ', ',
+        )}; ${options.writeBytes / MIB} MiB for writes, compression ${options.compression ? 'on' : 'off'}, seed ${options.seed}, ` +
+      `median of ${options.rounds} alternating rounds\n`,
+  );
+  for (const count of options.entries) {
+    for (const valueBytes of options.valueBytes) {
+      process.stdout.write(`\n## ${count.toLocaleString('en')} entries of ${KEY_BYTES} + ${valueBytes} bytes\n\n`);
+      const rows = await configuration(directory, options, count, valueBytes, say);
+      printRows(rows, options.engines);
+      printTargets(rows);
+      all.push({
+        count,
+        valueBytes,
+        rows: Object.fromEntries([...rows].map(([row, figures]) => [row, Object.fromEntries(figures)])),
+      });
+    }
+  }
+  const file = options.json ?? join(here, 'results', `lsm-${date.replaceAll(':', '-')}.json`);
+  mkdirSync(join(file, '..'), { recursive: true });
+  writeFileSync(
+    file,
+    JSON.stringify(
+      { date, machine, versions, options: { ...options, phases: [...options.phases] }, results: all },
+      null,
+      2,
+    ),
+  );
+  process.stdout.write(`\n${wrong} wrong; figures: ${file}\n`);
+  if (wrong > 0) process.exitCode = 1;
+}
+
+main().catch((error) => {
+  process.stderr.write(`${error.stack ?? error}\n`);
+  process.exit(1);
+});
