@@ -89,6 +89,8 @@ export interface NodeEngineOptions {
   readonly isOrdered: boolean;
   /** Deletes always leave a tombstone, which only destroy() removes. */
   readonly keepsTombstones?: boolean;
+  /** Part of another engine, which knows its descriptor: there is no row of its own. 0: nothing is there yet. Left out: it has a row. */
+  readonly descriptor?: UnitId | undefined;
 }
 
 const NO_SNAPSHOTS = new Float64Array(0);
@@ -171,8 +173,8 @@ export abstract class NodeEngineWriter implements EngineWriter {
         latch.release();
       };
     }
-    const counts = this.#table.row(row);
-    this.tag = counts.tag === FREE_TAG ? rowTag(spaceId, options.code) : counts.tag;
+    const tag = options.descriptor === undefined ? this.#table.row(row).tag : FREE_TAG;
+    this.tag = tag === FREE_TAG ? rowTag(spaceId, options.code) : tag;
   }
 
   // ---- what an engine supplies ----------------------------------------------------------------------------------------------------
@@ -944,16 +946,20 @@ export abstract class NodeEngineWriter implements EngineWriter {
     this.#overflowPages = 0;
     this.#overflowUnits = 0;
     this.#pageUnits = 0;
-    this.#table.detach(this.row);
+    if (this.#options.descriptor === undefined) this.#table.detach(this.row);
   }
 
   // ---- opening ------------------------------------------------------------------------------------------------------------------
 
   /** Opens the row as it was last published. @throws ERR_CORRUPT */
   protected openRow(): void {
-    const counts = this.#table.attach(this.row, this);
-    if (counts.rootUnit === 0) return;
-    this.#adopt(counts.rootUnit);
+    const descriptor = this.#options.descriptor ?? this.#table.attach(this.row, this).rootUnit;
+    if (descriptor !== 0) this.#adopt(descriptor);
+  }
+
+  /** Makes the descriptor, which else comes with the first operation. @throws ERR_MEMORY_FULL, and nothing has changed */
+  protected begin(): void {
+    if (this.descriptor === 0) this.#start();
   }
 
   /** @throws ERR_MEMORY_FULL, and nothing has changed */

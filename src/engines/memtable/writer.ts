@@ -17,7 +17,7 @@
 import { assert } from '../../shared/assert.js';
 import type { ArenaWriter, UnitId } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_SHIFT, UNIT_BYTES } from '../../shared/memory/arena.js';
-import { CellFlag, readSeq } from '../btree/page.js';
+import { CellFlag, cellExpiresAt, readSeq } from '../btree/page.js';
 import { nodeSegment, nodeWord, pageWord } from '../cells/node.js';
 import { NodeEngineWriter } from '../cells/node-writer.js';
 import { EngineCode, type EngineMetrics, type SweepState } from '../engine.js';
@@ -39,6 +39,16 @@ export interface MemtableOptions {
   readonly memtableBytes?: number | undefined;
   /** Deletes leave tombstones, whatever is below them. Default false. */
   readonly keepTombstones?: boolean | undefined;
+  /** The table has no row: its owner remembers the descriptor. 0: a new one. Left out: it has the row. */
+  readonly descriptor?: UnitId | undefined;
+}
+
+/** What lookup() found. */
+export interface MemtableEntry {
+  readonly seq: number;
+  readonly isTombstone: boolean;
+  /** 0: never. */
+  readonly expiresAt: number;
 }
 
 export interface MemtableStatistics {
@@ -88,6 +98,7 @@ export class MemtableWriter extends NodeEngineWriter {
       isLocked: false,
       isOrdered: true,
       keepsTombstones: keepTombstones,
+      descriptor: options.descriptor,
     });
     this.memtableBytes = options.memtableBytes ?? MEMTABLE_BYTES_DEFAULT;
     this.#keepTombstones = keepTombstones;
@@ -106,6 +117,30 @@ export class MemtableWriter extends NodeEngineWriter {
   /** Page by which readers of other threads find a table that has no space of its own; 0 while it is empty. */
   get descriptorUnit(): UnitId {
     return this.descriptor;
+  }
+
+  /** Makes the descriptor of a new table, so that readers can be told of it. @throws ERR_MEMORY_FULL, and nothing has changed */
+  override begin(): void {
+    super.begin();
+  }
+
+  /** Bounds of the numbers of all versions that were put: a number below smallestSeq is in none. Infinity and 0 if there are none. */
+  get smallestSeq(): number {
+    return this.#smallestSeq;
+  }
+
+  get largestSeq(): number {
+    return this.#largestSeq;
+  }
+
+  /** The newest version in the state being built, a tombstone too; undefined if there is none. */
+  lookup(key: Uint8Array, keyStart: number, keyLength: number): MemtableEntry | undefined {
+    if (this.descriptor === 0) return undefined;
+    const node = this.locate(key, keyStart, keyLength);
+    if (node === 0) return undefined;
+    const u8 = this.arena.u8[nodeSegment(node)]!;
+    const cell = cellOf(this.arena, node);
+    return { seq: this.seqOf(node), isTombstone: this.#isTombstoneNode(node), expiresAt: cellExpiresAt(u8, cell) };
   }
 
   /** Memory in use has reached memtableBytes. */
