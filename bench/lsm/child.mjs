@@ -83,7 +83,7 @@ const methods = {
   async open({ engine, directory, options, ...rest }) {
     shape = { ...shape, ...rest };
     const began = performance.now();
-    store = await stores[engine](directory, options);
+    store = await stores[engine](directory, { ...options, engine });
     return { ms: performance.now() - began };
   },
 
