@@ -195,7 +195,7 @@ export class LsmManifest {
   append(edit: VersionEdit): void {
     this.#mustWrite();
     const after = applyEdit(this.#state, edit);
-    assert(typeof after !== 'string', `manifest of ${this.directory}: ${String(after)}`);
+    if (typeof after === 'string') throw new ConcordError('ERR_INTERNAL', `manifest of ${this.directory}: ${after}`);
     const problem = checkState(after, edit)[0];
     assert(problem === undefined, `manifest of ${this.directory}: ${problem}`);
     const { bytes, payloadBytes } = encodeEdit(edit, FRAME_HEADER_BYTES);
@@ -416,7 +416,7 @@ export class LsmManifest {
 
   /** What a roll or a crash left. Failures do not matter: the next one removes it. */
   #removeOthers(): void {
-    let names: string[] = [];
+    let names;
     try {
       names = this.#env.list(this.directory);
     } catch {
