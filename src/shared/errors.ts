@@ -37,6 +37,7 @@ export const ERROR_TABLE = {
     httpStatus: 500,
     text: 'the file has a format version this release cannot read',
   },
+  ERR_UNSUPPORTED: { retryable: false, httpStatus: 501, text: 'this runtime lacks what the data needs' },
   ERR_TIMEOUT: { retryable: true, httpStatus: 504, text: 'the deadline passed' },
   ERR_SNAPSHOT_LIMIT: { retryable: true, httpStatus: 503, text: 'all snapshot slots are in use' },
   ERR_CLIENT_LIMIT: { retryable: true, httpStatus: 503, text: 'all client slots are in use' },

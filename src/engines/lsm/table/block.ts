@@ -1,8 +1,107 @@
-export declare class BlockBuilder {
-  constructor(restartInterval: number);
-  /** Bytes that finish() would return now. */
-  readonly bytes: number;
-  readonly entries: number;
+/**
+ * Blocks of sorted entries: the data blocks of a table, and those of its index.
+ *
+ *   entry    size  field
+ *               1  head         bits 0 … 2: EntryFlag · bits 3 … 7: shared bytes, 31: a varint32 with them follows
+ *             1 …  unshared     varint32: bytes of the key behind those it shares with the key before it
+ *             1 …  valueBytes   varint32
+ *             1 …  seq          zigzag varint of its distance from baseSeq
+ *               6  expiresAt    u48, only with EntryFlag.expiry
+ *                  key[shared …) · value
+ *
+ *   block    entries
+ *            heads              u32 BE each: of a restart's key the 4 bytes behind the common ones, with zeros behind its end
+ *            offsets            u32 each: where the restart's entry begins
+ *            baseSeq      u48   number of the first entry
+ *            common       u16   bytes with which all keys of the block begin
+ *            entryCount   u32
+ *            restartCount u32
+ *
+ * Every restartInterval-th entry is a restart: its key is whole. A search goes through the heads, touches a key only where heads are equal, and walks the
+ * entries of one restart. On that walk no key is put together: how much of the target the last key shared decides most entries by their head alone.
+ *
+ * Entries are ordered by key ascending, then number descending. A cursor survives any bytes: what does not fit is ERR_CORRUPT with the file and
+ * offset it was told. It reads nothing outside of the block, and takes time in proportion to it at most.
+ * Threads: any; the bytes may be shared memory whose content does not change.
+ */
+import { U48_MAX, readU48LE, writeU32BE, writeU32LE, writeU16LE, writeU48LE } from '../../../shared/codec/fixed.js';
+import { readVarint32, readVarint53, varintBytes, writeVarint32, writeVarint53 } from '../../../shared/codec/varint.js';
+import { ConcordError } from '../../../shared/errors.js';
+import { EntryFlag, KEY_BYTES_MAX } from './entry.js';
+
+const TAIL_BYTES = 16;
+const RESTART_BYTES = 8;
+/** Shared bytes that stand in the head itself are fewer. */
+const SHARED_ESCAPE = 31;
+const FLAG_MASK = 7;
+/** Head, three varints and a number's; an expiry. */
+const ENTRY_HEADER_BYTES_MAX = 1 + 5 + 5 + 5 + 8 + 6;
+export const RESTART_INTERVAL_MAX = 256;
+/** Up to here a loop is faster than a call into the engine's copy. */
+const LOOP_BYTES_MAX = 48;
+
+function copy(from: Uint8Array, start: number, length: number, into: Uint8Array, at: number): void {
+  if (length > LOOP_BYTES_MAX) into.set(from.subarray(start, start + length), at);
+  else for (let index = 0; index < length; index++) into[at + index] = from[start + index]!;
+}
+
+/** A block's plain bytes, from 0 on; grows. What they were before a reserve() is lost. */
+export class BlockBuffer {
+  bytes: Uint8Array;
+
+  constructor(byteCount = 8192) {
+    this.bytes = new Uint8Array(byteCount);
+  }
+
+  /** The bytes, at least so many. */
+  reserve(byteCount: number): Uint8Array {
+    if (this.bytes.length < byteCount) {
+      this.bytes = new Uint8Array(Math.max(byteCount, Math.min(2 * this.bytes.length, byteCount + 65536)));
+    }
+    return this.bytes;
+  }
+}
+
+/** Builds one block after the other in memory of its own. */
+export class BlockBuilder {
+  /** The block, after finish(). */
+  buffer: Uint8Array;
+  entries = 0;
+  readonly #interval: number;
+  #at = 0;
+  #baseSeq = 0;
+  readonly #lastKey = new Uint8Array(KEY_BYTES_MAX);
+  #lastKeyLength = 0;
+  #sinceRestart = 0;
+  #restartCount = 0;
+  #restartOffsets = new Uint32Array(64);
+  /** Where the keys of the restarts stand, and their lengths. */
+  #restartKeys = new Uint32Array(128);
+
+  constructor(restartInterval: number, byteCount = 8192) {
+    this.#interval = restartInterval;
+    this.buffer = new Uint8Array(byteCount);
+  }
+
+  /** What finish() would return now. */
+  get bytes(): number {
+    return this.#at + this.#restartCount * RESTART_BYTES + TAIL_BYTES;
+  }
+
+  /** What bytes would be at most after add() of such an entry. */
+  bytesWith(keyLength: number, valueLength: number): number {
+    return this.bytes + ENTRY_HEADER_BYTES_MAX - 9 + keyLength + valueLength + RESTART_BYTES;
+  }
+
+  get lastKey(): Uint8Array {
+    return this.#lastKey;
+  }
+
+  get lastKeyLength(): number {
+    return this.#lastKeyLength;
+  }
+
+  /** Behind the last one: the caller sees to the order. flags: EntryFlag as they shall stand. */
   add(
     key: Uint8Array,
     keyLength: number,
@@ -12,40 +111,496 @@ export declare class BlockBuilder {
     seq: number,
     flags: number,
     expiresAt: number,
-  ): void;
+  ): void {
+    let at = this.#at;
+    const needed = at + ENTRY_HEADER_BYTES_MAX + keyLength + valueLength;
+    if (needed > this.buffer.length) this.#grow(needed);
+    const { buffer } = this;
+    const lastKey = this.#lastKey;
+    let shared = 0;
+    if (this.#sinceRestart === 0) {
+      if (this.#restartCount === this.#restartOffsets.length) this.#growRestarts();
+      this.#restartOffsets[this.#restartCount] = at;
+      if (this.entries === 0) this.#baseSeq = seq;
+    } else {
+      const most = Math.min(keyLength, this.#lastKeyLength);
+      while (shared < most && key[shared] === lastKey[shared]) shared++;
+    }
+    const unshared = keyLength - shared;
+    if (shared < SHARED_ESCAPE) {
+      buffer[at++] = flags | (shared << 3);
+    } else {
+      buffer[at++] = flags | (SHARED_ESCAPE << 3);
+      at = writeVarint32(buffer, at, shared);
+    }
+    if (unshared < 0x80) buffer[at++] = unshared;
+    else at = writeVarint32(buffer, at, unshared);
+    if (valueLength < 0x80) buffer[at++] = valueLength;
+    else at = writeVarint32(buffer, at, valueLength);
+    const distance = seq - this.#baseSeq;
+    at = writeVarint53(buffer, at, distance >= 0 ? 2 * distance : -2 * distance - 1);
+    if ((flags & EntryFlag.expiry) !== 0) {
+      writeU48LE(buffer, at, expiresAt);
+      at += 6;
+    }
+    if (this.#sinceRestart === 0) {
+      this.#restartKeys[2 * this.#restartCount] = at;
+      this.#restartKeys[2 * this.#restartCount + 1] = keyLength;
+      this.#restartCount++;
+    }
+    copy(key, shared, unshared, buffer, at);
+    copy(key, shared, unshared, lastKey, shared);
+    this.#lastKeyLength = keyLength;
+    at += unshared;
+    copy(value, valueStart, valueLength, buffer, at);
+    this.#at = at + valueLength;
+    this.#sinceRestart = this.#sinceRestart + 1 === this.#interval ? 0 : this.#sinceRestart + 1;
+    this.entries++;
+  }
+
+  /** Completes the block, buffer[0, returned bytes). The next add() begins another, so it must have been used before. */
+  finish(): number {
+    const { bytes, entries } = this;
+    if (bytes > this.buffer.length) this.#grow(bytes);
+    const { buffer } = this;
+    const lastKey = this.#lastKey;
+    const firstKey = this.#restartKeys[0]!;
+    const most = Math.min(this.#restartKeys[1]!, this.#lastKeyLength);
+    let common = 0;
+    while (common < most && buffer[firstKey + common] === lastKey[common]) common++;
+    let at = this.#at;
+    for (let index = 0; index < this.#restartCount; index++, at += 4) {
+      const key = this.#restartKeys[2 * index]!;
+      writeU32BE(buffer, at, headOf(buffer, key + common, key + this.#restartKeys[2 * index + 1]!));
+    }
+    for (let index = 0; index < this.#restartCount; index++, at += 4) {
+      writeU32LE(buffer, at, this.#restartOffsets[index]!);
+    }
+    writeU48LE(buffer, at, this.#baseSeq);
+    writeU16LE(buffer, at + 6, common);
+    writeU32LE(buffer, at + 8, entries);
+    writeU32LE(buffer, at + 12, this.#restartCount);
+    this.#at = 0;
+    this.#restartCount = 0;
+    this.#sinceRestart = 0;
+    this.entries = 0;
+    return bytes;
+  }
+
+  #grow(needed: number): void {
+    const larger = new Uint8Array(Math.max(needed + RESTART_BYTES + TAIL_BYTES, 2 * this.buffer.length));
+    larger.set(this.buffer.subarray(0, this.#at));
+    this.buffer = larger;
+  }
+
+  #growRestarts(): void {
+    const offsets = new Uint32Array(2 * this.#restartOffsets.length);
+    offsets.set(this.#restartOffsets);
+    this.#restartOffsets = offsets;
+    const keys = new Uint32Array(2 * this.#restartKeys.length);
+    keys.set(this.#restartKeys);
+    this.#restartKeys = keys;
+  }
 }
 
-/** A block's plain bytes; grows. */
-export declare class BlockBuffer {
-  bytes: Uint8Array;
-  reserve(byteCount: number): Uint8Array;
+/** Four bytes as a number whose order is theirs; zeros stand for bytes behind the end. */
+function headOf(bytes: Uint8Array, at: number, end: number): number {
+  if (at + 4 <= end) {
+    return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
+  }
+  let head = 0;
+  for (let index = 0; index < 4; index++) head = (head << 8) | (at + index < end ? bytes[at + index]! : 0);
+  return head >>> 0;
 }
 
-/** One position in a block. Throws ERR_CORRUPT naming file and offset given to open(). */
-export declare class BlockCursor {
-  readonly valid: boolean;
-  /** The key is key[0, keyLength): a scratch of the cursor. */
-  readonly key: Uint8Array;
-  readonly keyLength: number;
-  /** The block's bytes; the value is bytes[valueStart, valueStart + valueLength). */
-  readonly bytes: Uint8Array;
-  readonly valueStart: number;
-  readonly valueLength: number;
-  readonly seq: number;
+/** One position in a block. */
+export class BlockCursor {
+  valid = false;
+  /** The key is key[0, keyLength): memory of the cursor, changed by every step. */
+  readonly key = new Uint8Array(KEY_BYTES_MAX);
+  keyLength = 0;
+  /** The block's; the value is bytes[valueStart, valueStart + valueLength). */
+  bytes: Uint8Array = NO_BYTES;
+  valueStart = 0;
+  valueLength = 0;
+  seq = 0;
   /** EntryFlag. */
-  readonly flags: number;
-  readonly expiresAt: number;
-  /** The plain block is bytes[start, end). file and offset: for messages. */
-  open(bytes: Uint8Array, start: number, end: number, file: string, offset: number): void;
-  /** To the first entry ≥ (key, atSeq): a larger key, or the key's first version with seq ≤ atSeq. True if it has that key. valid is false when it lies behind the block. */
-  seek(key: Uint8Array, keyLength: number, atSeq: number): boolean;
-  seekToFirst(): boolean;
-  seekToLast(): boolean;
-  next(): boolean;
-  prev(): boolean;
+  flags = 0;
+  expiresAt = 0;
+  #file = '';
+  #offset = 0;
+  #start = 0;
+  #entriesEnd = 0;
+  #offsetsAt = 0;
+  #restartCount = 0;
+  #entryCount = 0;
+  #common = 0;
+  #baseSeq = 0;
+  /** Of the entry that was decoded last: its place, the place behind it, its key's parts. */
+  #at = 0;
+  #next = 0;
+  #shared = 0;
+  #unshared = 0;
+  #suffixAt = 0;
+  /** The entries of one restart before #windowEnd, which prev() goes down: their places and keys. */
+  #windowCount = 0;
+  #windowEnd = 0;
+  #windowOffsets: Uint32Array | undefined;
+  #windowKeyEnds: Uint32Array | undefined;
+  #windowKeys: Uint8Array | undefined;
+
+  get entryCount(): number {
+    return this.#entryCount;
+  }
+
+  /** The plain block is bytes[start, end). file and offset: for messages. @throws ERR_CORRUPT */
+  open(bytes: Uint8Array, start: number, end: number, file: string, offset: number): void {
+    this.bytes = bytes;
+    this.valid = false;
+    this.#file = file;
+    this.#offset = offset;
+    this.#windowCount = 0;
+    const tail = end - TAIL_BYTES;
+    if (tail < start) throw this.#corrupt(`a block of ${end - start} bytes`);
+    const restartCount =
+      (bytes[tail + 12]! | (bytes[tail + 13]! << 8) | (bytes[tail + 14]! << 16) | (bytes[tail + 15]! << 24)) >>> 0;
+    const entriesEnd = tail - restartCount * RESTART_BYTES;
+    if (restartCount === 0 || entriesEnd <= start) {
+      throw this.#corrupt(`a block of ${end - start} bytes has ${restartCount} restarts`);
+    }
+    this.#start = start;
+    this.#entriesEnd = entriesEnd;
+    this.#offsetsAt = entriesEnd + 4 * restartCount;
+    this.#restartCount = restartCount;
+    this.#baseSeq = readU48LE(bytes, tail);
+    this.#common = bytes[tail + 6]! | (bytes[tail + 7]! << 8);
+    this.#entryCount =
+      (bytes[tail + 8]! | (bytes[tail + 9]! << 8) | (bytes[tail + 10]! << 16) | (bytes[tail + 11]! << 24)) >>> 0;
+  }
+
+  /**
+   * To the first entry that is not before (key, atSeq): the key's newest version with seq ≤ atSeq, else the next larger key's newest. True if it is the key's.
+   * Behind the last entry: false, and not valid. @throws ERR_CORRUPT
+   */
+  seek(key: Uint8Array, keyLength: number, atSeq: number): boolean {
+    const { bytes } = this;
+    let low = 0;
+    const common = this.#common;
+    if (this.#restartCount > 1 || common > 0) {
+      if (common > 0) {
+        this.#decode(this.#start);
+        if (this.#shared !== 0 || this.#unshared < common) throw this.#corruptEntry('is not a first one');
+        const first = this.#suffixAt;
+        const most = Math.min(common, keyLength);
+        let at = 0;
+        while (at < most && bytes[first + at] === key[at]) at++;
+        if (at < common) {
+          if (at === keyLength || key[at]! < bytes[first + at]!) {
+            this.seekToFirst();
+          } else {
+            this.valid = false;
+          }
+          return false;
+        }
+      }
+      // The last restart before the target: headAt(low - 1) is always before, headAt(high) never.
+      const head = headOf(key, common, keyLength);
+      const headsAt = this.#entriesEnd;
+      low = 1;
+      let high = this.#restartCount;
+      while (low < high) {
+        const middle = (low + high) >>> 1;
+        const at = headsAt + 4 * middle;
+        const other = ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
+        if (other < head || (other === head && this.#isRestartBefore(middle, key, keyLength, atSeq))) low = middle + 1;
+        else high = middle;
+      }
+      low--;
+    }
+
+    // matched: bytes of the target that the last key begins with; it is before the target.
+    let matched = 0;
+    let lastLength = 0;
+    const entriesEnd = this.#entriesEnd;
+    for (let at = this.#restartOffset(low); at < entriesEnd; at = this.#next) {
+      this.#decode(at);
+      const shared = this.#shared;
+      if (shared > lastLength) throw this.#corruptEntry(`shares ${shared} bytes with a key of ${lastLength}`);
+      const length = shared + this.#unshared;
+      lastLength = length;
+      if (shared > matched) continue;
+      const suffixAt = this.#suffixAt;
+      const shift = suffixAt - shared;
+      // Less is shared by a larger key, or by a restart, whose key was stored whole: it is not before the target either.
+      const isCompared = shared === matched;
+      if (isCompared) {
+        const most = length < keyLength ? length : keyLength;
+        while (matched < most && bytes[shift + matched] === key[matched]) matched++;
+        if (matched === length) {
+          // The entry's key is the beginning of the target, or all of it.
+          if (length < keyLength || this.seq > atSeq) continue;
+        } else if (matched < keyLength && bytes[shift + matched]! < key[matched]!) {
+          continue;
+        }
+      }
+      for (let index = 0; index < shared; index++) this.key[index] = key[index]!;
+      copy(bytes, suffixAt, this.#unshared, this.key, shared);
+      this.keyLength = length;
+      this.valid = true;
+      if (length !== keyLength) return false;
+      if (isCompared) return matched === length;
+      for (let index = shared; index < length; index++) if (this.key[index] !== key[index]) return false;
+      return true;
+    }
+    this.valid = false;
+    return false;
+  }
+
+  seekToFirst(): boolean {
+    this.keyLength = 0;
+    return this.#step(this.#start);
+  }
+
+  seekToLast(): boolean {
+    return this.#stepBefore(this.#entriesEnd);
+  }
+
+  /** @throws ERR_CORRUPT */
+  next(): boolean {
+    return this.#step(this.#next);
+  }
+
+  /** @throws ERR_CORRUPT */
+  prev(): boolean {
+    return this.#stepBefore(this.#at);
+  }
+
+  /** What is wrong with the whole block, undefined if nothing: every entry, their order and number, the restarts. */
+  check(): string | undefined {
+    const last = Buffer.alloc(KEY_BYTES_MAX);
+    let lastLength = -1;
+    let lastSeq = 0;
+    let entries = 0;
+    let restart = 0;
+    for (let more = this.seekToFirst(); more; more = this.next()) {
+      if (entries++ > 0) {
+        const order = last.compare(this.key, 0, this.keyLength, 0, lastLength);
+        if (order > 0 || (order === 0 && lastSeq <= this.seq)) return `entry ${entries - 1} is out of order`;
+      }
+      if (restart < this.#restartCount && this.#restartOffset(restart) === this.#at) {
+        const head = this.#entriesEnd + 4 * restart;
+        if (this.#shared !== 0) return `restart ${restart} has no whole key`;
+        if (readHead(this.bytes, head) !== headOf(this.key, this.#common, this.keyLength)) {
+          return `the head of restart ${restart} is not its key's`;
+        }
+        restart++;
+      }
+      last.set(this.key.subarray(0, this.keyLength));
+      lastLength = this.keyLength;
+      lastSeq = this.seq;
+    }
+    if (restart !== this.#restartCount) return `restart ${restart} is not at an entry`;
+    if (entries !== this.#entryCount) return `${entries} entries, ${this.#entryCount} in its tail`;
+    return undefined;
+  }
+
+  /** Damage of what stands here, as an error with file and offset. */
+  damage(text: string): ConcordError {
+    return this.#corruptEntry(text);
+  }
+
+  #restartOffset(index: number): number {
+    const { bytes } = this;
+    const at = this.#offsetsAt + 4 * index;
+    const offset = (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+    if (offset >= this.#entriesEnd - this.#start) throw this.#corrupt(`restart ${index} at ${offset}`);
+    return this.#start + offset;
+  }
+
+  /** Whether a restart's entry comes before (key, atSeq). */
+  #isRestartBefore(index: number, key: Uint8Array, keyLength: number, atSeq: number): boolean {
+    this.#decode(this.#restartOffset(index));
+    if (this.#shared !== 0) throw this.#corruptEntry('is not a restart');
+    const { bytes } = this;
+    const suffixAt = this.#suffixAt;
+    const length = this.#unshared;
+    const most = length < keyLength ? length : keyLength;
+    for (let at = 0; at < most; at++) {
+      const byte = bytes[suffixAt + at]!;
+      if (byte !== key[at]) return byte < key[at]!;
+    }
+    return length === keyLength ? this.seq > atSeq : length < keyLength;
+  }
+
+  /** Decodes all of the entry at `at` but its key. */
+  #decode(at: number): void {
+    // Reads without a look at the end may go up to 13 bytes beyond the entries: the tail is longer.
+    const { bytes } = this;
+    const end = this.#entriesEnd;
+    this.#at = at;
+    const head = bytes[at++]!;
+    const flags = head & FLAG_MASK;
+    let shared = head >>> 3;
+    if (shared === SHARED_ESCAPE) {
+      shared = readVarint32(bytes, at, end);
+      if (shared < SHARED_ESCAPE) throw this.#corruptEntry('has no length');
+      at += varintBytes(shared);
+    }
+    let unshared = bytes[at]!;
+    if (unshared < 0x80) {
+      at++;
+    } else {
+      unshared = readVarint32(bytes, at, end);
+      if (unshared < 0) throw this.#corruptEntry('has no key length');
+      at += varintBytes(unshared);
+    }
+    let valueLength = bytes[at]!;
+    if (valueLength < 0x80) {
+      at++;
+    } else {
+      valueLength = readVarint32(bytes, at, end);
+      if (valueLength < 0) throw this.#corruptEntry('has no value length');
+      at += varintBytes(valueLength);
+    }
+    let zigzag = bytes[at]!;
+    if (zigzag < 0x80) {
+      at++;
+    } else {
+      zigzag = readVarint53(bytes, at, end);
+      if (zigzag < 0) throw this.#corruptEntry('has no number');
+      at += varintBytes(zigzag);
+    }
+    this.seq =
+      this.#baseSeq +
+      (zigzag <= 0x7fffffff ? (zigzag >>> 1) ^ -(zigzag & 1) : zigzag % 2 === 0 ? zigzag / 2 : -(zigzag + 1) / 2);
+    if ((flags & EntryFlag.expiry) !== 0) {
+      this.expiresAt = readU48LE(bytes, at);
+      at += 6;
+    } else {
+      this.expiresAt = 0;
+    }
+    this.flags = flags;
+    this.#shared = shared;
+    this.#unshared = unshared;
+    this.#suffixAt = at;
+    at += unshared;
+    this.valueStart = at;
+    this.valueLength = valueLength;
+    at += valueLength;
+    this.#next = at;
+    if (at > end) throw this.#corruptEntry(`reaches ${at - end} bytes behind the last entry's end`);
+    if (shared + unshared > KEY_BYTES_MAX) throw this.#corruptEntry(`has a key of ${shared + unshared} bytes`);
+    if (!(this.seq >= 0 && this.seq <= U48_MAX)) throw this.#corruptEntry(`has number ${this.seq}`);
+  }
+
+  /** To the entry at `at`; key and keyLength are those of the one before it. */
+  #step(at: number): boolean {
+    if (at >= this.#entriesEnd) {
+      this.valid = false;
+      return false;
+    }
+    this.#decode(at);
+    const shared = this.#shared;
+    if (shared > this.keyLength) throw this.#corruptEntry(`shares ${shared} bytes with a key of ${this.keyLength}`);
+    copy(this.bytes, this.#suffixAt, this.#unshared, this.key, shared);
+    this.keyLength = shared + this.#unshared;
+    this.valid = true;
+    return true;
+  }
+
+  /** To the entry that ends at `end`. */
+  #stepBefore(end: number): boolean {
+    if (end <= this.#start) {
+      this.valid = false;
+      return false;
+    }
+    if (this.#windowCount === 0 || this.#windowEnd !== end) this.#fillWindow(end);
+    const index = --this.#windowCount;
+    const offset = this.#windowOffsets![index]!;
+    const keyEnd = this.#windowKeyEnds![index]!;
+    const keyStart = index === 0 ? 0 : this.#windowKeyEnds![index - 1]!;
+    this.#decode(offset);
+    copy(this.#windowKeys!, keyStart, keyEnd - keyStart, this.key, 0);
+    this.keyLength = keyEnd - keyStart;
+    this.#windowEnd = offset;
+    this.valid = true;
+    return true;
+  }
+
+  /** Notes places and keys of the entries between `end` and the last restart before it. */
+  #fillWindow(end: number): void {
+    this.#windowOffsets ??= new Uint32Array(RESTART_INTERVAL_MAX);
+    this.#windowKeyEnds ??= new Uint32Array(RESTART_INTERVAL_MAX);
+    this.#windowKeys ??= new Uint8Array(1024);
+    let low = 0;
+    let high = this.#restartCount;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#restartOffset(middle) < end) low = middle + 1;
+      else high = middle;
+    }
+    if (low === 0) throw this.#corrupt('its first restart is not its first entry');
+    this.keyLength = 0;
+    let count = 0;
+    let keyEnd = 0;
+    let at = this.#restartOffset(low - 1);
+    while (at < end) {
+      this.#step(at);
+      if (count === RESTART_INTERVAL_MAX) throw this.#corruptEntry(`is more than ${count} from its restart`);
+      if (keyEnd + this.keyLength > this.#windowKeys.length) {
+        const larger = new Uint8Array(2 * (keyEnd + this.keyLength));
+        larger.set(this.#windowKeys);
+        this.#windowKeys = larger;
+      }
+      copy(this.key, 0, this.keyLength, this.#windowKeys, keyEnd);
+      keyEnd += this.keyLength;
+      this.#windowOffsets[count] = at;
+      this.#windowKeyEnds[count] = keyEnd;
+      count++;
+      at = this.#next;
+    }
+    if (at !== end) throw this.#corruptEntry('does not end where the next one begins');
+    this.#windowCount = count;
+    this.#windowEnd = end;
+  }
+
+  #corruptEntry(text: string): ConcordError {
+    return this.#corrupt(`entry at ${this.#at - this.#start} of the block ${text}`);
+  }
+
+  #corrupt(text: string): ConcordError {
+    this.valid = false;
+    const file = this.#file;
+    const offset = this.#offset;
+    return new ConcordError('ERR_CORRUPT', `${file} at ${offset}: ${text}`, { file, offset });
+  }
 }
 
-/** Of an index entry that cursor stands on: where the block it is for lies. */
-export declare function handleOffset(cursor: BlockCursor): number;
-/** Stored bytes, trailer included: what readBlock() wants. */
-export declare function handleBytes(cursor: BlockCursor): number;
+const NO_BYTES = new Uint8Array(0);
+
+function readHead(bytes: Uint8Array, at: number): number {
+  return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
+}
+
+/** No encoded handle is longer: see writeHandle(). */
+export const HANDLE_BYTES_MAX = 13;
+
+/** The value of an index entry: where a block lies, and its stored bytes. */
+export function writeHandle(into: Uint8Array, at: number, offset: number, storedBytes: number): number {
+  return writeVarint32(into, writeVarint53(into, at, offset), storedBytes);
+}
+
+/** Of the index entry that the cursor stands on: where its block lies in the file. @throws ERR_CORRUPT */
+export function handleOffset(cursor: BlockCursor): number {
+  const offset = readVarint53(cursor.bytes, cursor.valueStart, cursor.valueStart + cursor.valueLength);
+  if (offset < 0) throw cursor.damage('leads to no block');
+  return offset;
+}
+
+/** Its stored bytes, trailer included: what readBlock() wants. @throws ERR_CORRUPT */
+export function handleBytes(cursor: BlockCursor): number {
+  const at = cursor.valueStart + varintBytes(handleOffset(cursor));
+  const storedBytes = readVarint32(cursor.bytes, at, cursor.valueStart + cursor.valueLength);
+  if (storedBytes < 0) throw cursor.damage('leads to no block');
+  return storedBytes;
+}
