@@ -33,8 +33,8 @@ import { ConcordError } from '../../shared/errors.js';
 import type { UnitId } from '../../shared/memory/arena.js';
 
 // In images on disk: never renumber, never reuse.
-// Slab and Engine never stand in images: entries of other engines go to disk one by one.
-export const PageKind = { Leaf: 1, Branch: 2, Overflow: 3, Meta: 4, Slab: 5, Engine: 6 } as const;
+// Slab, Engine and Lsm never stand in images: entries of other engines go to disk one by one.
+export const PageKind = { Leaf: 1, Branch: 2, Overflow: 3, Meta: 4, Slab: 5, Engine: 6, Lsm: 7 } as const;
 
 export const PAGE_HEADER_BYTES = 24;
 export const KIND_BYTE = 0;

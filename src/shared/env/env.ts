@@ -5,7 +5,7 @@
  * Three file systems implement it: node-env (the real one), mem-env (in memory, with the crash semantics of a disk:
  * what was not synced may be lost, torn or reordered, directory entries included) and fault-env (wraps another, injects errors).
  *
- * All calls are synchronous: the shard thread that owns a file does nothing else meanwhile, and one blocking fdatasync costs half
+ * Calls are synchronous but for readAsync: the shard thread that owns a file does nothing else meanwhile, and one blocking fdatasync costs half
  * of an asynchronous one. Failures are ConcordErrors that name the file (see fromSystemError). Threads: one Env per thread.
  */
 
@@ -14,6 +14,11 @@ export interface EnvFile {
   readonly path: string;
   /** Bytes read, short only at end of file. */
   read(into: Uint8Array, start: number, length: number, position: number): number;
+  /**
+   * The same without blocking the thread; the bytes of `into` are nobody else's until it settles, and the file must stay open as long. Left out: the
+   * file cannot do that, read() will do.
+   */
+  readAsync?(into: Uint8Array, start: number, length: number, position: number): Promise<number>;
   /** Writes all of it or throws; after a throw the range's content is undefined. */
   write(from: Uint8Array, start: number, length: number, position: number): void;
   /** fdatasync: content and size are durable when it returns. After a throw the file must not be trusted again. */

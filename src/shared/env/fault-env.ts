@@ -207,6 +207,15 @@ class FaultFile implements EnvFile {
     return this.inner.read(into, start, length, position);
   }
 
+  /** Meets the rules for reads. */
+  async readAsync(into: Uint8Array, start: number, length: number, position: number): Promise<number> {
+    this.env.check('read', this.path);
+    const { inner } = this;
+    return inner.readAsync === undefined
+      ? inner.read(into, start, length, position)
+      : inner.readAsync(into, start, length, position);
+  }
+
   write(from: Uint8Array, start: number, length: number, position: number): void {
     this.mustBeTrusted('write');
     const rule = this.env.dueRule('write', this.path);

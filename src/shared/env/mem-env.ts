@@ -496,6 +496,13 @@ class MemFile implements EnvFile {
     return this.node.content.read(into, start, length, position);
   }
 
+  /** What the file holds when the event loop comes round, as on a real machine. */
+  async readAsync(into: Uint8Array, start: number, length: number, position: number): Promise<number> {
+    this.mustBeOpen();
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    return this.read(into, start, length, position);
+  }
+
   write(from: Uint8Array, start: number, length: number, position: number): void {
     this.mustBeOpen();
     checkRange(from, start, length, position);

@@ -7,7 +7,7 @@
  * A failed sync poisons the file: the kernel may have dropped the dirty pages and would report the next sync as good, so every later
  * write, truncate or sync throws ERR_IO. The owner reopens the file and decides from its content.
  *
- * Threads: one NodeEnv per thread; calls block the thread.
+ * Threads: one NodeEnv per thread; calls block the thread, but for readAsync.
  */
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
@@ -116,6 +116,27 @@ class NodeFile implements EnvFile {
     return done;
   }
 
+  async readAsync(into: Uint8Array, start: number, length: number, position: number): Promise<number> {
+    this.mustBeOpen();
+    let done = 0;
+    let againCount = 0;
+    while (done < length) {
+      const want = Math.min(length - done, TRANSFER_BYTES_MAX);
+      let count: number;
+      try {
+        count = await readOnce(this.descriptor, into, start + done, want, position + done);
+      } catch (error) {
+        if (!mayRepeat(error, againCount)) throw coded(error, 'read', this.path);
+        againCount++;
+        await new Promise<void>((resolve) => setTimeout(resolve, AGAIN_PAUSE_MS));
+        continue;
+      }
+      if (count === 0) break;
+      done += count;
+    }
+    return done;
+  }
+
   write(from: Uint8Array, start: number, length: number, position: number): void {
     this.mustBeOpen();
     this.mustBeTrusted('write');
@@ -187,6 +208,26 @@ function attempt<T>(doing: string, path: string, call: () => T): T {
   } catch (error) {
     throw coded(error, doing, path);
   }
+}
+
+function readOnce(
+  descriptor: number,
+  into: Uint8Array,
+  start: number,
+  length: number,
+  position: number,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.read(descriptor, into, start, length, position, (error, count) => {
+      if (error === null) resolve(count);
+      else reject(error);
+    });
+  });
+}
+
+function mayRepeat(error: unknown, againCount: number): boolean {
+  const code = (error as NodeJS.ErrnoException).code;
+  return code === 'EINTR' || (code === 'EAGAIN' && againCount < AGAIN_ATTEMPTS_MAX);
 }
 
 /** Returns when the call may be repeated, with the new count of EAGAINs; throws otherwise. */

@@ -1,0 +1,454 @@
+/**
+ * A sorted map from keys to two words each, in arena pages, built at once: the tables of a run, the blocks of a table.
+ *
+ *   offset  size  field         page (level byte 3)
+ *       10     2  count         entries, 1 …
+ *       12     2  prefixLength  of what all keys of the page have in common
+ *       24     4  height        0: the words are the user's; else `a` is the unit of a page one lower, and the key its last one
+ *       32     …  prefix · pad to 4 · heads u32[count] · a u32[count] · b u32[count] · ends u16[count] · suffixes
+ *
+ * A head is the first 4 bytes, big-endian and zero-padded, of the key behind the prefix; `ends` are where the suffixes (the keys behind the prefix) end,
+ * counted from the first suffix. So a search stays in one small array of numbers and touches a key only where heads are equal.
+ *
+ * A search looks for the first entry whose key is ≥ the one given: keys are upper bounds of what the entry stands for. Keys ascend; equal ones may follow
+ * each other.
+ *
+ * Bytes are trusted no further than they must: heights fall with each step down, and offsets are checked against the page.
+ * Threads: FenceCursor any, under a pin, one per thread; building the shard thread only.
+ */
+import { SEGMENT_UNIT_SHIFT, type ArenaReader, type ArenaWriter, type UnitId } from '../../../shared/memory/arena.js';
+import { COUNT_HALFWORD, PREFIX_LENGTH_HALFWORD, corruptPage, headOf } from '../../btree/page.js';
+import {
+  LSM_PAGE_BYTES_MAX,
+  LsmPage,
+  allocateLsmPage,
+  canAllocateClass,
+  checkLsmPage,
+  classFor,
+  lsmPageBytes,
+  lsmPageUnits,
+  releaseLsmPage,
+} from './page.js';
+
+const HEIGHT_WORD = 6;
+const PREFIX_OFFSET = 32;
+/** Head, a, b, end. */
+const ENTRY_BYTES = 14;
+/** 16 KiB pages: large ones are hard to get in a fragmented arena, and make searches no faster. */
+const PAGE_BYTES_TARGET = 16384;
+/** Two keys of 4 KiB in a page of 32 KiB at least: 2^32 entries are far below it. */
+const TREE_HEIGHT_MAX = 24;
+
+interface PendingEntry {
+  readonly key: Uint8Array;
+  readonly a: number;
+  readonly b: number;
+}
+
+function commonLength(one: Uint8Array, other: Uint8Array, limit: number): number {
+  let length = 0;
+  while (length < limit && one[length] === other[length]) length++;
+  return length;
+}
+
+/** Of entries from … to with keys ascending. */
+function pageBytesOf(prefixLength: number, keyBytes: number, count: number): number {
+  return PREFIX_OFFSET + ((prefixLength + 3) & ~3) + count * ENTRY_BYTES + keyBytes - count * prefixLength;
+}
+
+/** Collects entries in key order and makes pages of them. Whatever fails, abort() gives all of them back. */
+export class FenceTreeBuilder {
+  readonly #arena: ArenaWriter;
+  readonly #pages: UnitId[] = [];
+  /** By height: entries of a page that is not full yet. */
+  readonly #pending: PendingEntry[][] = [[]];
+  readonly #pendingBytes: number[] = [0];
+  readonly #pendingPrefix: number[] = [0];
+  #count = 0;
+  #units = 0;
+
+  constructor(arena: ArenaWriter) {
+    this.#arena = arena;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Of the pages so far. */
+  get units(): number {
+    return this.#units;
+  }
+
+  /** The key is kept, not copied. @throws ERR_MEMORY_FULL */
+  add(key: Uint8Array, a: number, b: number): void {
+    this.#count++;
+    this.#add(0, { key, a, b });
+  }
+
+  /** Unit of the root, 0 if nothing was added. @throws ERR_MEMORY_FULL */
+  finish(): UnitId {
+    for (let height = 0; height < this.#pending.length; height++) {
+      const entries = this.#pending[height]!;
+      const isTop = height === this.#pending.length - 1;
+      if (isTop && height > 0 && entries.length === 1) return entries[0]!.a;
+      if (entries.length === 0) continue;
+      this.#flush(height);
+    }
+    return 0;
+  }
+
+  abort(): void {
+    for (const unit of this.#pages) releaseLsmPage(this.#arena, unit);
+    this.#pages.length = 0;
+    this.#units = 0;
+  }
+
+  #add(height: number, entry: PendingEntry): void {
+    const entries = (this.#pending[height] ??= []);
+    const first = entries[0];
+    const { key } = entry;
+    const prefix =
+      first === undefined
+        ? key.length
+        : commonLength(first.key, key, Math.min(this.#pendingPrefix[height]!, key.length));
+    const keyBytes = (first === undefined ? 0 : this.#pendingBytes[height]!) + key.length;
+    if (entries.length >= 2 && pageBytesOf(prefix, keyBytes, entries.length + 1) > PAGE_BYTES_TARGET) {
+      this.#flush(height);
+      this.#add(height, entry);
+      return;
+    }
+    entries.push(entry);
+    this.#pendingPrefix[height] = prefix;
+    this.#pendingBytes[height] = keyBytes;
+  }
+
+  #flush(height: number): void {
+    const entries = this.#pending[height]!;
+    this.#pending[height] = [];
+    this.#pendingBytes[height] = 0;
+    this.#write(height, entries, 0, entries.length);
+  }
+
+  /** As one page, or as two halves where there is no room for a large one. */
+  #write(height: number, entries: readonly PendingEntry[], from: number, to: number): void {
+    const arena = this.#arena;
+    const count = to - from;
+    const first = entries[from]!.key;
+    const last = entries[to - 1]!.key;
+    const prefixLength = commonLength(first, last, Math.min(first.length, last.length));
+    let keyBytes = 0;
+    for (let index = from; index < to; index++) keyBytes += entries[index]!.key.length;
+    const pageClass = classFor(pageBytesOf(prefixLength, keyBytes, count))!;
+    if (count >= 4 && !canAllocateClass(arena, pageClass)) {
+      const middle = (from + to) >>> 1;
+      this.#write(height, entries, from, middle);
+      this.#write(height, entries, middle, to);
+      return;
+    }
+    const unit = allocateLsmPage(arena, LsmPage.Fence, pageClass);
+    this.#pages.push(unit);
+    this.#units += 1 << pageClass;
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const u8 = arena.u8[segment]!;
+    const u16 = arena.u16[segment]!;
+    const u32 = arena.u32[segment]!;
+    const base = checkLsmPage(arena, unit, LsmPage.Fence);
+    u16[(base >>> 1) + COUNT_HALFWORD] = count;
+    u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD] = prefixLength;
+    u32[(base >>> 2) + HEIGHT_WORD] = height;
+    u8.set(first.subarray(0, prefixLength), base + PREFIX_OFFSET);
+    const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
+    const ends = (heads + 3 * count) * 2;
+    const suffixes = ends * 2 + count * 2;
+    let end = 0;
+    for (let index = 0; index < count; index++) {
+      const { key, a, b } = entries[from + index]!;
+      u32[heads + index] = headOf(key, prefixLength, key.length - prefixLength);
+      u32[heads + count + index] = a;
+      u32[heads + 2 * count + index] = b;
+      u8.set(key.subarray(prefixLength), suffixes + end);
+      end += key.length - prefixLength;
+      u16[ends + index] = end;
+    }
+    this.#add(height + 1, { key: last, a: unit, b: 0 });
+  }
+}
+
+/** A safe bound of the units that a tree of so many entries with keys of so many bytes in all takes. */
+export function fenceTreeUnits(count: number, keyBytes: number): number {
+  if (count === 0) return 0;
+  // Pages are at least half full but for the last of each height; those above have fewer entries by far.
+  const leaves = Math.ceil((2 * (count * ENTRY_BYTES + keyBytes)) / PAGE_BYTES_TARGET) + 1;
+  return (PAGE_BYTES_TARGET / 4096) * (leaves + Math.ceil(leaves / 2) + 2);
+}
+
+/** Reports every page of the tree and, in key order, what its lowest entries say. @throws ERR_CORRUPT */
+export function walkFenceTree(
+  arena: ArenaReader,
+  root: UnitId,
+  onPage: (unit: UnitId, units: number) => void,
+  onEntry: (a: number, b: number) => void,
+): void {
+  const visit = (unit: UnitId, heightBelow: number): void => {
+    const page = readFencePage(arena, unit);
+    if (page.height >= heightBelow) throw corruptPage(unit, `height ${page.height} below ${heightBelow}`);
+    const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
+    for (let index = 0; index < page.count; index++) {
+      const a = words[page.heads + page.count + index]!;
+      if (page.height === 0) onEntry(a, words[page.heads + 2 * page.count + index]!);
+      else visit(a, page.height);
+    }
+    onPage(unit, lsmPageUnits(arena, unit));
+  };
+  if (root !== 0) visit(root, TREE_HEIGHT_MAX);
+}
+
+interface FencePage {
+  readonly height: number;
+  readonly count: number;
+  /** Word of the heads in the segment. */
+  readonly heads: number;
+}
+
+function readFencePage(arena: ArenaReader, unit: UnitId): FencePage {
+  const base = checkLsmPage(arena, unit, LsmPage.Fence);
+  const segment = unit >>> SEGMENT_UNIT_SHIFT;
+  const count = arena.u16[segment]![(base >>> 1) + COUNT_HALFWORD]!;
+  const prefixLength = arena.u16[segment]![(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+  const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
+  checkRoom(arena, unit, base, heads, count);
+  return { height: arena.u32[segment]![(base >>> 2) + HEIGHT_WORD]!, count, heads };
+}
+
+function checkRoom(arena: ArenaReader, unit: UnitId, base: number, heads: number, count: number): void {
+  if (count === 0 || heads * 4 + count * ENTRY_BYTES - base > lsmPageBytes(arena, unit)) {
+    throw corruptPage(unit, `${count} entries do not fit the page`);
+  }
+}
+
+/** A place in a tree. */
+export class FenceCursor {
+  readonly #arena: ArenaReader;
+  /** By height, the page that was entered and the entry in it. */
+  readonly #units = new Uint32Array(TREE_HEIGHT_MAX);
+  readonly #indexes = new Int32Array(TREE_HEIGHT_MAX);
+  #top = 0;
+  /** Words of the entry. */
+  a = 0;
+  b = 0;
+  valid = false;
+  // Of the page that was entered last.
+  #segment = 0;
+  #heads = 0;
+  #count = 0;
+  #height = 0;
+  #base = 0;
+  #prefixLength = 0;
+  /** An entry whose key compares with the one that is looked for as less than this is passed over. */
+  #below = 0;
+
+  constructor(arena: ArenaReader) {
+    this.#arena = arena;
+  }
+
+  /** To the first entry with a key ≥ the given one, or > it. False if there is none. @throws ERR_CORRUPT */
+  seek(root: UnitId, key: Uint8Array, keyLength: number, isAfter = false): boolean {
+    this.valid = false;
+    this.#below = isAfter ? 1 : 0;
+    if (root === 0) return false;
+    let unit = root;
+    this.#enter(unit, TREE_HEIGHT_MAX);
+    this.#top = this.#height;
+    for (;;) {
+      const index = this.#search(unit, key, keyLength);
+      // Below the top a page's last key is its parent's, which was found to be large enough.
+      if (index === this.#count) {
+        if (this.#height === this.#top) return false;
+        throw corruptPage(unit, 'its keys end before the one that leads here');
+      }
+      const height = this.#height;
+      this.#units[height] = unit;
+      this.#indexes[height] = index;
+      if (height === 0) {
+        this.#take(index);
+        return true;
+      }
+      unit = this.#wordA(index);
+      this.#enter(unit, height);
+    }
+  }
+
+  first(root: UnitId): boolean {
+    return this.#edge(root, false);
+  }
+
+  last(root: UnitId): boolean {
+    return this.#edge(root, true);
+  }
+
+  /** To the next entry; not valid behind the last one. */
+  next(): boolean {
+    return this.valid && this.#step(1);
+  }
+
+  prev(): boolean {
+    return this.valid && this.#step(-1);
+  }
+
+  /** The entry's key to into[0 …], at least KEY_BYTES_MAX long; returns its length. Once after the cursor came here. */
+  copyKey(into: Uint8Array): number {
+    const index = this.#indexes[0]!;
+    this.#enter(this.#units[0]!, 1);
+    const arena = this.#arena;
+    const u8 = arena.u8[this.#segment]!;
+    const count = this.#count;
+    const ends = (this.#heads + 3 * count) * 2;
+    const suffixes = ends * 2 + count * 2;
+    const u16 = arena.u16[this.#segment]!;
+    const start = index === 0 ? 0 : u16[ends + index - 1]!;
+    const length = u16[ends + index]! - start;
+    const prefixLength = this.#prefixLength;
+    if (
+      length < 0 ||
+      prefixLength + length > into.length ||
+      suffixes + start + length - this.#base > this.#pageBytes()
+    ) {
+      throw corruptPage(this.#units[0]!, `entry ${index} reaches beyond the page`);
+    }
+    for (let at = 0; at < prefixLength; at++) into[at] = u8[this.#base + PREFIX_OFFSET + at]!;
+    for (let at = 0; at < length; at++) into[prefixLength + at] = u8[suffixes + start + at]!;
+    return prefixLength + length;
+  }
+
+  #edge(root: UnitId, atEnd: boolean): boolean {
+    this.valid = false;
+    if (root === 0) return false;
+    this.#enter(root, TREE_HEIGHT_MAX);
+    this.#top = this.#height;
+    this.#units[this.#height] = root;
+    this.#indexes[this.#height] = atEnd ? this.#count - 1 : 0;
+    this.#descend(this.#height, atEnd);
+    return true;
+  }
+
+  #step(by: number): boolean {
+    let height = 0;
+    for (;;) {
+      this.#enter(this.#units[height]!, height + 1);
+      const index = this.#indexes[height]! + by;
+      if (index >= 0 && index < this.#count) {
+        this.#indexes[height] = index;
+        this.#descend(height, by < 0);
+        return true;
+      }
+      if (height === this.#top) {
+        this.valid = false;
+        return false;
+      }
+      height++;
+    }
+  }
+
+  /** From the entry of the page of that height, which is entered, down along an edge. */
+  #descend(from: number, atEnd: boolean): void {
+    let height = from;
+    while (height > 0) {
+      const unit = this.#wordA(this.#indexes[height]!);
+      this.#enter(unit, height);
+      height = this.#height;
+      this.#units[height] = unit;
+      this.#indexes[height] = atEnd ? this.#count - 1 : 0;
+    }
+    this.#take(this.#indexes[0]!);
+  }
+
+  #take(index: number): void {
+    const words = this.#arena.u32[this.#segment]!;
+    this.a = words[this.#heads + this.#count + index]!;
+    this.b = words[this.#heads + 2 * this.#count + index]!;
+    this.valid = true;
+  }
+
+  #wordA(index: number): number {
+    return this.#arena.u32[this.#segment]![this.#heads + this.#count + index]!;
+  }
+
+  #pageBytes(): number {
+    return lsmPageBytes(this.#arena, (this.#segment << SEGMENT_UNIT_SHIFT) + (this.#base >>> 12));
+  }
+
+  #enter(unit: UnitId, heightBelow: number): void {
+    const arena = this.#arena;
+    const base = checkLsmPage(arena, unit, LsmPage.Fence);
+    const segment = unit >>> SEGMENT_UNIT_SHIFT;
+    const u16 = arena.u16[segment]!;
+    const count = u16[(base >>> 1) + COUNT_HALFWORD]!;
+    const prefixLength = u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+    const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
+    checkRoom(arena, unit, base, heads, count);
+    const height = arena.u32[segment]![(base >>> 2) + HEIGHT_WORD]!;
+    // Pages of one height all the way: a tree has no leaf higher than others.
+    if (heightBelow === TREE_HEIGHT_MAX ? height >= heightBelow : height !== heightBelow - 1) {
+      throw corruptPage(unit, `height ${height} where ${heightBelow - 1} is due`);
+    }
+    this.#segment = segment;
+    this.#base = base;
+    this.#count = count;
+    this.#prefixLength = prefixLength;
+    this.#heads = heads;
+    this.#height = height;
+  }
+
+  /** Index of the first entry of the entered page with a key that is large enough. */
+  #search(unit: UnitId, key: Uint8Array, keyLength: number): number {
+    const arena = this.#arena;
+    const segment = this.#segment;
+    const u8 = arena.u8[segment]!;
+    const words = arena.u32[segment]!;
+    const count = this.#count;
+    const prefixLength = this.#prefixLength;
+    const prefixAt = this.#base + PREFIX_OFFSET;
+    const shared = keyLength < prefixLength ? keyLength : prefixLength;
+    for (let index = 0; index < shared; index++) {
+      const difference = key[index]! - u8[prefixAt + index]!;
+      if (difference !== 0) return difference < 0 ? 0 : count;
+    }
+    if (keyLength < prefixLength) return 0;
+    const heads = this.#heads;
+    const head = headOf(key, prefixLength, keyLength - prefixLength);
+    let low = 0;
+    let high = count;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const other = words[heads + middle]!;
+      if (other < head || (other === head && this.#compareSuffix(unit, middle, key, keyLength) < this.#below))
+        low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** The entry's suffix against the rest of the key; the heads are equal. */
+  #compareSuffix(unit: UnitId, index: number, key: Uint8Array, keyLength: number): number {
+    const arena = this.#arena;
+    const u16 = arena.u16[this.#segment]!;
+    const count = this.#count;
+    const ends = (this.#heads + 3 * count) * 2;
+    const start = index === 0 ? 0 : u16[ends + index - 1]!;
+    const ownLength = u16[ends + index]! - start;
+    const at = ends * 2 + count * 2 + start;
+    if (ownLength < 0 || at + ownLength - this.#base > LSM_PAGE_BYTES_MAX) {
+      throw corruptPage(unit, `entry ${index} reaches beyond the page`);
+    }
+    const u8 = arena.u8[this.#segment]!;
+    const prefixLength = this.#prefixLength;
+    const restLength = keyLength - prefixLength;
+    const length = ownLength < restLength ? ownLength : restLength;
+    for (let offset = length < 4 ? length : 4; offset < length; offset++) {
+      const difference = u8[at + offset]! - key[prefixLength + offset]!;
+      if (difference !== 0) return difference;
+    }
+    return ownLength - restLength;
+  }
+}
