@@ -239,6 +239,15 @@ export interface EngineBackground {
   flow(): WriteFlow;
   /** Operations up to this number are in files: a replay passes over them. */
   readonly storedSeq: number;
+  /** First frame of the log that holds something which is not in files yet; Infinity: everything is. 0: some of it is in no frame, see noteLsn(). */
+  readonly neededFromLsn: number;
+  /** Within a group: its operations stand in the log from this frame on; 0: they are not in the log, but copied from elsewhere. */
+  noteLsn(lsn: number): void;
+  /**
+   * Writes what is in memory to files here and now, where no jobs run: a recovery that holds more than memory does. False if nothing was done. Between
+   * groups; the caller publishes. @throws ERR_IO, ERR_DISK_FULL, ERR_MEMORY_FULL
+   */
+  relieve(nowMs: number): boolean;
   /** What is in memory now goes to files. `done` is called from within a later work(), when it is there, or with why not. */
   flush(done: (error?: Error) => void): void;
   /**

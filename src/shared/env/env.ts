@@ -46,6 +46,8 @@ export interface Env {
   /** Atomic, replaces the target; durable only after syncDirectory. */
   rename(from: string, to: string): void;
   remove(path: string): void;
+  /** An empty directory. Left out: directories stay. */
+  removeDirectory?(path: string): void;
   /** fsync of a directory: creations, renames and removals in it are durable when it returns. */
   syncDirectory(path: string): void;
   /** Milliseconds since the epoch. */

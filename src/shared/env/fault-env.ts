@@ -163,6 +163,11 @@ export class FaultEnv implements Env {
     this.inner.remove(path);
   }
 
+  removeDirectory(path: string): void {
+    this.check('remove', path);
+    this.inner.removeDirectory?.(path);
+  }
+
   syncDirectory(path: string): void {
     this.check('syncDirectory', path);
     this.inner.syncDirectory(path);

@@ -204,6 +204,16 @@ export class MemEnv implements Env {
     this.changeNames({ sets: [{ directory: place.directory, name: place.name, node: undefined }] });
   }
 
+  removeDirectory(path: string): void {
+    this.mustRun();
+    const place = this.resolve(path, 'remove directory');
+    if (place.node === undefined) throw systemError('ENOENT', 'remove directory', path);
+    if (!(place.node instanceof DirectoryNode)) throw systemError('ENOTDIR', 'remove directory', path);
+    if (place.node.names.size > 0) throw systemError('ENOTEMPTY', 'remove directory', path);
+    this.beforeMutation('remove', path);
+    this.changeNames({ sets: [{ directory: place.directory, name: place.name, node: undefined }] });
+  }
+
   syncDirectory(path: string): void {
     this.mustRun();
     const directory = this.mustBeDirectory(path, 'sync directory');

@@ -66,6 +66,10 @@ export class NodeEnv implements Env {
     attempt('remove', path, () => fs.unlinkSync(path));
   }
 
+  removeDirectory(path: string): void {
+    attempt('remove directory', path, () => fs.rmdirSync(path));
+  }
+
   syncDirectory(path: string): void {
     // Windows opens no directories; NTFS journals its names by itself.
     if (process.platform === 'win32') return;

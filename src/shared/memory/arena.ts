@@ -106,7 +106,7 @@ const PUBLICATION_UNITS = 16;
 /** Structured-cloneable: pass it to other threads. */
 export interface ArenaLayout {
   readonly segments: SharedArrayBuffer[];
-  /** Where pages lie that are not in memory (engines/btree/paged). Left out: there are none. */
+  /** Where the files of a shard lie (engines/btree/paged, engines/lsm). Left out: there are none. */
   readonly cold?: ColdLayout | undefined;
   /** The reader–writer lock of engines that are changed in place. */
   readonly latch: SharedArrayBuffer;
@@ -118,9 +118,14 @@ export interface ColdLayout {
   readonly storeId: Uint8Array;
   readonly shard: number;
   readonly cache: PageCacheLayout | undefined;
-  /** Word 0: the last number that a page file of the shard was given. */
+  /**
+   * The last number that was given to a page file (word 0) and to a tree with a directory of its own (1), and the last name under which blocks of a file
+   * stand in the cache (2). Never twice while the process lives, whatever becomes of the shard's thread.
+   */
   readonly fileNumbers: SharedArrayBuffer;
 }
+
+export const FILE_NUMBER_WORDS = 4;
 
 export interface ArenaOptions {
   /** Rounded down to 32 KiB. 256 KiB … 64 GiB. Costs address space at once, memory when used. */

@@ -9,7 +9,7 @@
  */
 import { ConcordError } from '../../../shared/errors.js';
 import type { Env } from '../../../shared/env/env.js';
-import type { ArenaWriter, ColdLayout } from '../../../shared/memory/arena.js';
+import { FILE_NUMBER_WORDS, type ArenaWriter, type ColdLayout } from '../../../shared/memory/arena.js';
 import type { PageCache, PageCacheLayout } from '../../../shared/memory/page-cache.js';
 import { spaceIdOfTag } from '../../engine.js';
 import { ColdPages, cacheOwnerOfShard } from './cold-pages.js';
@@ -59,7 +59,7 @@ export function coldLayout(
   shard: number,
   cache: PageCacheLayout | undefined,
 ): ColdLayout {
-  return { directory, storeId, shard, cache, fileNumbers: new SharedArrayBuffer(4) };
+  return { directory, storeId, shard, cache, fileNumbers: new SharedArrayBuffer(FILE_NUMBER_WORDS * 4) };
 }
 
 /** Before the first tree of the arena is opened. */
