@@ -213,7 +213,7 @@ function headOf(bytes: Uint8Array, at: number, end: number): number {
   return head >>> 0;
 }
 
-/** One position in a block. */
+/** One position in a block: at an entry, or (not valid) before the first, from where next() leads to it, or behind the last, from where prev() does. */
 export class BlockCursor {
   valid = false;
   /** The key is key[0, keyLength): memory of the cursor, changed by every step. */
@@ -298,7 +298,7 @@ export class BlockCursor {
           if (at === keyLength || key[at]! < bytes[first + at]!) {
             this.seekToFirst();
           } else {
-            this.valid = false;
+            this.#behind();
           }
           return false;
         }
@@ -352,8 +352,7 @@ export class BlockCursor {
       for (let index = shared; index < length; index++) if (this.key[index] !== key[index]) return false;
       return true;
     }
-    this.valid = false;
-    return false;
+    return this.#behind();
   }
 
   seekToFirst(): boolean {
@@ -495,10 +494,7 @@ export class BlockCursor {
 
   /** To the entry at `at`; key and keyLength are those of the one before it. */
   #step(at: number): boolean {
-    if (at >= this.#entriesEnd) {
-      this.valid = false;
-      return false;
-    }
+    if (at >= this.#entriesEnd) return this.#behind();
     this.#decode(at);
     const shared = this.#shared;
     if (shared > this.keyLength) throw this.#corruptEntry(`shares ${shared} bytes with a key of ${this.keyLength}`);
@@ -511,6 +507,8 @@ export class BlockCursor {
   /** To the entry that ends at `end`. */
   #stepBefore(end: number): boolean {
     if (end <= this.#start) {
+      this.#at = this.#next = this.#start;
+      this.keyLength = 0;
       this.valid = false;
       return false;
     }
@@ -525,6 +523,12 @@ export class BlockCursor {
     this.#windowEnd = offset;
     this.valid = true;
     return true;
+  }
+
+  #behind(): false {
+    this.#at = this.#next = this.#entriesEnd;
+    this.valid = false;
+    return false;
   }
 
   /** Notes places and keys of the entries between `end` and the last restart before it. */

@@ -34,7 +34,12 @@ function lz4(): Lz4 {
   try {
     loaded ??= createRequire(import.meta.url)('lz4-napi') as Lz4;
   } catch (cause) {
-    throw new ConcordError('ERR_UNSUPPORTED', 'lz4 is not available: lz4-napi has no build for this machine', {}, { cause });
+    throw new ConcordError(
+      'ERR_UNSUPPORTED',
+      'lz4 is not available: lz4-napi has no build for this machine',
+      {},
+      { cause },
+    );
   }
   return loaded;
 }
@@ -42,7 +47,7 @@ function lz4(): Lz4 {
 const { zstdCompressSync, zstdDecompressSync } = zlib as Zstd;
 
 /** Whether this runtime writes and reads it; lz4 is assumed until it is used. */
-export function hasCompression(name: CompressionName): boolean {
+export function isCompressionSupported(name: CompressionName): boolean {
   return name !== 'zstd' || zstdCompressSync !== undefined;
 }
 
@@ -51,7 +56,7 @@ export function checkCompression(name: CompressionName): void {
   if (!Object.hasOwn(CompressionCode, name)) {
     throw invalidArgument(`compression is ${Object.keys(CompressionCode).join(', ')}, got ${String(name)}`);
   }
-  if (!hasCompression(name)) {
+  if (!isCompressionSupported(name)) {
     throw invalidArgument(`compression zstd needs Node.js 22.15 or later, this is ${process.version}`);
   }
 }
