@@ -6,6 +6,8 @@ import { isAbsolute, relative } from 'node:path';
 import { invalidArgument } from '../shared/errors.js';
 import { CONFIG_KEYS, isSection, keysOf } from './keys.js';
 import type { ConfigKey, ConfigSection } from './keys.js';
+import type { LsmTuning } from '../engines/lsm/options.js';
+const resolveLsmOptions = (lsm: LsmTuning): void => void lsm; // PENDING
 import { ENGINE_NAMES } from './schema.js';
 import type { Config } from './schema.js';
 import { formatSize, nearest, parseDuration, parseSize, textOfValue, valueOfText, withoutCredentials } from './text.js';
@@ -153,8 +155,19 @@ export class Findings {
   }
 
   /** Problems between keys that are each right. */
-  checkTogether(store: { readonly engine?: string | undefined; readonly engineModules: readonly string[] }): void {
-    const { engine, engineModules } = store;
+  checkTogether(store: {
+    readonly engine?: string | undefined;
+    readonly engineModules: readonly string[];
+    readonly lsm: LsmTuning;
+  }): void {
+    const { engine, engineModules, lsm } = store;
+    try {
+      resolveLsmOptions(lsm);
+    } catch (error) {
+      const key = [...this.given.keys()].find((path) => path.startsWith('store.lsm.')) ?? 'store.lsm';
+      const text = (error as Error).message;
+      this.refuse('store.lsm', this.given.get(key)?.origin ?? OPTION, (place) => `${place}: ${text.replace(/^lsm[:.] ?/, '')}`);
+    }
     if (engine === undefined || engineModules.length > 0 || (ENGINE_NAMES as readonly string[]).includes(engine))
       return;
     const origin = this.given.get('store.engine')?.origin ?? OPTION;
@@ -234,7 +247,7 @@ function fixFor(key: ConfigKey, raw: unknown, origin: Origin): string | undefine
       const value = valueOfText(key, text);
       if (value !== text && fits(value)) return `write ${String(value)} without quotes`;
     } else if (key.kind === 'list') {
-      if (raw !== '') return `write a list: [${JSON.stringify(raw)}]`;
+      if (raw !== '' && fits([text])) return `write a list: [${JSON.stringify(raw)}]`;
     }
     const word = key.words === undefined ? undefined : nearest(text, key.words);
     return word !== undefined && fits(word) ? `did you mean ${word}?` : undefined;

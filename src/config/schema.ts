@@ -13,6 +13,7 @@
 import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import type { BuiltInEngine } from '../engines/engine.js';
+import type { CompactionStyle, CompressionName } from '../engines/lsm/types.js';
 import type { WalRecoveryMode } from '../engines/wal/recovery.js';
 import type { KeyEncodingName } from '../shared/codec/key-encoding.js';
 import type { ValueEncodingName } from '../shared/codec/value-encoding.js';
@@ -86,8 +87,162 @@ export const ENGINE_NAMES = [
   'rbtree',
   'array',
   'memtable',
+  'lsm',
 ] as const satisfies readonly BuiltInEngine[];
+export const COMPACTION_STYLES = ['leveled', 'tiered', 'fifo'] as const satisfies readonly CompactionStyle[];
+export const COMPRESSION_NAMES = ['none', 'lz4', 'zstd'] as const satisfies readonly CompressionName[];
 export const LOG_LEVEL_NAMES = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+
+const integer = (min: number, max: number): z.ZodOptional<z.ZodInt> => z.int().min(min).max(max).optional();
+const LEVELS_MAX = 7;
+/** Sizes of trees: more than any disk holds, and doubles still count single bytes. */
+const TREE_BYTES_MAX = 1024 * 1024 * GiB;
+
+/** What an LSM-Tree may be told; engines/lsm/options.ts decides what is not given, and checks what must fit together. */
+export const lsmShape = {
+  compaction: key(z.enum(COMPACTION_STYLES).optional(), {
+    kind: 'text',
+    description:
+      'how tables are merged. leveled: few bytes on disk, fast reads; tiered: fewer rewrites; fifo: never, the oldest go',
+    changes: 'restart',
+    unset: 'leveled',
+  }),
+  memtableBytes: key(integer(64 * KiB, GiB), {
+    kind: 'bytes',
+    description: 'size at which the memtable is frozen and written to a table',
+    changes: 'restart',
+    unset: '64MiB, at most an eighth of memoryBytes',
+  }),
+  frozenMax: key(integer(1, 16), {
+    kind: 'integer',
+    description: 'frozen memtables that may wait to be written; with more of them writes stop',
+    changes: 'restart',
+    unset: '3',
+  }),
+  compression: key(
+    z.union([z.enum(COMPRESSION_NAMES), z.array(z.enum(COMPRESSION_NAMES)).min(1).max(LEVELS_MAX)]).optional(),
+    {
+      kind: 'list',
+      description: 'of data blocks: one for all levels, or a list by level, of which the last counts for those below',
+      changes: 'restart',
+      unset: 'lz4',
+    },
+  ),
+  blockBytes: key(integer(512, 64 * KiB), {
+    kind: 'bytes',
+    description: 'size of a data block before compression: what a read of one entry reads',
+    changes: 'restart',
+    unset: '4KiB',
+  }),
+  restartInterval: key(integer(1, 256), {
+    kind: 'integer',
+    description: 'entries of a block between two keys that are stored whole',
+    changes: 'restart',
+    unset: '16',
+  }),
+  bitsPerKey: key(z.union([z.int().min(0).max(64), z.literal('monkey')]).optional(), {
+    kind: 'integer',
+    description: 'bits of the filters per key; 0: no filters; monkey: 10 on average, more of them for small levels',
+    changes: 'restart',
+    unset: '10',
+  }),
+  prefixFilterBytes: key(integer(0, 255), {
+    kind: 'bytes',
+    description: 'first bytes of keys that go into a filter for scans of a prefix; 0: none',
+    changes: 'restart',
+    unset: '0 bytes',
+  }),
+  tableBytes: key(integer(4 * KiB, GiB), {
+    kind: 'bytes',
+    description: 'size at which another table is begun',
+    changes: 'restart',
+    unset: '16MiB',
+  }),
+  level0Runs: key(integer(1, 1000), {
+    kind: 'integer',
+    description: 'runs of level 0 at which they are merged',
+    changes: 'restart',
+    unset: '4',
+  }),
+  slowdownRuns: key(integer(2, 10_000), {
+    kind: 'integer',
+    description: 'runs of level 0 at which writes slow down',
+    changes: 'restart',
+    unset: 'three times level0Runs, at least 12',
+  }),
+  stopRuns: key(integer(3, 20_000), {
+    kind: 'integer',
+    description: 'runs of level 0 at which writes stop',
+    changes: 'restart',
+    unset: 'twice slowdownRuns, at least 24',
+  }),
+  slowdownDebtBytes: key(integer(4 * KiB, TREE_BYTES_MAX), {
+    kind: 'bytes',
+    description: 'bytes waiting to be merged at which writes slow down',
+    changes: 'restart',
+    unset: '4GiB',
+  }),
+  stopDebtBytes: key(integer(8 * KiB, TREE_BYTES_MAX), {
+    kind: 'bytes',
+    description: 'bytes waiting to be merged at which writes stop',
+    changes: 'restart',
+    unset: 'four times slowdownDebtBytes, at least 16GiB',
+  }),
+  levelBytes: key(integer(4 * KiB, TREE_BYTES_MAX), {
+    kind: 'bytes',
+    description: 'leveled: size of the first level below level 0',
+    changes: 'restart',
+    unset: '256MiB',
+  }),
+  levelFactor: key(integer(2, 100), {
+    kind: 'integer',
+    description: 'leveled: how many times larger each next level is',
+    changes: 'restart',
+    unset: '10',
+  }),
+  tieredRunsMin: key(integer(2, 100), {
+    kind: 'integer',
+    description: 'tiered: runs of like size that are merged at a time',
+    changes: 'restart',
+    unset: '4',
+  }),
+  tieredSpacePercent: key(integer(10, 10_000), {
+    kind: 'integer',
+    description: 'tiered: how large all younger runs may be together, in percent of the oldest',
+    changes: 'restart',
+    unset: '200',
+  }),
+  fifoBytes: key(integer(4 * KiB, TREE_BYTES_MAX), {
+    kind: 'bytes',
+    description: 'fifo: size beyond which the oldest tables go',
+    changes: 'restart',
+    unset: '1GiB',
+  }),
+  fifoTtlMs: key(integer(0, 2 ** 47), {
+    kind: 'ms',
+    description: 'fifo: age at which tables go; 0: never',
+    changes: 'restart',
+    unset: '0ms',
+  }),
+  blobValueBytes: key(z.union([z.literal(0), z.int().min(64).max(GiB)]).optional(), {
+    kind: 'bytes',
+    description: 'values of this size and above go to files of their own, which merges do not rewrite; 0: none do',
+    changes: 'restart',
+    unset: '0 bytes',
+  }),
+  blobFileBytes: key(integer(4 * KiB, 4 * GiB), {
+    kind: 'bytes',
+    description: 'size at which another file of values is begun',
+    changes: 'restart',
+    unset: '64MiB',
+  }),
+  blobGarbagePercent: key(integer(1, 100), {
+    kind: 'integer',
+    description: 'share of a file of values that nothing refers to, in percent, at which it is written anew',
+    changes: 'restart',
+    unset: '50',
+  }),
+};
 
 /** Options of an open store that a file can hold; PoolOptions documents them for code. */
 export const storeShape = {
@@ -99,7 +254,7 @@ export const storeShape = {
     {
       kind: 'text',
       description:
-        'structure that holds the entries of the default space: btree, hash, rbtree, array, memtable or one of engineModules',
+        'structure that holds the entries of the default space: btree, hash, rbtree, array, memtable, lsm or one of engineModules',
       changes: 'creation',
       flag: '--engine',
       unset: 'btree',
@@ -180,6 +335,21 @@ export const storeShape = {
       unset: 'chosen by the engine',
     },
   ),
+  lsm: z.strictObject(lsmShape).prefault({}),
+  blockCacheBytes: key(
+    z
+      .int()
+      .min(256 * KiB)
+      .max(32 * GiB)
+      .default(64 * MiB),
+    {
+      kind: 'bytes',
+      description:
+        'cache of blocks read from files, one for all threads and shards; at least half of all budgets of B+Trees',
+      changes: 'restart',
+      flag: '--block-cache',
+    },
+  ),
   keyEncoding: key(z.enum(KEY_ENCODING_NAMES).optional(), {
     kind: 'text',
     description: 'what keys are',
@@ -233,10 +403,23 @@ export const storeShape = {
   ),
   backgroundThreads: key(z.int().min(1).max(64).optional(), {
     kind: 'integer',
-    description: 'threads that write checkpoints and exports',
+    description:
+      'threads that write checkpoints and exports and merge tables; one more for what writes wait for, when it is needed',
     changes: 'restart',
     unset: 'one per two cores, at least 1',
   }),
+  backgroundBytesPerSecond: key(
+    z
+      .int()
+      .min(0)
+      .max(16 * GiB)
+      .default(0),
+    {
+      kind: 'bytes',
+      description: 'what flushes and merges of LSM-Trees may write in a second, all together; 0: no limit',
+      changes: 'live',
+    },
+  ),
   expiry: z
     .strictObject({
       intervalMs: key(z.int().min(10).max(TIMER_MS_MAX).default(1000), {

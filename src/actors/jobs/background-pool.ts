@@ -1,5 +1,9 @@
 /**
- * The background pool: Piscina workers for checkpoints, exports and segment preallocation. Started with the first task, ended at close.
+ * The background pool: Piscina workers for checkpoints, exports, segment preallocation, and the flushes and compactions of LSM-Trees. Started with the
+ * first task, ended at close.
+ *
+ * Tasks wait here, not in Piscina: the one of highest priority goes first, among equals the oldest. Bulk tasks (what may take long) run on as many
+ * workers as the pool was made with; quick ones, which writes may wait for, have one worker more, so that a flush never waits for a compaction.
  * Threads: the host.
  */
 import { Piscina } from 'piscina';
@@ -8,25 +12,41 @@ import type * as tasks from './tasks.js';
 import type { TaskResult } from './tasks.js';
 
 type Tasks = typeof tasks;
-type TaskName = 'checkpoint' | 'exportSnapshot' | 'preallocate';
+export type TaskName = 'checkpoint' | 'exportSnapshot' | 'preallocate' | 'lsmFlush' | 'lsmCompact';
 type ResultOf<N extends TaskName> = Exclude<Awaited<ReturnType<Tasks[N]>>, { error: unknown }>['value'];
 
 /** An idle worker ends after this. */
 const IDLE_MS = 5000;
 
+const QUICK: ReadonlySet<TaskName> = new Set<TaskName>(['preallocate', 'lsmFlush']);
+
+interface WaitingTask {
+  readonly name: TaskName;
+  readonly priority: number;
+  readonly isQuick: boolean;
+  /** Runs it; settles when it has ended, never rejects. */
+  readonly run: () => Promise<void>;
+}
+
 export class BackgroundPool {
   readonly #threads: number;
   #piscina: Piscina | undefined;
+  /** Of tasks that were handed over and have not ended, waiting ones included. */
   readonly #running = new Set<Promise<unknown>>();
+  /** By descending priority. */
+  readonly #waiting: WaitingTask[] = [];
+  #bulkRunning = 0;
+  #allRunning = 0;
+  #isClosed = false;
 
   constructor(threads: number) {
     this.#threads = threads;
   }
 
-  /** @throws the task's coded error; ERR_INTERNAL when the worker died. */
-  async run<N extends TaskName>(name: N, task: Parameters<Tasks[N]>[0]): Promise<ResultOf<N>> {
-    this.#piscina ??= this.#start();
-    const running = this.#piscina.run(task, { name }) as Promise<TaskResult<ResultOf<N>>>;
+  /** Higher priorities first. @throws the task's coded error; ERR_INTERNAL when the worker died; ERR_CLOSED. */
+  async run<N extends TaskName>(name: N, task: Parameters<Tasks[N]>[0], priority = Infinity): Promise<ResultOf<N>> {
+    if (this.#isClosed) throw new ConcordError('ERR_CLOSED', 'the background pool is closed');
+    const running = this.#enqueue(name, task, priority) as Promise<TaskResult<ResultOf<N>>>;
     this.#running.add(running);
     let result: TaskResult<ResultOf<N>>;
     try {
@@ -40,6 +60,41 @@ export class BackgroundPool {
     return result.value;
   }
 
+  #enqueue(name: TaskName, task: unknown, priority: number): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const run = async (): Promise<void> => {
+        try {
+          this.#piscina ??= this.#start();
+          resolve(await this.#piscina.run(task, { name }));
+        } catch (error) {
+          reject(error as Error);
+        }
+      };
+      const waiting = { name, priority, isQuick: QUICK.has(name), run };
+      const behind = this.#waiting.findIndex((other) => other.priority < priority);
+      this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, waiting);
+      this.#dispatch();
+    });
+  }
+
+  #dispatch(): void {
+    for (let i = 0; i < this.#waiting.length && this.#allRunning <= this.#threads;) {
+      const task = this.#waiting[i]!;
+      if (!task.isQuick && this.#bulkRunning >= this.#threads) {
+        i++;
+        continue;
+      }
+      this.#waiting.splice(i, 1);
+      this.#allRunning++;
+      if (!task.isQuick) this.#bulkRunning++;
+      void task.run().then(() => {
+        this.#allRunning--;
+        if (!task.isQuick) this.#bulkRunning--;
+        this.#dispatch();
+      });
+    }
+  }
+
   /** Ends the threads wherever they are: for tests of what follows. Resolves with their number. */
   async kill(): Promise<number> {
     const threads = [...(this.#piscina?.threads ?? [])];
@@ -51,7 +106,8 @@ export class BackgroundPool {
     const piscina = new Piscina({
       filename: new URL('./tasks.js', import.meta.url).href,
       minThreads: 0,
-      maxThreads: this.#threads,
+      // One more for what is quick.
+      maxThreads: this.#threads + 1,
       idleTimeout: IDLE_MS,
       atomics: 'async',
     });
@@ -67,6 +123,7 @@ export class BackgroundPool {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     await Promise.allSettled([...this.#running]);
     await this.#piscina?.destroy();
     this.#piscina = undefined;

@@ -13,6 +13,7 @@ import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
 import '../../engines/built-in.js';
 import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js';
 import { CheckpointWriter, type CheckpointHeader } from '../../engines/checkpoint/writer.js';
+import type { CompactionTask, FlushTask, LsmJobResult } from '../../engines/lsm/types.js';
 import { EXPIRY_SPACE_ID, EngineCode, engineNamed, rowTag } from '../../engines/engine.js';
 import { JOB_READER_SLOT, indexKey } from '../../engines/store/space-table.js';
 import type { SpaceDefinition } from '../../engines/store/space.js';
@@ -163,6 +164,23 @@ export async function exportSnapshot(
       writer.abort();
       throw error;
     }
+  });
+}
+
+/** Writes a frozen memtable, which the shard keeps meanwhile, as tables. */
+export function lsmFlush(task: FlushTask & { readonly arena: ArenaLayout }): Promise<TaskResult<LsmJobResult>> {
+  return attempt(async () => {
+    // Loaded with the first: most stores have no LSM-Tree.
+    const { runFlush } = await import('../../engines/lsm/jobs/flush.js');
+    return runFlush(new NodeEnv(), new ArenaReader(task.arena), task);
+  });
+}
+
+/** Merges tables. */
+export function lsmCompact(task: CompactionTask): Promise<TaskResult<LsmJobResult>> {
+  return attempt(async () => {
+    const { runCompaction } = await import('../../engines/lsm/jobs/compact.js');
+    return runCompaction(new NodeEnv(), task);
   });
 }
 

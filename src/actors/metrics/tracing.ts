@@ -2,7 +2,7 @@
  * Channels of node:diagnostics_channel, for those who want to see single calls. Costs nothing that can be measured while nobody listens.
  *
  *   tracingChannel('concordkv:operation')   asynchronous calls: start, end, asyncStart, asyncEnd, error, in the calling thread
- *   concordkv:checkpoint · concordkv:switch · concordkv:shard          messages, in the thread that opened the pool
+ *   concordkv:checkpoint · concordkv:lsm · concordkv:switch · concordkv:shard          messages, in the thread that opened the pool
  *
  * docs/metrics.md describes the messages. Threads: any.
  */
@@ -65,12 +65,30 @@ export interface ShardMessage {
   readonly error: unknown;
 }
 
+/** A flush or a compaction of an LSM-Tree. */
+export interface LsmJobMessage {
+  readonly event: 'begin' | 'end';
+  readonly kind: 'flush' | 'compact';
+  readonly shard: number;
+  /** Of the tree's files. */
+  readonly directory: string;
+  /** At the end. It may have waited for a thread first. */
+  readonly durationMs?: number;
+  readonly readBytes?: number;
+  readonly writtenBytes?: number;
+  readonly entriesIn?: number;
+  readonly entriesOut?: number;
+  /** Why it failed; ERR_CLOSED: it was cancelled. */
+  readonly error?: unknown;
+}
+
 const operations = tracingChannel<unknown, OperationContext>('concordkv:operation');
 const { start, end, asyncStart, asyncEnd, error } = operations;
 
 const checkpoints = channel('concordkv:checkpoint');
 const switches = channel('concordkv:switch');
 const shards = channel('concordkv:shard');
+const lsmJobs = channel('concordkv:lsm');
 
 /** Whether somebody listens to operations. (A tracing channel has no such property in every version of Node.) */
 export function isTraced(): boolean {
@@ -98,4 +116,8 @@ export function tellSwitch(message: SwitchMessage): void {
 
 export function tellShard(message: ShardMessage): void {
   if (shards.hasSubscribers) shards.publish(message);
+}
+
+export function tellLsmJob(message: LsmJobMessage): void {
+  if (lsmJobs.hasSubscribers) lsmJobs.publish(message);
 }

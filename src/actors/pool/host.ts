@@ -3,7 +3,7 @@
  * threads that attach and takes them back when they end, and runs checkpoints.
  *
  *   attach     handle port ──attach()──▶ slot, rings, memory          port closes ──▶ reader slots, snapshots, rings come back
- *   shard dies exit ──▶ checkpoint of it cancelled ──▶ new thread adopts the memory, replays the log ──▶ rings re-attached
+ *   shard dies exit ──▶ checkpoint and jobs of it cancelled ──▶ new thread adopts the memory, replays the log ──▶ rings re-attached
  *              five deaths in a minute ──▶ the shard stays down (ERR_SHARD_FAILED); reads go on
  *
  * Must hold: nothing here is on the path of a read or a write. Nothing keeps the process alive but calls in flight.
@@ -14,7 +14,7 @@ import { EventEmitter } from 'node:events';
 import * as fs from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
-import { ConcordError } from '../../shared/errors.js';
+import { ConcordError, toErrorRecord } from '../../shared/errors.js';
 import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
@@ -30,6 +30,8 @@ import { cacheOwnerOfShard, cacheOwnerOfSlot } from '../../engines/btree/paged/c
 import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
+import { createRateLimit, setRateLimit } from '../../engines/lsm/compaction/rate-limit.js';
+import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
@@ -37,7 +39,7 @@ import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
-import { tellCheckpoint, tellShard, tellSwitch } from '../metrics/tracing.js';
+import { tellCheckpoint, tellLsmJob, tellShard, tellSwitch } from '../metrics/tracing.js';
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
 import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-worker.js';
@@ -67,8 +69,6 @@ import {
 import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
-/** Spaces may be given a budget later. */
-const PAGE_CACHE_BYTES_MIN = 8 << 20;
 const PAGE_CACHE_BYTES_MAX = 2 ** 35;
 /** A shard that dies this often within the window stays down. */
 const DEATHS_MAX = 5;
@@ -101,6 +101,19 @@ export interface HostEvents {
   'shard-failed': [{ shard: number; error: ConcordError }];
   /** A background checkpoint could not be written; the log grows on. */
   'checkpoint-failed': [{ shard: number; error: ConcordError }];
+  /** A shard takes the writes of a space more slowly than before, not at all for now, or freely again. */
+  backpressure: [BackpressureEvent];
+}
+
+export interface BackpressureEvent {
+  readonly shard: number;
+  /** Name of the space; empty: the pool's own. */
+  readonly space: string;
+  readonly state: WriteFlow['state'];
+  /** What has to catch up; empty when writes are free. */
+  readonly cause: WriteFlow['cause'];
+  /** Infinity when free, 0 when stopped. */
+  readonly bytesPerSecond: number;
 }
 
 interface ShardHandle {
@@ -112,6 +125,8 @@ interface ShardHandle {
   restarts: number[];
   /** The checkpoint that runs now, and the word that cancels it. */
   checkpoint: { done: Promise<void>; cancel: Int32Array } | undefined;
+  /** Flushes and compactions its thread has ordered, with the words that cancel them. */
+  readonly jobs: Map<Int32Array, Promise<void>>;
   ended: Promise<void>;
   lastError: ConcordError | undefined;
   /** Settles when no restart is under way; restarts run one after another. Never rejects. */
@@ -218,6 +233,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   readonly #leaving = new Set<number>();
   readonly #ports = new Set<MessagePort>();
   readonly #background: BackgroundPool;
+  /** Of what its flushes and compactions write. */
+  readonly #rate: SharedArrayBuffer;
   #closing = false;
 
   private constructor(
@@ -248,9 +265,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
       engineModules: options.engineModules,
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
+    this.#rate = createRateLimit(options.backgroundBytesPerSecond);
     const { memoryBytes } = options;
     if (directory !== ':memory:') {
-      this.#pageCache = createPageCache({ bytes: pageCacheBytes(this.#catalog.definitions(), manifest.shards) });
+      const budgetBytes = pageCacheBytes(this.#catalog.definitions(), manifest.shards);
+      this.#pageCache = createPageCache({ bytes: Math.max(budgetBytes, options.blockCacheBytes) });
     }
     const storeId = Buffer.from(manifest.storeId, 'hex');
     this.#arenas = Array.from({ length: manifest.shards }, (_, shard) => {
@@ -344,6 +363,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (failure !== undefined) {
       this.#closing = true;
       await this.#terminateShards();
+      await Promise.all(this.#shards.map((handle) => this.#cancelJobs(handle)));
+      await this.#background.close();
       throw failure.reason;
     }
     let highest = 0;
@@ -378,6 +399,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       engineModules: options.engineModules,
       segmentBytes: options.segmentBytes,
       recoveryMode: options.recoveryMode,
+      backgroundThreads: options.backgroundThreads,
+      rate: this.#rate,
       settings: { checkpointLogBytes: options.checkpointLogBytes, expiry: options.expiry },
     };
     const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
@@ -387,14 +410,16 @@ export class PoolHost extends EventEmitter<HostEvents> {
       stdin: false,
     });
     const known = this.#shards[index];
+    const remote = remoteControl<ShardControl>(port1);
     const handle: ShardHandle = known ?? {
       index,
       directory,
       worker,
-      remote: remoteControl<ShardControl>(port1),
+      remote,
       recovery: undefined,
       restarts: [],
       checkpoint: undefined,
+      jobs: new Map(),
       ended: Promise.resolve(),
       lastError: undefined,
       restarting: Promise.resolve(),
@@ -402,7 +427,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     if (known !== undefined) {
       known.worker = worker;
-      known.remote = remoteControl<ShardControl>(port1);
+      known.remote = remote;
     }
     let isReady = false;
     handle.ended = new Promise((resolve) => {
@@ -424,6 +449,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
           handle.lastError = ConcordError.fromRecord(event.error);
         } else if (event.event === 'checkpoint-wanted') {
           void this.#checkpointShard(handle).catch((error: unknown) => this.#checkpointFailed(handle, error));
+        } else if (event.event === 'lsm-job') {
+          this.#startJob(handle, remote, event.job, event.task, event.priority);
+        } else if (event.event === 'backpressure') {
+          const space = this.#catalog.registry.withId(event.spaceId)?.name;
+          if (space !== undefined) this.emit('backpressure', { shard: index, space, ...event.flow });
         } else {
           void this.#provideSpare(handle);
         }
@@ -462,6 +492,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       Atomics.store(handle.checkpoint.cancel, 0, 1);
       await handle.checkpoint.done.catch(() => undefined);
     }
+    // They read memtables, and write files nobody would ask for.
+    await this.#cancelJobs(handle);
     if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfShard(index)));
     const now = Date.now();
     handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
@@ -554,6 +586,50 @@ export class PoolHost extends EventEmitter<HostEvents> {
       // Without a spare the log extends its next segment as it goes: slower, not wrong.
       await handle.remote.offerSpare('').catch(() => false);
     }
+  }
+
+  // ---- flushes and compactions ----------------------------------------------------------------------------------------------------------
+
+  /** Hands a task to the background pool and its outcome back to the thread that ordered it. */
+  #startJob(handle: ShardHandle, remote: RemoteControl<ShardControl>, job: number, task: LsmTask, priority: number): void {
+    // Ordered by a thread that has died meanwhile.
+    if (remote !== handle.remote) return;
+    const done = this.#runJob(handle, task, priority)
+      .then((outcome) => remote.endJob(job, outcome))
+      // A thread that died gets no answer: what the job wrote is removed by the next one that opens the tree.
+      .catch(() => undefined)
+      .finally(() => {
+        handle.jobs.delete(task.cancel);
+      });
+    handle.jobs.set(task.cancel, done);
+  }
+
+  async #runJob({ index: shard }: ShardHandle, task: LsmTask, priority: number): Promise<LsmOutcome> {
+    const { kind, directory } = task;
+    const startedMs = performance.now();
+    tellLsmJob({ event: 'begin', kind, shard, directory });
+    try {
+      const value =
+        kind === 'flush'
+          ? await this.#background.run('lsmFlush', { ...task, arena: this.#arenas[shard]! }, priority)
+          : await this.#background.run('lsmCompact', task, priority);
+      const { readBytes, writtenBytes, entriesIn, entriesOut } = value;
+      const figures = { readBytes, writtenBytes, entriesIn, entriesOut };
+      tellLsmJob({ event: 'end', kind, shard, directory, durationMs: performance.now() - startedMs, ...figures });
+      return { value };
+    } catch (error) {
+      tellLsmJob({ event: 'end', kind, shard, directory, durationMs: performance.now() - startedMs, error });
+      return { error: toErrorRecord(error) };
+    }
+  }
+
+  /** Resolves when none of them runs any more. */
+  async #cancelJobs({ jobs }: ShardHandle): Promise<void> {
+    for (const cancel of jobs.keys()) {
+      Atomics.store(cancel, 0, 1);
+      Atomics.notify(cancel, 0);
+    }
+    await Promise.all(jobs.values());
   }
 
   // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
@@ -775,6 +851,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const { options, changed } = changeOptions(this.#options, change);
     this.#options = options;
     this.control.defaultDurability = durabilityLevel(options.durability);
+    setRateLimit(this.#rate, options.backgroundBytesPerSecond);
     const { checkpointLogBytes, expiry } = options;
     // A shard that is down is told when it comes back.
     await Promise.all(
@@ -903,6 +980,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         await handle.worker.terminate();
       }
       await handle.ended;
+      await this.#cancelJobs(handle);
       this.control.setShardState(handle.index, ShardState.Closed);
     });
     await Promise.all(closing);
@@ -918,6 +996,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
   async crash(): Promise<void> {
     this.#closing = true;
     await this.#terminateShards();
+    await Promise.all(this.#shards.map((handle) => this.#cancelJobs(handle)));
     this.control.poolState = PoolState.Closed;
     for (const port of this.#ports) port.close();
     await this.#background.close();
@@ -966,19 +1045,20 @@ function manifestOf(options: ResolvedOptions): Manifest {
   );
 }
 
-/** Half of what spaces may take of pages that are in files; the other half is the shards' (Pager). Address space until such pages are read. */
+/** Half of what B+Trees may take of pages that are in files; the other half is the shards' (Pager). Address space until such pages are read. */
 function pageCacheBytes(spaces: readonly SpaceDefinition[], shards: number): number {
   const budgets = spaces.reduce((sum, { tuning }) => sum + (tuning.budgetBytes ?? 0), 0);
-  return Math.min(PAGE_CACHE_BYTES_MAX, Math.max(PAGE_CACHE_BYTES_MIN, (shards * budgets) / 2));
+  return Math.min(PAGE_CACHE_BYTES_MAX, (shards * budgets) / 2);
 }
 
 /** What the default space's engine is told: not remembered, but what an empty tree begins with. */
-function tuningOf({ order, pageBytes, memtableBytes, budgetBytes }: ResolvedOptions): EngineTuning {
+function tuningOf({ order, pageBytes, memtableBytes, budgetBytes, lsm }: ResolvedOptions): EngineTuning {
   return {
     ...(order === undefined ? {} : { order }),
     ...(pageBytes === undefined ? {} : { pageBytes: pageBytes }),
     ...(memtableBytes === undefined ? {} : { memtableBytes }),
     ...(budgetBytes === undefined ? {} : { budgetBytes }),
+    ...(Object.keys(lsm).length === 0 ? {} : { lsm }),
   };
 }
 

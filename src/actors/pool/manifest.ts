@@ -50,6 +50,8 @@ const commonSchema = z.object({
 
 const firstSchema = commonSchema.extend({ keyEncoding: keyEncodingSchema, valueEncoding: valueEncodingSchema });
 
+const plainSchema = z.union([z.number(), z.string(), z.boolean()]);
+
 const spaceSchema = z.object({
   id: z.int().min(0).max(SPACE_ID_MAX),
   name: z.string().max(255),
@@ -57,7 +59,10 @@ const spaceSchema = z.object({
   keyEncoding: keyEncodingSchema,
   valueEncoding: valueEncodingSchema,
   /** An engine reads what it knows; what this release does not know is kept. */
-  tuning: z.record(z.string(), z.union([z.number(), z.string(), z.boolean()])),
+  tuning: z.record(
+    z.string(),
+    z.union([plainSchema, z.record(z.string(), z.union([plainSchema, z.array(plainSchema)]))]),
+  ),
   createdAt: z.string(),
 });
 

@@ -17,6 +17,7 @@ import { invalidArgument } from '../../shared/errors.js';
 import type { CustomValueEncoding, ValueEncodingName } from '../../shared/codec/value-encoding.js';
 import type { KeyEncodingName } from '../../shared/codec/key-encoding.js';
 import type { BuiltInEngine } from '../../engines/engine.js';
+import type { LsmTuning } from '../../engines/lsm/options.js';
 import { Durability, type DurabilityLevel } from '../../engines/store/shard-store.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { MAX_SHARDS } from '../control-block.js';
@@ -43,6 +44,8 @@ export interface LiveOptions {
   readonly durability?: DurabilityName;
   /** A checkpoint is written when the log behind the last one is longer than this and than the data. Default 64 MiB. */
   readonly checkpointLogBytes?: number;
+  /** What flushes and merges of LSM-Trees may write in a second, all together; 0: no limit. Default 0. */
+  readonly backgroundBytesPerSecond?: number;
   readonly expiry?: ExpiryOptions;
 }
 
@@ -59,6 +62,13 @@ export interface PoolOptions extends LiveOptions {
   readonly budgetBytes?: number;
   /** Memtable: bytes at which it asks to be frozen. */
   readonly memtableBytes?: number;
+  /** LSM-Tree: what the default space's is told. Not remembered: it may be another with each opening. */
+  readonly lsm?: LsmTuning;
+  /**
+   * Cache of blocks read from files, one for all threads and shards, 256 KiB to 32 GiB; at least half of all budgets of B+Trees. Memory is committed as
+   * it is used. Default 64 MiB.
+   */
+  readonly blockCacheBytes?: number;
   /** Remembered by the directory. Default 'utf8'. */
   readonly keyEncoding?: KeyEncodingName;
   /** Remembered by the directory; a custom one must be given at each open. Default 'utf8'. */
@@ -77,7 +87,7 @@ export interface PoolOptions extends LiveOptions {
   readonly pageBytes?: number | 'adaptive';
   /** Bytes of one log segment, a multiple of 4096 from 256 KiB to 1 GiB. Default 32 MiB. */
   readonly segmentBytes?: number;
-  /** Threads of the background pool. Default 1 per two cores, at least 1. */
+  /** Threads of the background pool; one more serves what writes wait for, when it is needed. Default 1 per two cores, at least 1. */
   readonly backgroundThreads?: number;
   /**
    * Where options that are not given here come from. true: concordkv.json or concordkv.yaml of the working directory, if there is one, and

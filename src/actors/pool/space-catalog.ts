@@ -76,7 +76,7 @@ export class SpaceCatalog {
 
   #effective({ id, engine, tuning }: SpaceDefinition): SpaceDefinition {
     return id === DEFAULT_SPACE_ID
-      ? { id, engine, tuning: { ...tuning, ...this.#host.defaultTuning } }
+      ? { id, engine, tuning: merged(tuning, this.#host.defaultTuning) }
       : { id, engine, tuning };
   }
 
@@ -194,7 +194,7 @@ export class SpaceCatalog {
     const begun = this.#inOrder(() => {
       this.#assertWritable();
       const record = this.#require(id);
-      this.#redefine(id, engine, { ...record.tuning, ...tuning });
+      this.#redefine(id, engine, merged(record.tuning, tuning));
       return record;
     });
     const run: RunningSwitch = { engine, begun, done: Promise.resolve(), seen: [], turnedBack: undefined };
@@ -272,6 +272,12 @@ export class SpaceCatalog {
     }
     return { copied, total };
   }
+}
+
+/** Later ones win, option by option. */
+function merged(first: EngineTuning, second: EngineTuning): EngineTuning {
+  if (first.lsm === undefined || second.lsm === undefined) return { ...first, ...second };
+  return { ...first, ...second, lsm: { ...first.lsm, ...second.lsm } };
 }
 
 function isShardDown(error: unknown): boolean {

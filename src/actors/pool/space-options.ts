@@ -1,6 +1,7 @@
 /**
  * Options of a space: what db.space() takes, what the store remembers of it, and what contradicts what. Threads: any.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { KeyEncodingName } from '../../shared/codec/key-encoding.js';
 import { isWellFormed } from '../../shared/codec/text.js';
@@ -11,7 +12,10 @@ import {
   type ValueEncodingName,
 } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import { lsmShape } from '../../config/schema.js';
 import { engineNamed, type EngineTuning } from '../../engines/engine.js';
+import type { LsmTuning } from '../../engines/lsm/options.js';
+const resolveLsmOptions = (lsm: LsmTuning): void => void lsm; // PENDING
 import type { SpaceRecord } from './manifest.js';
 
 /** What an engine may be told, remembered with the space. Each engine heeds its own and ignores the rest. */
@@ -24,11 +28,13 @@ export interface TuningOptions {
   readonly memtableBytes?: number;
   /** B+Tree: shared memory the space may use per shard before cold pages live in its file only. */
   readonly budgetBytes?: number;
+  /** LSM-Tree. */
+  readonly lsm?: LsmTuning;
 }
 
 /** Everything is remembered by the store: given again, it must agree. */
 export interface SpaceOptions extends TuningOptions {
-  /** 'btree', 'hash', 'rbtree', 'array', 'memtable', or a name given to registerEngine(). Default 'btree'. */
+  /** 'btree', 'hash', 'rbtree', 'array', 'memtable', 'lsm', or a name given to registerEngine(). Default 'btree'. */
   readonly engine?: string;
   /** Default 'utf8'. */
   readonly keyEncoding?: KeyEncodingName;
@@ -58,6 +64,7 @@ const tuningShape = {
     .optional(),
   memtableBytes: z.int().min(BYTES_MIN).max(BYTES_MAX).optional(),
   budgetBytes: z.int().min(BYTES_MIN).max(BYTES_MAX).optional(),
+  lsm: z.strictObject(lsmShape).optional(),
 };
 
 const schema = z.strictObject({
@@ -84,6 +91,14 @@ function given<T extends object>(fields: T): T {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 }
 
+/** @throws ERR_INVALID_ARG when options that are each right contradict each other */
+function checkTuning(tuning: EngineTuning): EngineTuning {
+  const { lsm } = tuning;
+  if (lsm === undefined) return given(tuning);
+  resolveLsmOptions(lsm);
+  return given({ ...tuning, lsm: given(lsm) });
+}
+
 /** @throws ERR_INVALID_ARG naming every wrong option */
 export function resolveSpaceOptions(options: unknown): {
   readonly spec: SpaceSpec;
@@ -93,13 +108,13 @@ export function resolveSpaceOptions(options: unknown): {
   const { engine, keyEncoding, valueEncoding, createIfMissing, ...tuning } = parse(schema, options ?? {}, 'a space');
   if (engine !== undefined) engineNamed(engine);
   const encoding = valueEncoding === undefined ? undefined : resolveValueEncoding(valueEncoding);
-  const spec = given({ engine, keyEncoding, valueEncoding: encoding?.name, tuning: given(tuning) });
+  const spec = given({ engine, keyEncoding, valueEncoding: encoding?.name, tuning: checkTuning(tuning) });
   return { spec, valueEncoding: encoding, createIfMissing };
 }
 
 /** @throws ERR_INVALID_ARG */
 export function resolveTuning(options: unknown): EngineTuning {
-  return given(parse(tuningSchema, options ?? {}, 'the engine'));
+  return checkTuning(parse(tuningSchema, options ?? {}, 'the engine'));
 }
 
 /** @throws ERR_INVALID_ARG */
@@ -115,28 +130,37 @@ export function checkSpaceName(name: unknown): string {
   return name;
 }
 
+type Plain = string | number | readonly string[] | undefined;
+
+/** Options as one level: lsm.tableBytes. */
+function flat(tuning: EngineTuning): [option: string, value: Plain][] {
+  const { lsm = {}, ...others } = tuning;
+  const nested = Object.entries(lsm).map(([option, value]): [string, Plain] => [`lsm.${option}`, value]);
+  return [...Object.entries(others), ...nested];
+}
+
+function plainOf(value: Plain): string | number | null {
+  return typeof value === 'object' ? value.join(', ') : (value ?? null);
+}
+
 /** @throws ERR_OPTION_CONFLICT naming what was given and differs from what the space has */
 export function checkSpaceAgreement(record: SpaceRecord, spec: SpaceSpec): void {
   const { tuning, ...fields } = spec;
-  const tuned = record.tuning as Readonly<Record<string, string | number | undefined>>;
-  const pairs: [string, string | number | undefined, string | number | undefined][] = [
-    ...Object.entries(fields).map(([option, value]): [string, string | undefined, string | undefined] => [
+  const tuned = new Map(flat(record.tuning));
+  const pairs: [string, Plain, Plain][] = [
+    ...Object.entries(fields).map(([option, value]): [string, Plain, Plain] => [
       option,
       record[option as keyof typeof fields],
       value,
     ]),
-    ...Object.entries(tuning).map(([option, value]): [string, string | number | undefined, string | number] => [
-      option,
-      tuned[option],
-      value as string | number,
-    ]),
+    ...flat(tuning).map(([option, value]): [string, Plain, Plain] => [option, tuned.get(option), value]),
   ];
   for (const [option, stored, value] of pairs) {
-    if (value === undefined || value === stored) continue;
+    if (value === undefined || isDeepStrictEqual(value, stored)) continue;
     throw new ConcordError(
       'ERR_OPTION_CONFLICT',
-      `the space ${record.name} has ${option} ${stored ?? 'by default'}, not ${value}`,
-      { space: record.name, option, stored: stored ?? null, given: value },
+      `the space ${record.name} has ${option} ${stored === undefined ? 'by default' : String(stored)}, not ${String(value)}`,
+      { space: record.name, option, stored: plainOf(stored), given: plainOf(value) },
     );
   }
 }

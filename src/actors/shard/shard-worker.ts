@@ -16,6 +16,7 @@ import {
 } from '../../engines/store/shard-store.js';
 import { SHARD_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
+import type { LsmJobs, LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js';
 import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { TimedEnv } from '../metrics/timed-env.js';
@@ -39,6 +40,10 @@ export interface ShardWorkerData {
   readonly engineModules: readonly string[];
   readonly segmentBytes: number | undefined;
   readonly recoveryMode: WalRecoveryMode | undefined;
+  /** Of the background pool: flushes and compactions that may run at a time. */
+  readonly backgroundThreads: number;
+  /** Token bucket of background I/O, for all jobs of the pool. */
+  readonly rate: SharedArrayBuffer | undefined;
   readonly settings: ShardSettings;
 }
 
@@ -56,16 +61,49 @@ export type ShardEvent =
   | { readonly event: 'open-failed'; readonly error: ErrorRecord }
   | { readonly event: 'died'; readonly error: ErrorRecord }
   | { readonly event: 'checkpoint-wanted' }
+  | { readonly event: 'lsm-job'; readonly job: number; readonly task: LsmTask; readonly priority: number }
+  | { readonly event: 'backpressure'; readonly spaceId: number; readonly flow: WriteFlow }
   | { readonly event: 'spare-wanted' };
+
+/** Flushes and compactions, by the background pool of the host. */
+class HostJobs implements LsmJobs {
+  readonly parallelism: number;
+  /** Something has ended: work() has something to do. */
+  onEnd: () => void = () => undefined;
+  readonly #running = new Map<number, (outcome: LsmOutcome) => void>();
+  #last = 0;
+
+  constructor(parallelism: number) {
+    this.parallelism = parallelism;
+  }
+
+  start(task: LsmTask, priority: number, done: (outcome: LsmOutcome) => void): void {
+    const job = ++this.#last;
+    this.#running.set(job, done);
+    post({ event: 'lsm-job', job, task, priority });
+  }
+
+  end(job: number, outcome: LsmOutcome): void {
+    const done = this.#running.get(job);
+    this.#running.delete(job);
+    done?.(outcome);
+    this.onEnd();
+  }
+}
 
 /** Control calls of the host, answered between groups. */
 export class ShardControl {
   readonly #shard: Shard;
   readonly #loop: ShardLoop;
+  readonly #jobs: HostJobs;
 
-  constructor(shard: Shard, loop: ShardLoop) {
+  constructor(shard: Shard, loop: ShardLoop, jobs: HostJobs) {
     this.#shard = shard;
     this.#loop = loop;
+    this.#jobs = jobs;
+    jobs.onEnd = () => {
+      loop.wake();
+    };
   }
 
   attachClient(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer): void {
@@ -99,6 +137,11 @@ export class ShardControl {
     const taken = this.#shard.store.log.offerSpare(path);
     this.#loop.spareEnded();
     return taken;
+  }
+
+  /** A job that this thread has ordered ended. */
+  endJob(job: number, outcome: LsmOutcome): void {
+    this.#jobs.end(job, outcome);
   }
 
   configure(settings: ShardSettings): void {
@@ -239,7 +282,7 @@ class ShardLoop {
     for (;;) {
       const taken = shard.step();
       const now = performance.now();
-      if (now >= this.#backgroundDue) this.#background(now);
+      if (now >= this.#backgroundDue || shard.store.hasWork) this.#background(now);
       if (now >= shard.reportDueMs) shard.report();
       if (taken > 0) {
         this.#gapMs += GAP_WEIGHT * (Math.min(now - this.#lastWork, 10) - this.#gapMs);
@@ -278,19 +321,28 @@ class ShardLoop {
     setImmediate(this.#run);
   };
 
-  /** Until something expires, and it is time to look for it. */
+  /** Until something expires, and it is time to look for it; until a held request may go on, or an engine has something to do. */
   #parkMs(): number {
-    const untilExpiry = this.#shard.expiryDueAt - Date.now();
-    const untilLook = this.#backgroundDue - performance.now();
-    const untilReport = this.#shard.reportDueMs - performance.now();
-    return Math.min(PARK_MS_MAX, Math.max(1, Math.min(untilReport, Math.max(untilExpiry, untilLook))));
+    const shard = this.#shard;
+    const nowMs = Date.now();
+    const now = performance.now();
+    const untilExpiry = Math.max(shard.expiryDueAt - nowMs, this.#backgroundDue - now);
+    const untilSwitch = shard.switchDueMs > now ? shard.switchDueMs - now : Infinity;
+    const untilWork = Math.min(shard.workDueAtMs - nowMs, shard.heldDueMs - now, untilSwitch);
+    const untilReport = shard.reportDueMs - now;
+    return Math.min(PARK_MS_MAX, Math.max(1, Math.min(untilReport, untilExpiry, untilWork)));
   }
 
   /** A slice of what goes on beside requests; the next one at once, or when something may have expired. */
   #background(now: number): void {
-    this.#backgroundDue = this.#shard.background(Date.now())
-      ? now
-      : now + Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX);
+    const shard = this.#shard;
+    if (shard.background(Date.now())) {
+      this.#backgroundDue = now;
+      return;
+    }
+    let waitMs = Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX, shard.workDueAtMs - Date.now());
+    if (shard.switchDueMs > now) waitMs = Math.min(waitMs, shard.switchDueMs - now);
+    this.#backgroundDue = now + Math.max(1, waitMs);
   }
 
   #askHost(): void {
@@ -325,6 +377,7 @@ async function main(data: ShardWorkerData): Promise<void> {
   for (const module of data.engineModules) await import(module);
   const control = new ControlBlock(data.control);
   const env = new TimedEnv();
+  const jobs = new HostJobs(data.backgroundThreads);
   let store: ShardStore;
   try {
     // A predecessor that died while it read its own memory may hold the latch for reading, which would keep this thread from writing.
@@ -351,9 +404,12 @@ async function main(data: ShardWorkerData): Promise<void> {
     return;
   }
   const shard = new Shard(data.shard, store, control, env);
+  shard.onFlow = (spaceId, flow) => {
+    post({ event: 'backpressure', spaceId, flow });
+  };
   shard.report();
   const loop = new ShardLoop(shard, control, data.settings);
-  exposeControl(new ShardControl(shard, loop), data.port);
+  exposeControl(new ShardControl(shard, loop, jobs), data.port);
   control.setShardState(data.shard, ShardState.Running);
   post({ event: 'ready', recovery: store.recovery, publishedSeq: store.publishedSeq });
   loop.start();

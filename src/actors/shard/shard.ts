@@ -33,6 +33,8 @@ import {
   type ShardStore,
   type TableSweep,
 } from '../../engines/store/shard-store.js';
+import type { EngineBackground } from '../../engines/engine.js';
+import type { WriteFlow } from '../../engines/lsm/types.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { Space } from '../../engines/store/space-table.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
@@ -51,6 +53,7 @@ import {
   readRequestVersion,
   takenCount,
 } from './request.js';
+import { WriteGate } from './write-gate.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
 const GROUP_RECORDS_MAX = 4096;
@@ -74,6 +77,7 @@ const REFUSALS: ReadonlySet<string> = new Set([
 ]);
 /** Buckets of the filter that tells whether a group touches a key already. */
 const MARK_BUCKETS = 1 << 14;
+const GATES_LOOK_MS = 50;
 
 /** A record read from a ring that must wait for the next group. */
 interface HeldRequest {
@@ -105,6 +109,8 @@ class ClientLink {
   released: number;
   completed: number;
   held: HeldRequest | undefined;
+  /** The held request waits for files to catch up: until then it is not looked at, on performance.now()'s clock. */
+  heldUntilMs = 0;
   clear: ClearInProgress | undefined;
   /** Responses that found the ring full. */
   readonly backlog: Buffer[] = [];
@@ -161,6 +167,16 @@ export class Shard {
   readonly #drops: { spaceId: number; resolve: () => void }[] = [];
   /** Entries that expire in one group. */
   expiryBatch = 1000;
+  /** Of engines that work behind the groups: how fast they take writes. */
+  readonly #gates = new Map<EngineBackground, WriteGate>();
+  #gatesDueMs = 0;
+  /** Moving spaces goes on then, on performance.now()'s clock: files of the new engine have to catch up. */
+  switchDueMs = 0;
+  #copiedBytes = 0;
+  /** What the request at hand must wait, ms. */
+  #waitMs = 0;
+  /** Told when a space takes writes more slowly, not at all, or freely again. */
+  onFlow: (spaceId: number, flow: WriteFlow) => void = () => undefined;
   /** When the first entry expires, as far as known; 0: look. */
   #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
@@ -220,22 +236,32 @@ export class Shard {
 
   /** The second look before parking. */
   get hasWork(): boolean {
-    return this.#hasSwitchWork || this.#hasDrops || this.hasUnfinished;
+    return this.#hasSwitchWork || this.#hasDrops || this.store.hasWork || this.#hasRequests(performance.now());
   }
 
   /** What must be done before the shard may end. */
   get hasUnfinished(): boolean {
+    return this.#hasRequests(Infinity);
+  }
+
+  /** Of those that are held, the ones that need not wait at `nowMs`. */
+  #hasRequests(nowMs: number): boolean {
     if (this.#sweep !== undefined) return true;
     for (const link of this.#links) {
       if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
-      if (
-        link.backlog.length === 0 &&
-        (link.held !== undefined || link.clear !== undefined || link.requests.pending())
-      ) {
-        return true;
-      }
+      if (link.backlog.length > 0) continue;
+      if (link.held !== undefined) {
+        if (nowMs >= link.heldUntilMs) return true;
+      } else if (link.clear !== undefined || link.requests.pending()) return true;
     }
     return false;
+  }
+
+  /** When a request that is held is looked at next, on performance.now()'s clock; Infinity: none is. */
+  get heldDueMs(): number {
+    let dueMs = Infinity;
+    for (const { held, heldUntilMs } of this.#links) if (held !== undefined) dueMs = Math.min(dueMs, heldUntilMs);
+    return dueMs;
   }
 
   get clientCount(): number {
@@ -302,6 +328,7 @@ export class Shard {
     let taken = 0;
     const held = link.held;
     if (held !== undefined) {
+      if (link.heldUntilMs > 0 && performance.now() < link.heldUntilMs) return 0;
       if (this.#take(link, held.bytes, held.words, 0, held.length) === Taken.Hold) return 0;
       link.held = undefined;
       taken++;
@@ -328,7 +355,12 @@ export class Shard {
   #take(link: ClientLink, bytes: Buffer, words: Int32Array, at: number, length: number): number {
     const request = link.taken;
     try {
-      return this.#takeChecked(link, request, bytes, words, at, length);
+      const outcome = this.#takeChecked(link, request, bytes, words, at, length);
+      if (outcome === Taken.Hold) {
+        link.heldUntilMs = this.#waitMs === 0 ? 0 : performance.now() + this.#waitMs;
+        this.#waitMs = 0;
+      }
+      return outcome;
     } catch (error) {
       this.#respondError(link, request, toErrorRecord(error));
       return Taken.Done;
@@ -369,6 +401,7 @@ export class Shard {
       const hash = words[(at >> 2) + 1]!;
       const isExtended = bytes[start + 1]! >= OPERATION_EXTENDED;
       const space = store.spaces.require(isExtended ? readOperationSpace(bytes, start) : 0);
+      if (mustAskFlow(space) && kind !== OperationKind.Chunk && !this.#mayWrite(space)) return Taken.Hold;
       if (condition !== Condition.None) {
         if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Taken.Hold;
         const version = store.versionOf(
@@ -405,11 +438,13 @@ export class Shard {
         return Taken.Hold;
       store.fetch(bytes, start);
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
+      if (mustAskFlow(space)) this.#wrote(space, needed);
       store.append(bytes, words, start, size);
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
     } else if (type === RequestType.Batch) {
       for (let record = start; record < end;) record += checkOperation(bytes, record, end);
       const batch = new BatchNeeds(store, bytes, start, end);
+      if (!this.#mayWriteAll(batch)) return Taken.Hold;
       if (!this.#admitBatch(batch, end - start)) return Taken.Hold;
       if (store.isPaged) {
         for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
@@ -419,6 +454,7 @@ export class Shard {
         store.append(bytes, words, record, size);
         record += size;
       }
+      for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
       this.#noteBatch();
     } else if (type === RequestType.Clear) {
       checkOperation(bytes, start, end);
@@ -474,9 +510,60 @@ export class Shard {
     const batch = new BatchNeeds(store, bytesOfBatch, 0, bytesOfBatch.length);
     if (batch.operations !== reference.count)
       throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
+    if (!this.#mayWriteAll(batch)) return Taken.Hold;
     // The group is empty: room there is, or there is none.
     this.#admitBatch(batch, 0);
+    for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
     return Taken.Done;
+  }
+
+  // ---- the flow of writes ---------------------------------------------------------------------------------------------------------------
+
+  #gateOf(space: Space, background: EngineBackground): WriteGate {
+    let gate = this.#gates.get(background);
+    if (gate === undefined) {
+      gate = new WriteGate(background, (flow) => {
+        this.#meter.changed();
+        this.onFlow(space.id, flow);
+      });
+      this.#gates.set(background, gate);
+    }
+    return gate;
+  }
+
+  /** Whether files keep up with what is written; if not, the request is to be held for a while. @throws ERR_DISK_FULL */
+  #mayWrite(space: Space): boolean {
+    const { engine, building } = space;
+    const nowMs = performance.now();
+    let waitMs = 0;
+    if (engine.background !== undefined) waitMs = this.#gateOf(space, engine.background).waitMs(nowMs);
+    const copy = building?.engine.background;
+    if (copy !== undefined) waitMs = Math.max(waitMs, this.#gateOf(space, copy).waitMs(nowMs));
+    this.#waitMs = waitMs;
+    return waitMs === 0;
+  }
+
+  #mayWriteAll(batch: BatchNeeds): boolean {
+    for (const space of batch.spaces.keys()) if (mustAskFlow(space) && !this.#mayWrite(space)) return false;
+    return true;
+  }
+
+  #wrote(space: Space, bytes: number): void {
+    const { engine, building } = space;
+    if (engine.background !== undefined) this.#gates.get(engine.background)?.took(bytes);
+    if (building?.engine.background !== undefined) this.#gates.get(building.engine.background)?.took(bytes);
+  }
+
+  /** So that a change is told also when nobody writes. Gates of engines that are gone go. */
+  #lookAtGates(nowMs: number): void {
+    if (this.#gates.size === 0 || nowMs < this.#gatesDueMs) return;
+    this.#gatesDueMs = nowMs + GATES_LOOK_MS;
+    const inUse = new Set<EngineBackground | undefined>();
+    for (const { engine, building } of this.store.spaces.all) inUse.add(engine.background).add(building?.engine.background);
+    for (const [background, gate] of this.#gates) {
+      if (inUse.has(background)) gate.look(nowMs);
+      else this.#gates.delete(background);
+    }
   }
 
   /** As #admit, for all spaces of a batch. */
@@ -776,14 +863,36 @@ export class Shard {
    */
   background(nowMs: number): boolean {
     let hasMore = false;
-    if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs);
+    if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
+    this.#lookAtGates(performance.now());
+    if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
     if (this.#hasDrops) this.#dropSpaces();
     if (this.#hasSwitchWork) {
       const [spaceId, waiting] = this.#switches.entries().next().value!;
       this.#switchSlice(spaceId, waiting);
-      hasMore = this.#hasSwitchWork;
+      hasMore ||= this.#hasSwitchWork;
     }
     return hasMore;
+  }
+
+  /** Engines install what their jobs have done, and order new ones. True when there is more to do at once. */
+  #engineWork(nowMs: number): boolean {
+    const { store } = this;
+    try {
+      this.#unseen(() => {
+        store.work(nowMs);
+      });
+    } catch (error) {
+      this.#failed(error);
+    }
+    this.#gatesDueMs = 0;
+    this.#countLog();
+    return store.hasWork;
+  }
+
+  /** When engines have something to do behind the groups by themselves, ms since the epoch. */
+  get workDueAtMs(): number {
+    return this.store.workDueAtMs ?? Infinity;
   }
 
   /** When entries may expire next, ms since the epoch. */
@@ -889,9 +998,9 @@ export class Shard {
     this.#switches.set(definition.id, { waiters: waiter === undefined ? [] : [waiter] });
   }
 
-  /** What is copied and waits for a checkpoint to end is no work. */
+  /** What is copied and waits for a checkpoint to end, or for files to catch up, is no work. */
   get #hasSwitchWork(): boolean {
-    if (this.#switches.size === 0) return false;
+    if (this.#switches.size === 0 || performance.now() < this.switchDueMs) return false;
     const { spaces, isCheckpointing } = this.store;
     if (!isCheckpointing) return true;
     for (const id of this.#switches.keys()) if (spaces.get(id)?.building?.isComplete !== true) return true;
@@ -905,6 +1014,7 @@ export class Shard {
     let failure: ConcordError | undefined;
     if (space !== undefined) {
       try {
+        if (!this.#mayCopy(space)) return;
         isDone = this.#unseen(
           () =>
             !store.spaces.beginSwitch(space.definition) ||
@@ -922,6 +1032,20 @@ export class Shard {
       this.#switches.delete(spaceId);
       this.#switches.set(spaceId, running);
     }
+  }
+
+  /** As for a request of what the last slice has copied. @throws ERR_DISK_FULL */
+  #mayCopy(space: Space): boolean {
+    const engine = space.building?.engine;
+    if (engine?.background === undefined) return true;
+    const gate = this.#gateOf(space, engine.background);
+    const { liveKeyBytes, liveValueBytes } = engine.counts();
+    gate.took(Math.max(0, liveKeyBytes + liveValueBytes - this.#copiedBytes));
+    this.#copiedBytes = liveKeyBytes + liveValueBytes;
+    const nowMs = performance.now();
+    const waitMs = gate.waitMs(nowMs);
+    this.switchDueMs = waitMs === 0 ? 0 : nowMs + waitMs;
+    return waitMs === 0;
   }
 
   #endSwitch(spaceId: number, failure: ConcordError | undefined): void {
@@ -1047,6 +1171,11 @@ class BatchNeeds {
       at += size;
     }
   }
+}
+
+/** Engines without files of their own take whatever fits. */
+function mustAskFlow(space: Space): boolean {
+  return space.engine.background !== undefined || space.building !== undefined;
 }
 
 function tryWrite(ring: RingProducer, response: Buffer): boolean {
