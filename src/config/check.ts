@@ -6,8 +6,7 @@ import { isAbsolute, relative } from 'node:path';
 import { invalidArgument } from '../shared/errors.js';
 import { CONFIG_KEYS, isSection, keysOf } from './keys.js';
 import type { ConfigKey, ConfigSection } from './keys.js';
-import type { LsmTuning } from '../engines/lsm/options.js';
-const resolveLsmOptions = (lsm: LsmTuning): void => void lsm; // PENDING
+import { resolveLsmOptions, type LsmTuning } from '../engines/lsm/options.js';
 import { ENGINE_NAMES } from './schema.js';
 import type { Config } from './schema.js';
 import { formatSize, nearest, parseDuration, parseSize, textOfValue, valueOfText, withoutCredentials } from './text.js';

@@ -28,6 +28,7 @@ test('these keys change live', () => {
   expect(CONFIG_KEYS.filter(({ changes }) => changes === 'live').map(({ path }) => path)).toEqual([
     'store.durability',
     'store.checkpointLogBytes',
+    'store.backgroundBytesPerSecond',
     'store.expiry.intervalMs',
     'store.expiry.batch',
     'http.bodyBytesMax',

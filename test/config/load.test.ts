@@ -113,12 +113,20 @@ describe('precedence', () => {
   });
 
   test('every variable and every flag reaches its key', () => {
+    const own: Readonly<Record<string, string>> = {
+      'store.pageBytes': '8KiB',
+      'store.lsm.compression': 'none,lz4',
+      'store.lsm.blockBytes': '8KiB',
+      'store.lsm.prefixFilterBytes': '12',
+      'store.lsm.stopRuns': '30',
+      'store.lsm.stopDebtBytes': '64GiB',
+      'store.lsm.tieredSpacePercent': '70',
+    };
     for (const key of CONFIG_KEYS) {
       const value =
         (key.kind === 'list' ? 'a' : key.defaultValue) ??
         { text: 'btree', integer: 7, bytes: '64MiB' }[key.kind as 'text'];
-      const text =
-        key.words?.at(-1) ?? (key.path === 'store.pageBytes' ? '8KiB' : key.kind === 'ms' ? '77ms' : String(value));
+      const text = own[key.path] ?? key.words?.at(-1) ?? (key.kind === 'ms' ? '77ms' : String(value));
       const env = { [key.variable]: text };
       expect(loadConfig({ file: false, env }).origins[key.path]).toEqual({
         source: 'environment',
@@ -370,12 +378,12 @@ describe('errors', () => {
     [
       'a.yaml',
       'store: { engine: Btree }',
-      'store.engine is "Btree" (a.yaml:1): it must be btree, hash, rbtree, array or memtable, or another name of a-z, 0-9 and -; did you mean btree?',
+      'store.engine is "Btree" (a.yaml:1): it must be btree, hash, rbtree, array, memtable or lsm, or another name of a-z, 0-9 and -; did you mean btree?',
     ],
     [
       'a.yaml',
       'store: { engine: btre }',
-      'store.engine is "btre" (a.yaml:1): there are btree, hash, rbtree, array, memtable, and those engineModules register, of which none is given; did you mean btree?',
+      'store.engine is "btre" (a.yaml:1): there are btree, hash, rbtree, array, memtable, lsm, and those engineModules register, of which none is given; did you mean btree?',
     ],
     [
       'a.yaml',

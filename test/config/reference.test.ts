@@ -29,7 +29,7 @@ test('docs/configuration.md lists exactly the keys of the schema', () => {
 describe('keys', () => {
   test('end in their unit', () => {
     for (const { path, kind } of CONFIG_KEYS) {
-      expect(/Bytes(InFlight)?(Max)?$/.test(path), path).toBe(kind === 'bytes');
+      expect(/Bytes(InFlight|PerSecond)?(Max)?$/.test(path), path).toBe(kind === 'bytes');
       expect(/Ms$/.test(path), path).toBe(kind === 'ms');
     }
   });
@@ -39,7 +39,7 @@ describe('keys', () => {
     const flags = CONFIG_KEYS.flatMap(({ flag }) => (flag === undefined ? [] : [flag]));
     expect(new Set(variables).size).toBe(variables.length);
     expect(new Set(flags).size).toBe(flags.length);
-    for (const variable of variables) expect(variable).toMatch(/^CONCORDKV(_[A-Z]+)+$/);
+    for (const variable of variables) expect(variable).toMatch(/^CONCORDKV(_[A-Z]+\d?)+$/);
     expect(CONFIG_KEYS.find(({ path }) => path === 'http.bodyBytesMax')!.variable).toBe(
       'CONCORDKV_HTTP_BODY_BYTES_MAX',
     );
@@ -113,8 +113,8 @@ describe('the file to start from', () => {
     return findings;
   };
   const uncommented = {
-    yaml: configTemplate('yaml').replace(/^( *)# ([a-zA-Z]+: )/gm, '$1$2'),
-    json: configTemplate('json').replace(/^( *)\/\/ ("[a-zA-Z]+": )/gm, '$1$2'),
+    yaml: configTemplate('yaml').replace(/^( *)# ([a-zA-Z\d]+: )/gm, '$1$2'),
+    json: configTemplate('json').replace(/^( *)\/\/ ("[a-zA-Z\d]+": )/gm, '$1$2'),
   };
 
   test.each(['yaml', 'json'] as const)('as %s gives nothing', (form) => {
@@ -141,7 +141,7 @@ describe('the JSON schema', () => {
   const accepts = (value: unknown): boolean => schema.safeParse(value).success;
 
   test('accepts the file to start from, and units in it', () => {
-    expect(accepts(parse(configTemplate('yaml').replace(/^( *)# ([a-zA-Z]+: )/gm, '$1$2')))).toBe(true);
+    expect(accepts(parse(configTemplate('yaml').replace(/^( *)# ([a-zA-Z\d]+: )/gm, '$1$2')))).toBe(true);
     expect(
       accepts({ $schema: './x.json', store: { memoryBytes: '128MiB', shards: 'auto', pageBytes: 'adaptive' } }),
     ).toBe(true);

@@ -14,8 +14,7 @@ import {
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { lsmShape } from '../../config/schema.js';
 import { engineNamed, type EngineTuning } from '../../engines/engine.js';
-import type { LsmTuning } from '../../engines/lsm/options.js';
-const resolveLsmOptions = (lsm: LsmTuning): void => void lsm; // PENDING
+import { resolveLsmOptions, type LsmTuning } from '../../engines/lsm/options.js';
 import type { SpaceRecord } from './manifest.js';
 
 /** What an engine may be told, remembered with the space. Each engine heeds its own and ignores the rest. */
