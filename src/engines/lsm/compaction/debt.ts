@@ -49,6 +49,9 @@ export interface LevelTargets {
 /**
  * Dynamic level sizes: targets follow from the largest level upwards, by the factor, until one fits levelBytes. So all but a tenth of the data lie in
  * the last level, whatever its size, and obsolete versions take a tenth of the space at most (as in RocksDB's level_compaction_dynamic_level_bytes).
+ *
+ * The base level is between levelBytes / √factor and levelBytes · √factor. Another level above it only pays when it takes several times what arrives from
+ * level 0 at once: with a base of a tenth of that, everything would be written once more and the next level as often as without.
  */
 export function levelTargets(bytesOfLevels: readonly number[], options: LsmOptions): LevelTargets {
   const { levelBytes, levelFactor } = options;
@@ -65,11 +68,12 @@ export function levelTargets(bytesOfLevels: readonly number[], options: LsmOptio
   let size = largest;
   for (let level = last; level > firstUsed; level--) size /= levelFactor;
   let base = firstUsed;
-  while (base > 1 && size > levelBytes) {
+  const spread = Math.sqrt(levelFactor);
+  while (base > 1 && size > levelBytes * spread) {
     base--;
     size /= levelFactor;
   }
-  const baseBytes = Math.min(levelBytes, Math.max(size, levelBytes / levelFactor));
+  const baseBytes = Math.min(levelBytes * spread, Math.max(size, levelBytes / spread));
   let target = baseBytes;
   for (let level = base; level <= last; level++) {
     targets[level] = target;

@@ -13,6 +13,10 @@ export interface PickState {
   /** In any order; those of running plans among them. */
   readonly tables: readonly TableInfo[];
   readonly blobs: readonly BlobFileInfo[];
+  /**
+   * Those that stand in the manifest, and no others: what a tombstone hides is dropped for good, so it must not be one that a crash may still take away with the
+   * end of the log. (A flush is given those of its memtable's time as well: they enter the manifest with its tables.)
+   */
   readonly tombstones: readonly RangeTombstone[];
   /** Open snapshots, ascending. */
   readonly snapshots: readonly number[];
