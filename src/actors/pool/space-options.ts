@@ -12,7 +12,8 @@ import {
   type ValueEncodingName,
 } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
-import { lsmShape } from '../../config/schema.js';
+import { Findings, nested, nodeOfOptions } from '../../config/check.js';
+import { sectionAt, type ConfigSection } from '../../config/keys.js';
 import { engineNamed, type EngineTuning } from '../../engines/engine.js';
 import { resolveLsmOptions, type LsmTuning } from '../../engines/lsm/options.js';
 import type { SpaceRecord } from './manifest.js';
@@ -63,7 +64,8 @@ const tuningShape = {
     .optional(),
   memtableBytes: z.int().min(BYTES_MIN).max(BYTES_MAX).optional(),
   budgetBytes: z.int().min(BYTES_MIN).max(BYTES_MAX).optional(),
-  lsm: z.strictObject(lsmShape).optional(),
+  // Checked as the keys of a configuration are, see tuningOf().
+  lsm: z.unknown().optional(),
 };
 
 const schema = z.strictObject({
@@ -90,12 +92,16 @@ function given<T extends object>(fields: T): T {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as T;
 }
 
-/** @throws ERR_INVALID_ARG when options that are each right contradict each other */
-function checkTuning(tuning: EngineTuning): EngineTuning {
-  const { lsm } = tuning;
-  if (lsm === undefined) return given(tuning);
-  resolveLsmOptions(lsm);
-  return given({ ...tuning, lsm: given(lsm) });
+/** @throws ERR_INVALID_ARG naming every wrong option, and those that are each right but contradict each other */
+function tuningOf({ lsm, ...others }: Omit<EngineTuning, 'lsm'> & { readonly lsm?: unknown }): EngineTuning {
+  if (lsm === undefined) return given(others);
+  const findings = new Findings();
+  findings.addNode(nodeOfOptions(lsm), sectionAt('store').members.get('lsm') as ConfigSection);
+  findings.throwProblems();
+  const { store = {} } = nested(findings.given) as { store?: { lsm?: LsmTuning } };
+  const tuning = store.lsm ?? {};
+  resolveLsmOptions(tuning);
+  return given({ ...others, lsm: tuning });
 }
 
 /** @throws ERR_INVALID_ARG naming every wrong option */
@@ -107,13 +113,13 @@ export function resolveSpaceOptions(options: unknown): {
   const { engine, keyEncoding, valueEncoding, createIfMissing, ...tuning } = parse(schema, options ?? {}, 'a space');
   if (engine !== undefined) engineNamed(engine);
   const encoding = valueEncoding === undefined ? undefined : resolveValueEncoding(valueEncoding);
-  const spec = given({ engine, keyEncoding, valueEncoding: encoding?.name, tuning: checkTuning(tuning) });
+  const spec = given({ engine, keyEncoding, valueEncoding: encoding?.name, tuning: tuningOf(tuning) });
   return { spec, valueEncoding: encoding, createIfMissing };
 }
 
 /** @throws ERR_INVALID_ARG */
 export function resolveTuning(options: unknown): EngineTuning {
-  return checkTuning(parse(tuningSchema, options ?? {}, 'the engine'));
+  return tuningOf(parse(tuningSchema, options ?? {}, 'the engine'));
 }
 
 /** @throws ERR_INVALID_ARG */
