@@ -20,6 +20,7 @@ const HELP = `npm run bench -- [options]
 
   --quick            under a minute: fewer entries, shorter rounds; a smoke signal, not a measurement
   --only <names>     workloads, separated by commas: ${WORKLOADS.join(', ')}
+  --rows <text>      rows whose name contains the text, such as 'B,' of ycsb
   --n <count>        entries in the store (default ${SIZES.full.n}, with --quick ${SIZES.quick.n})
   --rounds <count>   timed rounds of each contender (default ${SIZES.full.rounds})
   --seed <number>    seed of keys' order and mixes (default 1)
@@ -42,7 +43,7 @@ function parseOptions() {
   try {
     const text = { type: 'string' };
     const flags = { quick: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } };
-    const named = { only: text, n: text, rounds: text, seed: text, peers: text, dir: text, json: text };
+    const named = { only: text, rows: text, n: text, rounds: text, seed: text, peers: text, dir: text, json: text };
     ({ values } = parseArgs({ options: { ...flags, ...named } }));
   } catch (error) {
     usage(error.message);
@@ -66,6 +67,7 @@ function parseOptions() {
   return {
     quick: values.quick ?? false,
     only: values.only === undefined ? undefined : new Set(names(values.only, WORKLOADS, 'only')),
+    rows: values.rows,
     peers: values.peers === 'none' ? [] : values.peers === undefined ? PEERS : names(values.peers, PEERS, 'peers'),
     n: number('n', 200),
     rounds: number('rounds', 1),
@@ -117,7 +119,16 @@ async function main() {
   };
   const start = performance.now();
   const size = quick ? SIZES.quick : SIZES.full;
-  const suiteOptions = { size, n: options.n, rounds: options.rounds, seed, peers, only: options.only, directory };
+  const suiteOptions = {
+    size,
+    n: options.n,
+    rounds: options.rounds,
+    seed,
+    peers,
+    only: options.only,
+    rows: options.rows,
+    directory,
+  };
   print(`ConcordKV beside ${peers.join(', ') || 'nobody'}. A peer's cell ends in how many times as fast ${OURS} is.`);
   const results = await runSuite(suiteOptions, {
     onWorkload: (name, question, rows) => print(formatWorkload(name, question, rows)),

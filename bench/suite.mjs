@@ -63,7 +63,7 @@ export const SIZES = {
 };
 
 /**
- * options: { size: SIZES.…, n?, rounds?, seed, peers, only?, directory }; onWorkload(name, question, rows) is told as each is done,
+ * options: { size: SIZES.…, n?, rounds?, seed, peers, only?, rows?, directory }; onWorkload(name, question, rows) is told as each is done,
  * onProgress(text) more often. Throws if an engine fails; wrong values are counted in the result.
  */
 export async function runSuite(options, { onWorkload = () => {}, onProgress = () => {} } = {}) {
@@ -154,7 +154,10 @@ class Run {
 
   async workload(workload) {
     const rows = [];
-    for (const row of workload.rows(this.#scale)) rows.push(await this.#row(workload, row));
+    const wanted = this.#options.rows ?? '';
+    for (const row of workload.rows(this.#scale)) {
+      if (row.row.includes(wanted)) rows.push(await this.#row(workload, row));
+    }
     this.#rows.set(workload.name, rows);
     return rows;
   }

@@ -22,10 +22,27 @@ export function syncLoop(ops, operation) {
 
 /**
  * A closed loop: `callers` async functions, each awaiting its own operation before it takes the next. operation(i) returns a
- * promise, or undefined if it was done at once (then it does its own timing); finished(i, result) runs when the promise has resolved.
- * isAwaited(i), if given, tells which is which beforehand, so that the clock is not read for nothing.
+ * promise; finished(i, result) runs when it has resolved.
  */
-export async function closedLoop(callers, ops, histogram, operation, finished, isAwaited = () => true) {
+export async function closedLoop(callers, ops, histogram, operation, finished) {
+  let next = 0;
+  const caller = async () => {
+    while (next < ops) {
+      const i = next++;
+      const before = performance.now();
+      const result = await operation(i);
+      histogram.recordMs(performance.now() - before);
+      finished(i, result);
+    }
+  };
+  return allCallers(callers, ops, caller);
+}
+
+/**
+ * The same where many operations are done at once: then operation(i) returns undefined and does its own timing, and isAwaited(i) tells beforehand,
+ * so that the clock is not read for nothing. finished(i, next): `next` is the first operation that has not begun.
+ */
+export async function mixedLoop(callers, ops, histogram, operation, finished, isAwaited) {
   let next = 0;
   const caller = async () => {
     while (next < ops) {
@@ -33,11 +50,15 @@ export async function closedLoop(callers, ops, histogram, operation, finished, i
       const before = isAwaited(i) ? performance.now() : 0;
       const pending = operation(i);
       if (pending === undefined) continue;
-      const result = await pending;
+      await pending;
       histogram.recordMs(performance.now() - before);
-      finished(i, result);
+      finished(i, next);
     }
   };
+  return allCallers(callers, ops, caller);
+}
+
+async function allCallers(callers, ops, caller) {
   const start = performance.now();
   const running = [];
   for (let i = 0; i < Math.min(callers, ops); i++) running.push(caller());

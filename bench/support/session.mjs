@@ -111,6 +111,15 @@ export class Session {
     this.#complain(this.keys[id], value, floor);
   }
 
+  /** As checkRead(), of a read that was noted (records.mjs). */
+  checkNote(notes, index, id, floor) {
+    const generation = notes.generationOf(index, id);
+    if (generation !== 0 && (generation >= floor || !this.engine.ordered)) return;
+    this.complain(
+      `${this.engineName}: read of ${this.keys[id]}: ${notes.describe(index)}, expected generation ${floor} or later`,
+    );
+  }
+
   /** Judges one entry of a scan by itself. */
   checkEntry(key, value) {
     if (!isValue(value) || !isKeyOf(key, idOf(value))) this.#complain(key, value, 0);

@@ -8,7 +8,7 @@
 import { Histogram } from '../support/histogram.mjs';
 import { closedLoop, syncLoop } from '../support/loops.mjs';
 import { makeIds } from '../support/random.mjs';
-import { keysInOrder } from '../support/records.mjs';
+import { keysInOrder, Notes } from '../support/records.mjs';
 
 export const name = 'read';
 export const question = 'point reads from one thread, data in memory';
@@ -66,9 +66,13 @@ export async function run(session, variant, { distribution, ops, round }) {
     return { ops, seconds, histograms: { read: histogram.counts } };
   }
   if (variant === 'getMany') return getMany(session, ids, keys);
-  return syncLoop(ops, (i) => {
-    session.checkRead(ids[i], store[variant](keys[i]), 0);
-  });
+  const notes = new Notes(ops);
+  const turn =
+    variant === 'getFast'
+      ? syncLoop(ops, (i) => notes.note(i, store.getFast(keys[i])))
+      : syncLoop(ops, (i) => notes.note(i, store.getSync(keys[i])));
+  for (let i = 0; i < ops; i++) session.checkNote(notes, i, ids[i], 0);
+  return turn;
 }
 
 async function getMany(session, ids, keys) {

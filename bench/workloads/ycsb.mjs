@@ -9,9 +9,9 @@
  * and once with asynchronous reads. As in YCSB, the read-modify-write of F is not atomic. Does not answer: several client threads, data larger than memory.
  */
 import { Histogram } from '../support/histogram.mjs';
-import { closedLoop, SAMPLE_EVERY } from '../support/loops.mjs';
+import { mixedLoop, SAMPLE_EVERY } from '../support/loops.mjs';
 import { makeIds, Random, Zipfian } from '../support/random.mjs';
-import { keysInOrder, makeValue } from '../support/records.mjs';
+import { keysInOrder, makeValue, Notes } from '../support/records.mjs';
 
 export const name = 'ycsb';
 export const question = 'mixed work, 64 callers on one thread';
@@ -87,23 +87,73 @@ function makePlan(session, mix, distribution, ops, round) {
   return { kinds, ids, lengths, fresh: distribution === 'latest' ? undefined : keysInOrder(ids) };
 }
 
+/**
+ * Reads are noted in the loop and judged when the clock has stopped, by replaying who was acknowledged when: a read must be no older than what was
+ * acknowledged before it began. Operations begin in the order of their numbers, so the number of the next one tells when.
+ */
+class Journal {
+  #notes;
+  /** By operation. */
+  #ids;
+  #generations;
+  #hasRead;
+  /** Writes in the order of their acknowledgements, and the number of the operation that began next. */
+  #acked;
+  #ackedBefore;
+  #ackedCount = 0;
+
+  constructor(ops) {
+    this.#notes = new Notes(ops);
+    this.#ids = new Uint32Array(ops);
+    this.#generations = new Uint32Array(ops);
+    this.#hasRead = new Uint8Array(ops);
+    this.#acked = new Uint32Array(ops);
+    this.#ackedBefore = new Uint32Array(ops);
+  }
+
+  read(i, id, value) {
+    this.#ids[i] = id;
+    this.#hasRead[i] = 1;
+    this.#notes.note(i, value);
+  }
+
+  write(i, id, generation) {
+    this.#ids[i] = id;
+    this.#generations[i] = generation;
+  }
+
+  acknowledged(i, next) {
+    this.#acked[this.#ackedCount] = i;
+    this.#ackedBefore[this.#ackedCount++] = next;
+  }
+
+  judge(session) {
+    const { acked } = session;
+    let seen = 0;
+    for (let i = 0; i <= this.#ids.length; i++) {
+      for (; seen < this.#ackedCount && this.#ackedBefore[seen] <= i; seen++) {
+        const write = this.#acked[seen];
+        session.acknowledge(this.#ids[write], this.#generations[write]);
+      }
+      if (this.#hasRead[i] === 1) session.checkNote(this.#notes, i, this.#ids[i], acked[this.#ids[i]]);
+    }
+  }
+}
+
 export async function run(session, variant, { mix, distribution, ops, round }) {
-  const { store, keys, acked } = session;
+  const { store, keys } = session;
   const { kinds, ids, lengths, fresh } = makePlan(session, mix, distribution, ops, round);
-  const generations = new Uint32Array(ops);
   const latest = distribution === 'latest';
   const readHistogram = new Histogram();
   const awaitedHistogram = new Histogram();
+  const journal = new Journal(ops);
 
-  let nextId = session.count;
+  const firstNew = session.count;
+  let nextId = firstNew;
   /** Ids below are all acknowledged: what 'latest' counts back from. */
-  let newest = session.count;
-
-  const write = (i, id, key) => {
-    const generation = session.issue(id);
-    generations[i] = generation;
-    return store.put(key, makeValue(id, generation));
-  };
+  let newest = firstNew;
+  const insertedAt = new Uint32Array(ops);
+  const isInserted = new Uint8Array(ops);
 
   let entries = 0;
   let previous = '';
@@ -113,19 +163,13 @@ export async function run(session, variant, { mix, distribution, ops, round }) {
     previous = key;
     session.checkEntry(key, value);
   };
-  const beginScan = () => {
+  const scanSync = (i) => {
     entries = 0;
     previous = '';
-  };
-  const checkScan = (wanted) => {
-    if (entries !== wanted && previous < session.lastKey) {
-      session.complain(`${session.engineName}: scan gave ${entries} entries of ${wanted}, up to ${previous}`);
-    }
-  };
-  const scanSync = (i) => {
-    beginScan();
     store.scanSync(fresh[i], lengths[i], visit);
-    checkScan(lengths[i]);
+    if (entries !== lengths[i] && previous < session.lastKey) {
+      session.complain(`${session.engineName}: scan gave ${entries} entries of ${lengths[i]}, up to ${previous}`);
+    }
   };
   const scanAsync = async (i) => {
     let seen = 0;
@@ -141,65 +185,67 @@ export async function run(session, variant, { mix, distribution, ops, round }) {
 
   const idOf = (i) => (latest ? Math.max(newest - 1 - ids[i], 0) : ids[i]);
   const keyAt = (i, id) => (latest ? keys[id] : fresh[i]);
-  const readSync = (i, id) => {
-    const floor = acked[id];
-    session.checkRead(id, store.getSync(keyAt(i, id)), floor);
+  const readSync = (i) => {
+    const id = idOf(i);
+    journal.read(i, id, store.getSync(keyAt(i, id)));
   };
   const readAsync = async (i, id) => {
-    const floor = acked[id];
-    session.checkRead(id, await store.get(keyAt(i, id)), floor);
+    journal.read(i, id, await store.get(keyAt(i, id)));
+  };
+  const put = (i, id, key) => {
+    const generation = session.issue(id);
+    journal.write(i, id, generation);
+    return store.put(key, makeValue(id, generation));
   };
   const modifyAsync = async (i, id) => {
     await readAsync(i, id);
-    await write(i, id, keyAt(i, id));
+    await put(i, id, keyAt(i, id));
   };
 
-  let sinceSample = 0;
-  const timed = (work, i, id) => {
-    if (++sinceSample < SAMPLE_EVERY) return work(i, id);
-    sinceSample = 0;
+  let untilSample = SAMPLE_EVERY;
+  const timed = (work, i) => {
     const before = performance.now();
-    work(i, id);
+    work(i);
     readHistogram.recordMs(performance.now() - before, SAMPLE_EVERY);
+    untilSample = SAMPLE_EVERY;
   };
 
-  const insertedAt = new Map();
+  const isAsync = variant === 'async';
+  const isAwaited = isAsync ? () => true : (i) => kinds[i] !== READ && kinds[i] !== SCAN;
   const operation = (i) => {
     const kind = kinds[i];
+    if (!isAsync && kind !== UPDATE && kind !== INSERT) {
+      const work = kind === SCAN ? scanSync : readSync;
+      if (--untilSample === 0) timed(work, i);
+      else work(i);
+      return kind === MODIFY ? put(i, ids[i], fresh[i]) : undefined;
+    }
     if (kind === INSERT) {
       const id = nextId++;
-      insertedAt.set(i, id);
-      return write(i, id, session.keyToWrite(id));
+      insertedAt[i] = id - firstNew;
+      return put(i, id, session.keyToWrite(id));
     }
     const id = idOf(i);
-    if (variant === 'async') {
-      if (kind === READ) return readAsync(i, id);
-      if (kind === SCAN) return scanAsync(i);
-      if (kind === MODIFY) return modifyAsync(i, id);
-    } else {
-      if (kind === READ) return void timed(readSync, i, id);
-      if (kind === SCAN) return void timed(scanSync, i, id);
-      if (kind === MODIFY) timed(readSync, i, id);
-    }
-    return write(i, id, keyAt(i, id));
+    if (kind === READ) return readAsync(i, id);
+    if (kind === SCAN) return scanAsync(i);
+    if (kind === MODIFY) return modifyAsync(i, id);
+    return put(i, id, keyAt(i, id));
   };
 
-  const finished = (i) => {
+  const finished = (i, next) => {
     const kind = kinds[i];
-    if (kind === INSERT) {
-      session.acknowledge(insertedAt.get(i), generations[i]);
-      while (newest < nextId && acked[newest] !== 0) newest++;
-    } else if (kind !== READ && kind !== SCAN) {
-      session.acknowledge(ids[i], generations[i]);
-    }
+    if (kind === READ || kind === SCAN) return;
+    journal.acknowledged(i, next);
+    if (kind !== INSERT) return;
+    isInserted[insertedAt[i]] = 1;
+    while (newest < nextId && isInserted[newest - firstNew] === 1) newest++;
   };
 
-  const isAwaited = variant === 'async' ? undefined : (i) => kinds[i] !== READ && kinds[i] !== SCAN;
-  const seconds = await closedLoop(CALLERS, ops, awaitedHistogram, operation, finished, isAwaited);
+  const seconds = await mixedLoop(CALLERS, ops, awaitedHistogram, operation, finished, isAwaited);
   session.count = nextId;
-  const histograms =
-    variant === 'async'
-      ? { 'all awaited': awaitedHistogram.counts }
-      : { read: readHistogram.counts, write: awaitedHistogram.counts };
+  journal.judge(session);
+  const histograms = isAsync
+    ? { 'all awaited': awaitedHistogram.counts }
+    : { read: readHistogram.counts, write: awaitedHistogram.counts };
   return { ops, seconds, histograms };
 }
