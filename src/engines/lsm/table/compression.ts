@@ -67,8 +67,8 @@ export function compressionName(code: number): CompressionName | undefined {
 const NAMES = Object.keys(CompressionCode) as CompressionName[];
 
 /** The compressed bytes, undefined if they save less than an eighth. */
-export function compress(name: CompressionName, bytes: Uint8Array, length: number): Buffer | undefined {
-  const plain = Buffer.from(bytes.buffer, bytes.byteOffset, length);
+export function compress(name: CompressionName, bytes: Uint8Array, length: number, start = 0): Buffer | undefined {
+  const plain = Buffer.from(bytes.buffer, bytes.byteOffset + start, length);
   const most = length - Math.ceil(length / SAVED_SHARE_MIN);
   if (name === 'lz4') {
     // Its own first four bytes are the plain length.

@@ -204,7 +204,13 @@ export class TableFile extends BlockFile {
    * Reads footer, properties and root. Without an owner (identity and number) any table will do: the file says whose it is.
    * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_UNSUPPORTED
    */
-  static override open(env: Env, path: string, identity?: LsmIdentity, number?: number, expectedBytes?: number): TableFile {
+  static override open(
+    env: Env,
+    path: string,
+    identity?: LsmIdentity,
+    number?: number,
+    expectedBytes?: number,
+  ): TableFile {
     const file = openExisting(env, path, 'table');
     try {
       const fileBytes = file.size();
