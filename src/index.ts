@@ -4,6 +4,7 @@ export type { ConcordIterator, ConcordSyncIterator } from './actors/pool/iterato
 export type {
   AnySpace,
   BatchOperation,
+  CompactOptions,
   DelOptions,
   PutOptions,
   SpaceBatchOperation,
@@ -17,7 +18,15 @@ export type { Entry, ReadOptions, SyncReadOptions } from './actors/pool/reads.js
 export { Snapshot, type AnySnapshot, type SnapshotReads } from './actors/pool/snapshot.js';
 export { Space, type SwitchOptions, type SwitchProgressEvent } from './actors/pool/space.js';
 export type { SpaceOptions, TuningOptions } from './actors/pool/space-options.js';
-export type { OperationContext } from './actors/metrics/tracing.js';
+export type { BackpressureEvent } from './actors/pool/host.js';
+export type { LsmTuning } from './engines/lsm/options.js';
+export type {
+  CheckpointMessage,
+  LsmJobMessage,
+  OperationContext,
+  ShardMessage,
+  SwitchMessage,
+} from './actors/metrics/tracing.js';
 export type { MetricsOptions } from './actors/pool/metrics.js';
 export type {
   LatencyStats,

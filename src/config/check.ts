@@ -165,7 +165,11 @@ export class Findings {
     } catch (error) {
       const key = [...this.given.keys()].find((path) => path.startsWith('store.lsm.')) ?? 'store.lsm';
       const text = (error as Error).message;
-      this.refuse('store.lsm', this.given.get(key)?.origin ?? OPTION, (place) => `${place}: ${text.replace(/^lsm[:.] ?/, '')}`);
+      this.refuse(
+        'store.lsm',
+        this.given.get(key)?.origin ?? OPTION,
+        (place) => `${place}: ${text.replace(/^lsm[:.] ?/, '')}`,
+      );
     }
     if (engine === undefined || engineModules.length > 0 || (ENGINE_NAMES as readonly string[]).includes(engine))
       return;

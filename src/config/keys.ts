@@ -64,7 +64,9 @@ function allowedOf(schema: z.ZodType, kind: KeyKind): string {
   if (schema instanceof z.ZodBoolean) return 'true or false';
   if (schema instanceof z.ZodArray) {
     const { element } = schema;
-    return element instanceof z.ZodEnum ? `a list of ${either(element.options.map(String))}` : 'a list of texts that are not empty';
+    return element instanceof z.ZodEnum
+      ? `a list of ${either(element.options.map(String))}`
+      : 'a list of texts that are not empty';
   }
   return 'a text that is not empty';
 }

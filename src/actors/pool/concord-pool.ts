@@ -57,7 +57,7 @@ const ATTACH_MS_MAX = 30_000;
 
 export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implements AsyncDisposable {
   readonly directory: string;
-  /** 'shard-restarted', 'shard-failed', 'checkpoint-failed' (in the thread that opened the pool), 'closed'. */
+  /** 'shard-restarted', 'shard-failed', 'checkpoint-failed', 'backpressure' (in the thread that opened the pool), 'closed'. */
   readonly events = new EventEmitter<HostEvents & { closed: [] }>();
   readonly #core: PoolCore;
   readonly #host: PoolHost | undefined;
@@ -81,6 +81,7 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
       for (const name of ['shard-restarted', 'shard-failed', 'checkpoint-failed'] as const) {
         host.on(name, (event) => this.events.emit(name, event));
       }
+      host.on('backpressure', (event) => this.events.emit('backpressure', event));
     }
   }
 
@@ -207,7 +208,7 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   // ---- maintenance ------------------------------------------------------------------------------------------------------------------------
 
   /**
-   * Changes options while the store is open, for all threads: durability, checkpointLogBytes, expiry. Resolves with the names of those that are
+   * Changes options while the store is open, for all threads: durability, checkpointLogBytes, backgroundBytesPerSecond, expiry. Resolves with the names of those that are
    * different now. @throws ERR_INVALID_ARG naming what is wrong or cannot change, ERR_CLOSED
    */
   async configure(change: LiveOptions): Promise<readonly string[]> {

@@ -7,6 +7,7 @@ import { resolveValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError } from '../../shared/errors.js';
 import { DEFAULT_SPACE_ID, type EngineTuning } from '../../engines/engine.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
+import type { CompactRequest } from '../shard/shard.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import type { ClientSettings } from './host.js';
 import type { SpaceRecord } from './manifest.js';
@@ -22,7 +23,8 @@ export interface PoolGate {
   switchEngine(id: number, engine: string, tuning: EngineTuning): Promise<void>;
   cancelSwitch(id: number): Promise<void>;
   switchProgress(id: number): Promise<SwitchProgress | undefined>;
-  compact(): Promise<number>;
+  compact(request: CompactRequest): Promise<number>;
+  cancelCompact(id: string): Promise<void>;
   configure(change: LiveOptions): Promise<readonly string[]>;
   checkpoint(directory: string): Promise<void>;
 }

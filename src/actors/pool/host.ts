@@ -42,6 +42,7 @@ import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
 import { tellCheckpoint, tellLsmJob, tellShard, tellSwitch } from '../metrics/tracing.js';
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
+import type { CompactRequest } from '../shard/shard.js';
 import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-worker.js';
 import type { ClientSetup } from '../client/thread-client.js';
 import {
@@ -185,8 +186,12 @@ export class ClientGate {
     this.#host.serve(port);
   }
 
-  compact(): Promise<number> {
-    return this.#host.compact();
+  compact(request: CompactRequest): Promise<number> {
+    return this.#host.compact(request);
+  }
+
+  cancelCompact(id: string): Promise<void> {
+    return this.#host.cancelCompact(id);
   }
 
   configure(change: LiveOptions): Promise<readonly string[]> {
@@ -591,7 +596,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
   // ---- flushes and compactions ----------------------------------------------------------------------------------------------------------
 
   /** Hands a task to the background pool and its outcome back to the thread that ordered it. */
-  #startJob(handle: ShardHandle, remote: RemoteControl<ShardControl>, job: number, task: LsmTask, priority: number): void {
+  #startJob(
+    handle: ShardHandle,
+    remote: RemoteControl<ShardControl>,
+    job: number,
+    task: LsmTask,
+    priority: number,
+  ): void {
     // Ordered by a thread that has died meanwhile.
     if (remote !== handle.remote) return;
     const done = this.#runJob(handle, task, priority)
@@ -860,10 +871,17 @@ export class PoolHost extends EventEmitter<HostEvents> {
     return changed;
   }
 
-  /** Removes what no snapshot needs and packs pages. Resolves with the versions removed. */
-  async compact(): Promise<number> {
-    const removed = await Promise.all(this.#shards.map((handle) => this.#ask(handle, (remote) => remote.compact())));
+  /** Removes what no snapshot needs, packs pages, merges tables. Resolves with the versions removed from memory. */
+  async compact(request: CompactRequest): Promise<number> {
+    const removed = await Promise.all(
+      this.#shards.map((handle) => this.#ask(handle, (remote) => remote.compact(request))),
+    );
     return removed.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** Harmless when it has ended. */
+  async cancelCompact(id: string): Promise<void> {
+    await Promise.all(this.#shards.map((handle) => handle.remote.cancelCompact(id).catch(() => undefined)));
   }
 
   /** Problems found by walking every shard's memory. */

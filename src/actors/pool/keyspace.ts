@@ -75,6 +75,15 @@ export interface AnySpace {
   readonly source: SpaceSource;
 }
 
+/** A range of this space's keys; without bounds, all of all spaces. */
+export interface CompactOptions<K> extends RangeOptions<K> {
+  /** Ends it; what has been merged stays merged. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** By this thread: they tell one from another. */
+let compactions = 0;
+
 /** How often update() tries again after losing to other writers. */
 const UPDATE_ATTEMPTS_MAX = 1000;
 /** Times are 48 bits. */
@@ -498,15 +507,39 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     return new Snapshot<K, V>(source, await this.client.control.openSnapshot(this.client.client));
   }
 
-  /** Drops versions no snapshot needs and packs thin pages, in all spaces, while the store is used. Resolves with the versions dropped. */
-  compact(): Promise<number> {
-    if (!isTraced()) return this.#compact();
-    return traced({ operation: 'compact', space: this.spaceName }, () => this.#compact());
+  /**
+   * Drops versions no snapshot needs and packs thin pages, in all spaces, while the store is used; LSM-Trees are merged down to their last level.
+   * With a range, an LSM-Tree merges only what this space has in it. Resolves with the versions dropped from memory.
+   * @throws ERR_CONFLICT when one is under way, ERR_CLOSED, ERR_SPACE_DROPPED, ERR_SHARD_RESTARTED, ERR_DISK_FULL, ERR_IO; AbortError
+   */
+  compact(options?: CompactOptions<K>): Promise<number> {
+    if (!isTraced()) return this.#compact(options);
+    return traced({ operation: 'compact', space: this.spaceName }, () => this.#compact(options));
   }
 
-  async #compact(): Promise<number> {
-    this.source.assertUsable();
-    return await this.source.core.gate.compact();
+  async #compact(options: CompactOptions<K> | undefined): Promise<number> {
+    const signal = checkSignal(options);
+    const { source } = this;
+    if (source.pending !== undefined) await source.pending;
+    source.assertUsable();
+    const { gate } = source.core;
+    const id = `${this.client.client}:${++compactions}`;
+    const range = options === undefined ? undefined : encodeRange(options, source.keyEncoding);
+    if (range !== undefined && isEmptyRange(range)) return 0;
+    const { low, high } = range ?? {};
+    const spaceId = low === undefined && high === undefined ? undefined : source.spaceId;
+    const running = gate.compact({ id, spaceId, low, high });
+    if (signal === undefined) return await running;
+    const abort = (): void => {
+      gate.cancelCompact(id).catch(() => undefined);
+    };
+    signal.addEventListener('abort', abort, { once: true });
+    try {
+      return await running;
+    } finally {
+      signal.removeEventListener('abort', abort);
+      signal.throwIfAborted();
+    }
   }
 }
 

@@ -22,7 +22,7 @@ import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
-import { Shard } from './shard.js';
+import { Shard, type CompactRequest } from './shard.js';
 
 export interface ShardWorkerData {
   readonly shard: number;
@@ -148,10 +148,15 @@ export class ShardControl {
     this.#loop.configure(settings);
   }
 
-  async compact(): Promise<number> {
-    const removed = this.#shard.compact();
+  compact(request: CompactRequest): Promise<number> {
+    const removed = this.#shard.compact(request);
     this.#loop.wake();
     return removed;
+  }
+
+  cancelCompact(id: string): void {
+    this.#shard.cancelCompact(id);
+    this.#loop.wake();
   }
 
   check(): string[] {

@@ -33,7 +33,7 @@ import {
   type ShardStore,
   type TableSweep,
 } from '../../engines/store/shard-store.js';
-import type { EngineBackground } from '../../engines/engine.js';
+import { engineOfCode, type EngineBackground } from '../../engines/engine.js';
 import type { WriteFlow } from '../../engines/lsm/types.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { Space } from '../../engines/store/space-table.js';
@@ -94,6 +94,19 @@ interface ClearInProgress {
   position: Uint8Array | undefined;
   level: DurabilityLevel;
 }
+
+/** What is to be compacted: plain data. */
+export interface CompactRequest {
+  /** By which it is cancelled. */
+  readonly id: string;
+  /** Undefined: all spaces. */
+  readonly spaceId: number | undefined;
+  /** [low, high), undefined: open. Only engines with files heed it. */
+  readonly low: Uint8Array | undefined;
+  readonly high: Uint8Array | undefined;
+}
+
+const COMPACT_ALL: CompactRequest = { id: '', spaceId: undefined, low: undefined, high: undefined };
 
 interface SwitchInProgress {
   readonly waiters: { resolve: () => void; reject: (error: Error) => void }[];
@@ -181,6 +194,8 @@ export class Shard {
   #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
   #sweep: { state: TableSweep; resolve: (removedCells: number) => void } | undefined;
+  /** What ends compactions that run, by their ids. */
+  readonly #compactions = new Map<string, (() => void)[]>();
 
   /** `clock`: of the store's machine. */
   constructor(index: number, store: ShardStore, control: ControlBlock, clock: SyncClock = { syncMs: 0 }) {
@@ -559,7 +574,8 @@ export class Shard {
     if (this.#gates.size === 0 || nowMs < this.#gatesDueMs) return;
     this.#gatesDueMs = nowMs + GATES_LOOK_MS;
     const inUse = new Set<EngineBackground | undefined>();
-    for (const { engine, building } of this.store.spaces.all) inUse.add(engine.background).add(building?.engine.background);
+    for (const { engine, building } of this.store.spaces.all)
+      inUse.add(engine.background).add(building?.engine.background);
     for (const [background, gate] of this.#gates) {
       if (inUse.has(background)) gate.look(nowMs);
       else this.#gates.delete(background);
@@ -720,9 +736,7 @@ export class Shard {
       store.beginGroup();
       let isLast: boolean;
       try {
-        isLast = store.spaces.isOrdered(space)
-          ? this.#appendClearSlice(space, clear)
-          : this.#appendClearDeletes(space, clear);
+        isLast = this.#appendClear(space, clear);
       } catch (error) {
         // Nothing is logged yet: what cannot be read, or finds no room, ends the clear and nothing else.
         if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
@@ -745,6 +759,49 @@ export class Shard {
     this.#complete(link);
   }
 
+  /** True when it was the last part. */
+  #appendClear(space: Space, clear: ClearInProgress): boolean {
+    const { isOrdered, removesRangeAtOnce: atOnce = false } = engineOfCode(space.engine.code);
+    const { building } = space;
+    if (building === undefined && atOnce) return this.#appendWholeClear(space, clear);
+    // One of the two would remember each slice, the other cannot do with one.
+    const remembers =
+      building !== undefined && (atOnce || engineOfCode(building.engine.code).removesRangeAtOnce === true);
+    return isOrdered && !remembers ? this.#appendClearSlice(space, clear) : this.#appendClearDeletes(space, clear);
+  }
+
+  /**
+   * For an engine that remembers the range: a few entries are deleted one by one, so that reads need not ask for it; more of them with one record.
+   * @throws ERR_MEMORY_FULL, ERR_CORRUPT, ERR_IO
+   */
+  #appendWholeClear(space: Space, clear: ClearInProgress): true {
+    const { store } = this;
+    const { low, high } = clear;
+    const keys: Buffer[] = [];
+    const cursor = store.spaces.cursorOf(space);
+    try {
+      cursor.seek(store.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
+      for (; keys.length <= CLEAR_SLICE_ENTRIES && cursor.valid; cursor.next()) {
+        if (high !== undefined && cursor.compareKey(high, high.length) >= 0) break;
+        const key = Buffer.allocUnsafe(cursor.keyLength);
+        cursor.copyKey(key, 0);
+        keys.push(key);
+      }
+    } finally {
+      cursor.release();
+    }
+    const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
+    if (keys.length > CLEAR_SLICE_ENTRIES || !store.fits(recordBytes)) {
+      if (!store.admits(space, 1, (low?.length ?? 0) + (high?.length ?? 0), 0, true)) throw this.#memoryFull();
+      store.appendClear(clear.spaceId, low, high);
+      return true;
+    }
+    const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
+    if (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true)) throw this.#memoryFull();
+    for (const key of keys) store.appendDelete(clear.spaceId, key);
+    return true;
+  }
+
   /** Appends one range delete of a few hundred entries. True when it is the last. @throws ERR_MEMORY_FULL */
   #appendClearSlice(space: Space, clear: ClearInProgress): boolean {
     const { store } = this;
@@ -765,7 +822,7 @@ export class Shard {
     return isLast;
   }
 
-  /** The same for an engine without order: a few hundred deletes, in its own. */
+  /** The same one by one, for an engine without order: a few hundred deletes, in its own. */
   #appendClearDeletes(space: Space, clear: ClearInProgress): boolean {
     const { store } = this;
     const { low, high } = clear;
@@ -1085,11 +1142,49 @@ export class Shard {
     }
   }
 
-  /** Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups. Resolves with the cells removed. */
-  compact(): Promise<number> {
+  /**
+   * Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups; engines with files merge them, in the
+   * background. Resolves with the cells removed from memory. @throws ERR_CONFLICT when one runs; ERR_CLOSED when it was cancelled
+   */
+  async compact({ id, spaceId, low, high }: CompactRequest = COMPACT_ALL): Promise<number> {
+    const { spaces } = this.store;
+    const wanted = spaceId === undefined ? [...spaces.all] : [spaces.require(spaceId)];
+    const trees = wanted.filter(({ engine }) => engine.background !== undefined);
+    const cancels: (() => void)[] = [];
+    this.#compactions.set(id, cancels);
+    try {
+      const merges = trees.map(
+        (space) =>
+          new Promise<void>((resolve, reject) => {
+            const done = (error?: Error): void => {
+              // What is gone needs no merging.
+              if (error === undefined || spaces.get(space.id) !== space) resolve();
+              else reject(error);
+            };
+            cancels.push(space.engine.background!.compactRange(low, high, done));
+          }),
+      );
+      const isSwept = spaceId === undefined || trees.length === 0;
+      const [removed] = await Promise.all([isSwept ? this.#sweepAll(cancels) : 0, ...merges]);
+      return removed;
+    } finally {
+      this.#compactions.delete(id);
+    }
+  }
+
+  /** Harmless when it has ended. */
+  cancelCompact(id: string): void {
+    for (const cancel of this.#compactions.get(id) ?? []) cancel();
+  }
+
+  #sweepAll(cancels: (() => void)[]): Promise<number> {
     if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
     return new Promise((resolve) => {
-      this.#sweep = { state: newTableSweep(), resolve };
+      const state = newTableSweep();
+      this.#sweep = { state, resolve };
+      cancels.push(() => {
+        state.done = true;
+      });
     });
   }
 
@@ -1097,9 +1192,11 @@ export class Shard {
   #sweepSlice(sweep: { state: TableSweep; resolve: (removedCells: number) => void }): void {
     const { store } = this;
     try {
-      this.#unseen(() => {
-        store.sweep(sweep.state, SWEEP_PAGES);
-      });
+      if (!sweep.state.done) {
+        this.#unseen(() => {
+          store.sweep(sweep.state, SWEEP_PAGES);
+        });
+      }
     } catch (error) {
       if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
       // No room to rewrite pages: what is thin stays thin. The caller learns how far it got.
