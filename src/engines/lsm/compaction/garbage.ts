@@ -35,9 +35,11 @@ const IDLE_SCORE = 0.5;
 /** Everything that can go at once. */
 export function pickDrops(view: TreeView): CompactionPlan | undefined {
   const { state } = view;
-  const hidden = state.tombstones.length === 0 ? [] : state.tables.filter((table) => isHidden(view, table));
+  const hidden = view.tombstones.length === 0 ? [] : state.tables.filter((table) => isHidden(view, table));
   const expired = state.tables.filter((table) => isExpired(view, table));
-  const tombstones = state.tombstones.filter((tombstone) => !hidesAnything(view, tombstone));
+  const tombstones = state.tombstones.filter(
+    (tombstone) => !view.tombstones.includes(tombstone) || !hidesAnything(view, tombstone),
+  );
   let blobs: number[] = [];
   if (state.blobs.length > 0) {
     const live = liveBlobBytes(state.tables);
@@ -57,7 +59,7 @@ function hidesAnything(view: TreeView, { seq, low, high }: RangeTombstone): bool
 
 function isHidden(view: TreeView, table: TableInfo): boolean {
   if (view.isBusy(table)) return false;
-  return view.state.tombstones.some(
+  return view.tombstones.some(
     ({ seq, low, high }) =>
       table.largestSeq < seq &&
       covers(low, high, table.smallestKey, table.largestKey) &&
@@ -106,15 +108,15 @@ function pickBlobs(view: TreeView): CompactionPlan | undefined {
 
 function pickCut(view: TreeView): CompactionPlan | undefined {
   const { state } = view;
-  const score = Math.max(IDLE_SCORE, state.tombstones.length / TOMBSTONES_MAX);
-  if (state.tombstones.length === 0 || (score < 1 && !state.isIdle)) return undefined;
+  const score = Math.max(IDLE_SCORE, view.tombstones.length / TOMBSTONES_MAX);
+  if (view.tombstones.length === 0 || (score < 1 && !state.isIdle)) return undefined;
   const isCut = (table: TableInfo): boolean => isCutByTombstone(view, table);
   return rewriteFirst(view, 'range-tombstones', score, isCut, isCut);
 }
 
 /** Rewriting the table takes away all that some range tombstone hides in it. */
 export function isCutByTombstone(view: TreeView, table: TableInfo): boolean {
-  return view.state.tombstones.some(
+  return view.tombstones.some(
     ({ seq, low, high }) =>
       table.smallestSeq < seq &&
       meets(table.smallestKey, table.largestKey, low, high) &&

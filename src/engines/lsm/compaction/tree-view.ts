@@ -17,7 +17,7 @@
  *
  * Threads: any; made anew for each question.
  */
-import { LSM_LEVELS, type LsmOptions, type TableInfo } from '../types.js';
+import { LSM_LEVELS, type LsmOptions, type RangeTombstone, type TableInfo } from '../types.js';
 import { levelTargets, shapeOf, type LevelTargets, type TreeShape } from './debt.js';
 import type { CompactionCause, CompactionPlan, PickContext, PickState } from './plan.js';
 import { compareKeys, overlaps, unionOf } from './ranges.js';
@@ -45,6 +45,8 @@ export class TreeView {
   /** By level; [0] is empty. */
   readonly levels: readonly (readonly TableInfo[])[];
   readonly lastSnapshot: number;
+  /** Those of the state that are not empty. */
+  readonly tombstones: readonly RangeTombstone[];
   readonly #busyTables = new Set<number>();
   #garbageBlobs: ReadonlySet<number> | undefined;
 
@@ -74,6 +76,9 @@ export class TreeView {
     this.shape = shapeOf(state.tables);
     this.targets = levelTargets(this.shape.bytes, options);
     this.lastSnapshot = state.snapshots.at(-1) ?? -1;
+    this.tombstones = state.tombstones.filter(
+      ({ low, high }) => low === undefined || high === undefined || compareKeys(low, high) < 0,
+    );
   }
 
   isBusy(table: TableInfo): boolean {

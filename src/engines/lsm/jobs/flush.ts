@@ -12,11 +12,8 @@ import { TableWalk } from '../../memtable/walk.js';
 import { EntryFlag, KEY_BYTES_MAX } from '../table/entry.js';
 import type { FlushTask, LsmJobResult } from '../types.js';
 import { JobEnv } from './job-env.js';
-import { JobOutput } from './output.js';
+import { JobOutput, PIECE_BYTES } from './output.js';
 import { VersionRules } from './versions.js';
-
-/** Larger values go to blob files piece by piece. */
-const PIECE_BYTES = 256 * 1024;
 
 /** @throws ERR_CLOSED when cancelled, ERR_DISK_FULL, ERR_IO, ERR_CORRUPT */
 export function runFlush(

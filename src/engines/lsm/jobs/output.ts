@@ -14,13 +14,13 @@
 import { posix } from 'node:path';
 import { ConcordError } from '../../../shared/errors.js';
 import { compareKeyTo } from '../compaction/ranges.js';
-import { BLOB_REFERENCE_BYTES_MAX, decodeBlobReference, encodeBlobReference } from '../blob/format.js';
+import { BLOB_REFERENCE_BYTES_MAX, decodeBlobReference, encodeBlobReference } from '../blob/reference.js';
 import { BlobReader } from '../blob/blob-reader.js';
 import { BlobWriter } from '../blob/blob-writer.js';
 import { blobName, tableName } from '../manifest/names.js';
 import { EntryFlag, KEY_BYTES_MAX } from '../table/entry.js';
 import { TableWriter } from '../table/table-writer.js';
-import type { BlobFileInfo, LsmIdentity, TableInfo, TableOptions } from '../types.js';
+import type { BlobFileInfo, BlobReference, LsmIdentity, TableInfo, TableOptions } from '../types.js';
 import type { JobEnv } from './job-env.js';
 import { Verdict, type VersionRules } from './versions.js';
 
@@ -30,6 +30,8 @@ export const GRANDPARENT_TABLES_MAX = 10;
 const ALIGNED_CUT_SHARE = 0.6;
 /** Versions between two looks at the cancel word: some milliseconds. */
 const CANCEL_INTERVAL = 4096;
+/** Larger values go to blob files piece by piece. */
+export const PIECE_BYTES = 256 * 1024;
 const NO_BYTES = new Uint8Array(0);
 
 export interface JobOutputParameters {
@@ -333,19 +335,24 @@ export class JobOutput {
       return;
     }
     const { valueBytes } = reference;
-    if (this.#value.length < valueBytes) this.#value = new Uint8Array(Math.max(valueBytes, 2 * this.#value.length));
-    const read = this.#readerOf(reference.file).read(reference, this.#value, 0, 0, valueBytes);
-    if (read !== valueBytes) {
-      throw new ConcordError(
-        'ERR_CORRUPT',
-        `${this.#readerOf(reference.file).path}: ${read} bytes at ${reference.offset}, not ${valueBytes}`,
-        {
-          file: this.#readerOf(reference.file).path,
-          offset: reference.offset,
-        },
-      );
+    const reader = this.#readerOf(reference.file);
+    const isLarge = valueBytes > PIECE_BYTES && this.isBlob(valueBytes);
+    const roomBytes = isLarge ? PIECE_BYTES : valueBytes;
+    if (this.#value.length < roomBytes) this.#value = new Uint8Array(Math.max(roomBytes, 2 * this.#value.length));
+    const room = this.#value;
+    const ownFlags = flags & ~EntryFlag.blob;
+    if (!isLarge) {
+      readWhole(reader, reference, room, 0, valueBytes);
+      this.write(room, 0, valueBytes, seq, ownFlags, expiresAt);
+      return;
     }
-    this.write(this.#value, 0, valueBytes, seq, flags & ~EntryFlag.blob, expiresAt);
+    this.beginPieces(valueBytes, seq);
+    for (let from = 0; from < valueBytes; from += PIECE_BYTES) {
+      const pieceBytes = Math.min(PIECE_BYTES, valueBytes - from);
+      readWhole(reader, reference, room, from, pieceBytes);
+      this.piece(room, 0, pieceBytes);
+    }
+    this.endPieces(seq, ownFlags, expiresAt);
   }
 
   #readerOf(file: number): BlobReader {
@@ -362,4 +369,20 @@ export class JobOutput {
     for (const reader of this.#readers.values()) reader.close();
     this.#readers.clear();
   }
+}
+
+/** @throws ERR_CORRUPT */
+function readWhole(reader: BlobReader, reference: BlobReference, into: Uint8Array, from: number, length: number): void {
+  const read = reader.read(reference, into, 0, from, length);
+  if (read === length) return;
+  const { path } = reader;
+  const { offset } = reference;
+  throw new ConcordError(
+    'ERR_CORRUPT',
+    `${path}: at ${offset} a value has ${from + read} bytes, not ${reference.valueBytes}`,
+    {
+      file: path,
+      offset,
+    },
+  );
 }
