@@ -140,12 +140,44 @@ export class PageCache {
   readonly layout: PageCacheLayout;
   readonly #stripes: Stripe[];
   readonly #shift: number;
+  /** What locate() found: the block is foundBytes[foundAt, foundAt + its length). */
+  foundBytes: Uint8Array;
+  /** The same memory. */
+  foundWords: Int32Array;
+  foundAt = 0;
+  #foundIn: Stripe;
 
   /** `owner`: the thread, for recover(). Each thread that inserts has its own. */
   constructor(layout: PageCacheLayout, owner: OwnerId) {
     this.layout = layout;
     this.#stripes = layout.stripes.map((stripe) => new Stripe(stripe, owner));
     this.#shift = 32 - Math.log2(layout.stripes.length);
+    this.#foundIn = this.#stripes[0]!;
+    this.foundBytes = this.#foundIn.bytes;
+    this.foundWords = this.#foundIn.words;
+  }
+
+  /**
+   * Where the block lies in shared memory, to look at it there without a copy; returns its length, 0: it is not here. Any moment it may become something else:
+   * whoever looks must survive any bytes, copy what is needed, and believe it only if confirm() says so afterwards. Each locate() that found something
+   * is followed by one confirm().
+   */
+  locate(file: number, block: number): number {
+    const hash = hashOf(file, block);
+    const stripe = this.#stripeOf(hash);
+    const length = stripe.locate(hash, file, block);
+    if (length !== 0) {
+      this.#foundIn = stripe;
+      this.foundBytes = stripe.bytes;
+      this.foundWords = stripe.words;
+      this.foundAt = stripe.foundAt;
+    }
+    return length;
+  }
+
+  /** Whether the block that locate() found last was there, whole, until now. */
+  confirm(): boolean {
+    return this.#foundIn.confirm();
   }
 
   /** Copies the block to into[at …] and returns its length; 0 if it is not here, and then what stands there is anything. */
@@ -240,6 +272,9 @@ class Stripe {
   #rounds = 0;
   /** Where the block lies that #find() found. */
   #foundWhere = 0;
+  /** Its entry and first byte, after locate(). */
+  #foundEntry = 0;
+  foundAt = 0;
 
   constructor(buffer: SharedArrayBuffer, owner: OwnerId) {
     this.#owner = owner;
@@ -303,6 +338,44 @@ class Stripe {
     Atomics.add(this.#i32, LOOKUPS_WORD, 1);
     Atomics.add(this.#i32, MISSES_WORD, 1);
     return 0;
+  }
+
+  get bytes(): Uint8Array {
+    return this.#u8;
+  }
+
+  get words(): Int32Array {
+    return this.#i32;
+  }
+
+  /** 0: not here. */
+  locate(hash: number, file: number, block: number): number {
+    const entry = this.#find(hash, file, block);
+    if (entry >= 0) {
+      const header = this.#headerWord(this.#foundWhere);
+      const length = this.#u32[header + LENGTH]!;
+      const start = header * 4 + HEADER_BYTES;
+      if (length > 0 && start + length <= this.#u8.length) {
+        this.#foundEntry = entry;
+        this.foundAt = start;
+        return length;
+      }
+    }
+    Atomics.add(this.#i32, LOOKUPS_WORD, 1);
+    Atomics.add(this.#i32, MISSES_WORD, 1);
+    return 0;
+  }
+
+  confirm(): boolean {
+    // A full fence too: what was read was read before the tail is looked at.
+    Atomics.add(this.#i32, LOOKUPS_WORD, 1);
+    if (!this.#isLive(this.#foundWhere)) {
+      Atomics.add(this.#i32, MISSES_WORD, 1);
+      return false;
+    }
+    const heat = this.#u8[this.#heatAt + this.#foundEntry]!;
+    if (heat < HEAT_MAX) this.#u8[this.#heatAt + this.#foundEntry] = heat + 1;
+    return true;
   }
 
   /** 0: not here. */

@@ -296,6 +296,19 @@ export class FenceCursor {
     return this.valid && this.#step(-1);
   }
 
+  /** Whether the entry that seek() found has that key. Right after it. */
+  keyEquals(key: Uint8Array, keyLength: number): boolean {
+    const prefixLength = this.#prefixLength;
+    if (keyLength < prefixLength) return false;
+    const index = this.#indexes[0]!;
+    const head = headOf(key, prefixLength, keyLength - prefixLength);
+    if (this.#arena.u32[this.#segment]![this.#heads + index] !== head) return false;
+    const u8 = this.#arena.u8[this.#segment]!;
+    const prefixAt = this.#base + PREFIX_OFFSET;
+    for (let at = 0; at < prefixLength; at++) if (u8[prefixAt + at] !== key[at]) return false;
+    return this.#compareSuffix(this.#units[0]!, index, key, keyLength) === 0;
+  }
+
   /** The entry's key to into[0 …], at least KEY_BYTES_MAX long; returns its length. Once after the cursor came here. */
   copyKey(into: Uint8Array): number {
     const index = this.#indexes[0]!;

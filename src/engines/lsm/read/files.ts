@@ -1,0 +1,308 @@
+/**
+ * The files of the LSM-Trees of one shard, as one thread reads them: which are open, and the cache in front of them.
+ *
+ *   tables and blob files are opened when they are first read, and kept: FILES_OPEN_MAX of them, the one read longest ago goes first
+ *   a file whose table is in no version that this thread can pin any more is closed by sweep(), which readers call when they meet a new version
+ *
+ * A file that is read without a pin (ColdReadError.load) is held by its user: it is closed when the last one lets go. Files never change, and no number
+ * is given twice, so what is open is right for ever.
+ *
+ * Threads: any, one per thread and arena.
+ */
+import type { Env, EnvFile } from '../../../shared/env/env.js';
+import { NodeEnv } from '../../../shared/env/node-env.js';
+import { ConcordError } from '../../../shared/errors.js';
+import type { ArenaReader, ColdLayout, UnitId } from '../../../shared/memory/arena.js';
+import { toOwnerId } from '../../../shared/memory/lock-owner.js';
+import { PageCache } from '../../../shared/memory/page-cache.js';
+import { BlobReader } from '../blob/blob-reader.js';
+import { blobName, tableName, treeDirectoryName } from '../manifest/names.js';
+import { BlockFile } from '../table/table-file.js';
+import { blobsOf, readVersion } from '../memory/version-page.js';
+
+const FILES_OPEN_MAX = 256;
+/** Closed by one sweep: a close of a large file that is gone already gives its blocks back, which takes time. */
+const CLOSES_PER_SWEEP = 4;
+const WARM_BYTES = 1 << 20;
+const PATHS_MAX = 4096;
+/** Of blocks that were read without blocking: enough for the finds that wait at one time. */
+const LOADED_BYTES_MAX = 4 << 20;
+const TREE_NUMBERS = 2 ** 32;
+
+interface OpenFile<Reader> {
+  readonly reader: Reader;
+  readonly number: number;
+  readonly tree: number;
+  /** Reads on their way that no pin protects. */
+  users: number;
+  /** No longer wanted: closed when the last user lets go. */
+  isDropped: boolean;
+}
+
+export type OpenTable = OpenFile<BlockFile>;
+export type OpenBlob = OpenFile<BlobReader>;
+
+/** What this thread met while it read one space: events since the thread began. */
+export interface LsmReadCounters {
+  /** Filters asked, and what they said. A false positive: the filter let a find through to a data block that had no such key. */
+  filterChecks: number;
+  filterNegatives: number;
+  filterFalsePositives: number;
+  /** Of any kind: data, index, filter. */
+  blocksFromCache: number;
+  blocksFromFile: number;
+  bytesFromFile: number;
+  blobReads: number;
+  /** Reads that came back for want of a block. */
+  coldReads: number;
+  /** Tables that a scan passed over by their prefix filter. */
+  prefixNegatives: number;
+}
+
+export function newReadCounters(): LsmReadCounters {
+  return {
+    filterChecks: 0,
+    filterNegatives: 0,
+    filterFalsePositives: 0,
+    blocksFromCache: 0,
+    blocksFromFile: 0,
+    bytesFromFile: 0,
+    blobReads: 0,
+    coldReads: 0,
+    prefixNegatives: 0,
+  };
+}
+
+export class LsmFiles {
+  static readonly #all = new WeakMap<ArenaReader, LsmFiles>();
+  readonly cache: PageCache | undefined;
+  /** Whether what this thread reads goes into the cache. */
+  readonly inserts: boolean;
+  readonly #env: Env;
+  readonly #layout: ColdLayout;
+  /** By tree and number, the one read last at the end. */
+  readonly #tables = new Map<number, OpenTable>();
+  readonly #blobs = new Map<number, OpenBlob>();
+  readonly #counters = new Map<number, LsmReadCounters>();
+  /** By tree: the version that was swept for. */
+  readonly #swept = new Map<number, { version: UnitId; birth: number }>();
+  #openMax = FILES_OPEN_MAX;
+  readonly #paths = new Map<number, string>();
+  /** What ColdReadError.load() brought, the oldest first. */
+  readonly #loaded = new Map<number | string, Uint8Array>();
+  #loadedBytes = 0;
+  readonly #loading = new Map<number | string, Promise<void>>();
+
+  /** Of the arena's shard. owner: who inserts into the cache, 0 for nobody (see cacheOwnerOfSlot). Counts for the first call per arena object. */
+  static of(arena: ArenaReader, owner: number): LsmFiles {
+    const known = this.#all.get(arena);
+    if (known !== undefined) return known;
+    const { cold } = arena.layout;
+    if (cold === undefined) {
+      throw new ConcordError('ERR_CORRUPT', 'a space refers to tables in files, and the store has no directory');
+    }
+    return this.attach(arena, new NodeEnv(), cold, owner);
+  }
+
+  /** What of() would return if it was asked before. */
+  static known(arena: ArenaReader): LsmFiles | undefined {
+    return this.#all.get(arena);
+  }
+
+  /** The same with files on another Env, or with an owner of its own. */
+  static attach(arena: ArenaReader, env: Env, layout: ColdLayout, owner: number): LsmFiles {
+    const files = new LsmFiles(env, layout, owner);
+    this.#all.get(arena)?.close();
+    this.#all.set(arena, files);
+    return files;
+  }
+
+  private constructor(env: Env, layout: ColdLayout, owner: number) {
+    this.#env = env;
+    this.#layout = layout;
+    this.inserts = owner !== 0;
+    // Reading takes no lock, so any id does.
+    if (layout.cache !== undefined) this.cache = new PageCache(layout.cache, toOwnerId(owner === 0 ? 1 : owner));
+  }
+
+  get openFiles(): number {
+    return this.#tables.size + this.#blobs.size;
+  }
+
+  /** Tables and blob files, each: at least 1. */
+  set openFilesMax(count: number) {
+    this.#openMax = Math.max(1, count);
+  }
+
+  /** Of this thread's reads of the space; lives as long as this object. */
+  counters(spaceId: number): LsmReadCounters {
+    let counters = this.#counters.get(spaceId);
+    if (counters === undefined) this.#counters.set(spaceId, (counters = newReadCounters()));
+    return counters;
+  }
+
+  /** Under a pin of a state that has the table. @throws ERR_IO */
+  table(tree: number, number: number): OpenTable {
+    return this.#open(this.#tables, tree, number, tableName(number), (path, identity) =>
+      BlockFile.open(this.#env, path, identity, number),
+    );
+  }
+
+  /** Under a pin of a state whose tables refer to the file. @throws ERR_IO */
+  blob(tree: number, number: number): OpenBlob {
+    return this.#open(this.#blobs, tree, number, blobName(number), (path, identity) =>
+      BlobReader.open(this.#env, path, identity, number),
+    );
+  }
+
+  /** For a read without a pin: the file stays open until letGo(). */
+  hold<Reader extends { close(): void }>(file: OpenFile<Reader>): void {
+    file.users++;
+  }
+
+  letGo<Reader extends { close(): void }>(file: OpenFile<Reader>): void {
+    file.users--;
+    if (file.users === 0 && file.isDropped) file.reader.close();
+  }
+
+  /** For messages. */
+  tablePath(tree: number, number: number): string {
+    const key = tree * TREE_NUMBERS + number;
+    let path = this.#paths.get(key);
+    if (path === undefined) {
+      if (this.#paths.size >= PATHS_MAX) this.#paths.clear();
+      path = `${this.#layout.directory}/${treeDirectoryName(tree)}/${tableName(number)}`;
+      this.#paths.set(key, path);
+    }
+    return path;
+  }
+
+  /** Has the system read a range of a file, so that a read that follows need not wait for the disk. What fails here, fails there again. */
+  async warm(path: string, offset: number, byteCount: number): Promise<void> {
+    let file: EnvFile | undefined;
+    try {
+      file = this.#env.open(path, 'read');
+      if (file.readAsync === undefined) return;
+      const piece = new Uint8Array(Math.min(byteCount, WARM_BYTES));
+      for (let done = 0; done < byteCount; done += piece.length) {
+        const wanted = Math.min(piece.length, byteCount - done);
+        if ((await file.readAsync(piece, 0, wanted, offset + done)) < wanted) return;
+      }
+    } catch {
+      // Said by the read that follows.
+    } finally {
+      file?.close();
+    }
+  }
+
+  /** What a load brought and nothing has pushed out yet. */
+  loaded(key: number | string): Uint8Array | undefined {
+    return this.#loadedBytes === 0 ? undefined : this.#loaded.get(key);
+  }
+
+  /** Runs the load, or joins the one of the same key that is on its way. */
+  load(key: number | string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
+    let loading = this.#loading.get(key);
+    if (loading !== undefined) return loading;
+    loading = this.#load(key, read).finally(() => {
+      this.#loading.delete(key);
+    });
+    this.#loading.set(key, loading);
+    return loading;
+  }
+
+  async #load(key: number | string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
+    const bytes = await read();
+    if (bytes === undefined) return;
+    const loaded = this.#loaded;
+    this.#loadedBytes += bytes.length - (loaded.get(key)?.length ?? 0);
+    loaded.delete(key);
+    loaded.set(key, bytes);
+    while (this.#loadedBytes > LOADED_BYTES_MAX && loaded.size > 1) {
+      const [oldest, gone] = loaded.entries().next().value!;
+      loaded.delete(oldest);
+      this.#loadedBytes -= gone.length;
+    }
+  }
+
+  /** Under a pin of the version: closes some of the files that it does not have. */
+  sweep(arena: ArenaReader, tree: number, version: UnitId, birth: number): void {
+    const swept = this.#swept.get(tree);
+    if (swept?.version === version && swept.birth === birth) return;
+    let rest = CLOSES_PER_SWEEP;
+    rest = this.#sweep(this.#tables, tree, rest, () => readVersion(arena, version));
+    rest = this.#sweep(this.#blobs, tree, rest, () => blobsOf(arena, version));
+    // More to close than one call does: the next one goes on.
+    if (rest > 0) this.#swept.set(tree, { version, birth });
+  }
+
+  /** All files of a tree that is gone, or of all trees. */
+  close(tree?: number): void {
+    for (const files of [this.#tables, this.#blobs]) {
+      for (const [key, file] of files as Map<number, OpenFile<{ close(): void }>>) {
+        if (tree !== undefined && file.tree !== tree) continue;
+        files.delete(key);
+        drop(file);
+      }
+    }
+    if (tree === undefined) this.#swept.clear();
+    else this.#swept.delete(tree);
+  }
+
+  #open<Reader extends { close(): void }>(
+    files: Map<number, OpenFile<Reader>>,
+    tree: number,
+    number: number,
+    name: string,
+    open: (path: string, identity: { storeId: Uint8Array; shard: number; tree: number }) => Reader,
+  ): OpenFile<Reader> {
+    const key = tree * TREE_NUMBERS + number;
+    const known = files.get(key);
+    if (known !== undefined) {
+      // Only where one may have to go soon does it matter which.
+      if (2 * files.size >= this.#openMax) {
+        files.delete(key);
+        files.set(key, known);
+      }
+      return known;
+    }
+    const { directory, storeId, shard } = this.#layout;
+    const path = `${directory}/${treeDirectoryName(tree)}/${name}`;
+    const file = { reader: open(path, { storeId, shard, tree }), number, tree, users: 0, isDropped: false };
+    if (files.size >= this.#openMax) {
+      const [oldest, other] = files.entries().next().value!;
+      files.delete(oldest);
+      drop(other);
+    }
+    files.set(key, file);
+    return file;
+  }
+
+  /** Returns how many more may be closed. */
+  #sweep<Reader extends { close(): void }>(
+    files: Map<number, OpenFile<Reader>>,
+    tree: number,
+    closesMax: number,
+    read: () => { has(number: number): boolean } | undefined,
+  ): number {
+    if (closesMax === 0 || files.size === 0) return closesMax;
+    let rest = closesMax;
+    let live: { has(number: number): boolean } | undefined;
+    for (const [key, file] of files) {
+      if (file.tree !== tree) continue;
+      live ??= read();
+      if (live === undefined) return rest;
+      if (live.has(file.number)) continue;
+      if (rest === 0) return 0;
+      rest--;
+      files.delete(key);
+      drop(file);
+    }
+    return rest;
+  }
+}
+
+function drop<Reader extends { close(): void }>(file: OpenFile<Reader>): void {
+  file.isDropped = true;
+  if (file.users === 0) file.reader.close();
+}
