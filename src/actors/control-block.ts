@@ -36,7 +36,7 @@ export const MAX_SNAPSHOTS = 1024;
 export const MAX_SEQUENCE = 2 ** 48 - 1;
 
 const MAGIC = 0x434b5643;
-const LAYOUT_VERSION = 2;
+const LAYOUT_VERSION = 3;
 const LINE_BYTES = 64;
 const LINE_WORDS = LINE_BYTES / 4;
 

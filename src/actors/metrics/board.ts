@@ -38,10 +38,19 @@ export const Counter = {
   ViewRenewals: 12,
   LatchWaits: 13,
   LatchWaitNs: 14,
+  FilterChecks: 15,
+  FilterNegatives: 16,
+  FilterFalsePositives: 17,
+  BlocksFromCache: 18,
+  BlocksFromFile: 19,
+  BytesFromFile: 20,
+  BlobReads: 21,
+  ColdReads: 22,
+  PrefixNegatives: 23,
 } as const;
 export type CounterName = keyof typeof Counter;
 
-export const COUNTERS = 16;
+export const COUNTERS = 24;
 export const READ_HISTOGRAM = COUNTERS;
 export const WRITE_HISTOGRAM = READ_HISTOGRAM + HISTOGRAM_LENGTH;
 export const SCAN_HISTOGRAM = WRITE_HISTOGRAM + HISTOGRAM_LENGTH;

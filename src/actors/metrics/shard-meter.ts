@@ -8,11 +8,13 @@
  * Threads: the shard's thread only.
  */
 import { engineOfCode } from '../../engines/engine.js';
+import type { LsmFigures } from '../../engines/lsm/figures.js';
 import type { Space } from '../../engines/store/space-table.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { MetricsBoard, SharedDocument } from './board.js';
 import { ShardHistogram } from './board.js';
 import { HISTOGRAM_LENGTH, record } from './histogram.js';
+import type { StallFigures } from '../shard/write-gate.js';
 import type { SyncClock } from './timed-env.js';
 
 const UNSYNCED_GROUPS_PER_SAMPLE = 8;
@@ -21,6 +23,9 @@ const DOCUMENT_MS_MIN = 250;
 const DOCUMENT_SHARE = 200;
 const NS_PER_MS = 1e6;
 
+/** Of a space in an LSM-Tree. */
+export type LsmReport = LsmFigures & StallFigures;
+
 /** What a shard's engine tells of a space. */
 export interface SpaceReport {
   readonly id: number;
@@ -28,6 +33,7 @@ export interface SpaceReport {
   /** Bytes by kind. */
   readonly memory: Readonly<Record<string, number>>;
   readonly metrics: Readonly<Record<string, number>>;
+  readonly lsm?: LsmReport;
   /** It is being moved to another engine. */
   readonly moving?: SwitchProgress & { readonly engine: string };
 }
@@ -39,7 +45,10 @@ export interface ShardReport {
 /** The shard's last report; undefined when there is none. Any thread. */
 export function readShardReport(board: MetricsBoard, shard: number): ShardReport | undefined {
   const text = board.shardDocument(shard).read();
-  return text === undefined ? undefined : (JSON.parse(text) as ShardReport);
+  // JSON has no word for a rate without limit.
+  const revive = (name: string, value: unknown): unknown =>
+    name === 'bytesPerSecond' && value === null ? Infinity : value;
+  return text === undefined ? undefined : (JSON.parse(text, revive) as ShardReport);
 }
 
 export class ShardMeter {
@@ -111,11 +120,16 @@ export class ShardMeter {
     return this.#isDirty ? this.#documentDueMs : Infinity;
   }
 
-  report(spaces: Iterable<Space>, progressOf: (spaceId: number) => SwitchProgress | undefined): void {
+  report(
+    spaces: Iterable<Space>,
+    progressOf: (spaceId: number) => SwitchProgress | undefined,
+    stallsOf: (space: Space) => StallFigures,
+  ): void {
     const startedMs = performance.now();
     this.#isDirty = false;
     const reports: SpaceReport[] = [];
-    for (const { id, engine, building, definition } of spaces) {
+    for (const space of spaces) {
+      const { id, engine, building, definition } = space;
       const moving = building === undefined ? undefined : progressOf(id);
       // As long as it is being moved, each report shows how far it has come.
       if (moving !== undefined) this.#isDirty = true;
@@ -124,6 +138,7 @@ export class ShardMeter {
         engine: engineOfCode(engine.code).name,
         memory: engine.memory(),
         metrics: engine.metrics(),
+        ...(engine.background === undefined ? {} : { lsm: { ...engine.background.figures(), ...stallsOf(space) } }),
         ...(moving === undefined ? {} : { moving: { engine: definition.engine, ...moving } }),
       });
     }

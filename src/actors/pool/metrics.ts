@@ -1,11 +1,13 @@
 /**
  * Prometheus text of a pool. Names follow Prometheus conventions: concordkv_<what>_<unit>, counters end in _total, times are in seconds.
- * docs/metrics.md lists them. Labels: shard; space (empty: the pool's own) and engine; kind. Threads: any client.
+ * docs/metrics.md lists them. Labels: shard; space (empty: the pool's own) and engine; kind. Those of LSM-Trees are in lsm-metrics.ts.
+ * Threads: any client.
  */
 import { Counter, Gauge, Histogram as PrometheusHistogram, Registry } from 'prom-client';
 import { invalidArgument } from '../../shared/errors.js';
 import { ShardHistogram, UsageTotals } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
+import { renderBlockCache, renderLsm } from './lsm-metrics.js';
 import type { SpaceSource } from './source.js';
 import { collectStats, statsBasis, type PoolStats, type ShardStats, type SpaceStats } from './stats.js';
 
@@ -191,6 +193,7 @@ export async function renderMetrics(
     for (const shard of stats.shards) counter.inc({ shard: shard.shard }, of(shard));
   }
   renderGroups(source, registry);
+  renderBlockCache(registry, stats);
   if (withSpaces) renderSpaces(source, stats, basis.usage, registry);
   else {
     const all = basis.usage.get(undefined)!;
@@ -281,6 +284,7 @@ function renderSpaces(
     for (const [name, value] of Object.entries(space.engineMetrics))
       engine.set({ ...labels, kind: snakeCase(name) }, value);
   }
+  renderLsm(registry, spaces);
   renderLatencies(
     registry,
     spaces.map((space) => ({

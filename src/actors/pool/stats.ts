@@ -3,11 +3,14 @@
  */
 import type { TreeCounts } from '../../engines/btree/meta.js';
 import { UNIT_BYTES } from '../../shared/memory/arena.js';
+import { toOwnerId } from '../../shared/memory/lock-owner.js';
+import { PageCache } from '../../shared/memory/page-cache.js';
 import type { SpaceView } from '../client/space-view.js';
 import { ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram, UsageTotals } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
 import { readShardReport, type ShardReport } from '../metrics/shard-meter.js';
+import { lsmStats, type LsmStats } from './lsm-stats.js';
 import type { SpaceRecord } from './manifest.js';
 import type { SpaceSource } from './source.js';
 
@@ -134,6 +137,21 @@ export interface SpaceStats {
   readonly latency: OperationLatencies;
   /** What the engine counts, since its shards were started last: names are its own. */
   readonly engineMetrics: Readonly<Record<string, number>>;
+  /** Of a space in an LSM-Tree. */
+  readonly lsm: LsmStats | undefined;
+}
+
+/** The cache of blocks read from files, for all threads and shards. Counts of all of its life. */
+export interface BlockCacheStats {
+  /** Reserved; memory is committed as it is used. */
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  readonly hits: number;
+  readonly misses: number;
+  /** Part of the lookups that found their block; 0 before the first. */
+  readonly hitRate: number;
+  readonly insertions: number;
+  readonly evictions: number;
 }
 
 export interface PoolStats {
@@ -147,6 +165,8 @@ export interface PoolStats {
   readonly logBytes: number;
   /** Files of the store, as allocated; undefined in attached threads. */
   readonly diskBytes: number | undefined;
+  /** Undefined for a store in memory. */
+  readonly blockCache: BlockCacheStats | undefined;
   /** Of all spaces, those that were dropped included; asked of a space, its own. */
   readonly operations: OperationStats;
   readonly latency: OperationLatencies;
@@ -289,7 +309,17 @@ export function spaceStats(
     operations: operationsOf(usage),
     latency: latenciesOf(usage),
     engineMetrics,
+    lsm: lsmStats(id, basis.reports, usage),
   };
+}
+
+function blockCacheStats(view: SpaceView): BlockCacheStats | undefined {
+  const cache = view.arena.layout.cold?.cache;
+  if (cache === undefined) return undefined;
+  // Who only looks needs no name of its own.
+  const { bytes, usedBytes, hits, misses, insertions, evictions } = new PageCache(cache, toOwnerId(1)).stats();
+  const hitRate = hits / Math.max(1, hits + misses);
+  return { capacityBytes: bytes, usedBytes, hits, misses, hitRate, insertions, evictions };
 }
 
 /** `ofAll`: of every space of the store, with the source's rows per shard; otherwise of the source alone. */
@@ -365,6 +395,7 @@ export function collectStats(
     memoryCapacityBytes: sum(({ memory }) => memory.capacityBytes),
     logBytes: sum(({ logBytes }) => logBytes),
     diskBytes,
+    blockCache: blockCacheStats(source.views[0]!),
     operations: operationsOf(usage),
     latency: latenciesOf(usage),
     clients: control.clients,

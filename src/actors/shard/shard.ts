@@ -53,7 +53,7 @@ import {
   readRequestVersion,
   takenCount,
 } from './request.js';
-import { WriteGate } from './write-gate.js';
+import { NO_STALLS, WriteGate } from './write-gate.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
 const GROUP_RECORDS_MAX = 4096;
@@ -1122,7 +1122,11 @@ export class Shard {
 
   /** Tells every thread what the engines count. Between groups. */
   report(): void {
-    this.#meter.report(this.store.spaces.all, (spaceId) => this.store.switchProgress(spaceId));
+    this.#meter.report(
+      this.store.spaces.all,
+      (spaceId) => this.store.switchProgress(spaceId),
+      ({ engine }) => this.#gates.get(engine.background!)?.figures() ?? NO_STALLS,
+    );
   }
 
   switchProgress(spaceId: number): SwitchProgress | undefined {

@@ -29,6 +29,8 @@ export interface StallFigures {
   readonly stalledMs: Readonly<Partial<Record<StallCause, number>>>;
 }
 
+export const NO_STALLS: StallFigures = { stalls: 0, stalledMs: {} };
+
 export class WriteGate {
   readonly #background: EngineBackground;
   readonly #onChange: (flow: WriteFlow) => void;
