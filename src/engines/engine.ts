@@ -233,12 +233,15 @@ export interface EngineBackground {
   readonly hasWork: boolean;
   /** When work() has something to do by itself, ms since the epoch: a failed job is tried again, tables grow too old. Infinity: never. */
   readonly workDueAtMs: number;
+  setSnapshots(sorted: Float64Array, count: number): void;
   /** Installs what jobs have done and starts new ones. True when something must be published. setSnapshots() comes before it. @throws ERR_IO, ERR_CORRUPT */
   work(nowMs: number): boolean;
   /** How fast writes may come. */
   flow(): WriteFlow;
   /** Operations up to this number are in files: a replay passes over them. */
   readonly storedSeq: number;
+  /** The highest number of an operation in files. */
+  readonly largestSeq: number;
   /** First frame of the log that holds something which is not in files yet; Infinity: everything is. 0: some of it is in no frame, see noteLsn(). */
   readonly neededFromLsn: number;
   /** Within a group: its operations stand in the log from this frame on; 0: they are not in the log, but copied from elsewhere. */
@@ -248,6 +251,10 @@ export interface EngineBackground {
    * groups; the caller publishes. @throws ERR_IO, ERR_DISK_FULL, ERR_MEMORY_FULL
    */
   relieve(nowMs: number): boolean;
+  /** If it holds anything from the log before that frame, memory goes to files, so that the log may go. */
+  freezeBefore(lsn: number): void;
+  /** Memory that may be used before the log's beginning moves on, bytes. */
+  readonly logBytesMax: number;
   /** What is in memory now goes to files. `done` is called from within a later work(), when it is there, or with why not. */
   flush(done: (error?: Error) => void): void;
   /**
@@ -273,6 +280,11 @@ export interface EngineEntry {
 }
 
 export interface EngineReader extends EngineEntry {
+  /**
+   * Engines that read files have it: while true, a find() that would wait for one throws ColdReadError instead (see lsm/read/cold.ts). The caller sets it
+   * back.
+   */
+  avoidsDisk?: boolean;
   /**
    * Finds the newest version ≤ atSeq (Infinity: what is published) that has not expired at `atMs` (0: now). The entry stays good until release()
    * or the next find(). @throws StaleViewError, ERR_CORRUPT

@@ -84,6 +84,10 @@ export class LsmSite {
   readonly trees = new Set<AttachedTree>();
   /** Arena units of table metadata in all trees. */
   residentUnits = 0;
+  /** Memtables of a predecessor hold nothing that stands in the log before this frame. */
+  adoptedFromLsn = 1;
+  /** Makes the log durable: before what was done stands in a manifest, and the log that says why could still be lost. */
+  syncLog: () => void = () => undefined;
   readonly #numbers: Int32Array;
   readonly #inline: InlineJobs | undefined;
   /** Named by the last durable checkpoint. Undefined: unknown. */
@@ -123,7 +127,10 @@ export class LsmSite {
   takeCacheId(): number {
     const id = ++this.#numbers[CACHE_ID_WORD]!;
     if (id > CACHE_IDS_MAX) {
-      throw new ConcordError('ERR_INTERNAL', `shard ${this.shard}: ${CACHE_IDS_MAX} files were read; open the store again`);
+      throw new ConcordError(
+        'ERR_INTERNAL',
+        `shard ${this.shard}: ${CACHE_IDS_MAX} files were read; open the store again`,
+      );
     }
     return this.shard * 2 ** CACHE_ID_BITS + id;
   }

@@ -171,6 +171,7 @@ export class LsmTree {
       for (const table of added) this.#installTable(fresh, table);
       if (hasFiles) version = this.#buildVersion(this.#filesAfter(edit), new Map([...this.#installed, ...fresh]));
       shown = { value: show(version) };
+      this.#site.syncLog();
       this.#manifest.append(edit);
     } catch (error) {
       if (shown !== undefined) undo(shown.value);
@@ -269,7 +270,10 @@ export class LsmTree {
   deleteFiles({ tables, blobs }: Pick<LsmJobResult, 'tables' | 'blobs'>): void {
     const { env } = this.#site;
     if (!this.#manifest.isSettled) return;
-    for (const name of [...tables.map(({ number }) => tableName(number)), ...blobs.map(({ number }) => blobName(number))]) {
+    for (const name of [
+      ...tables.map(({ number }) => tableName(number)),
+      ...blobs.map(({ number }) => blobName(number)),
+    ]) {
       attempt(() => {
         env.remove(`${this.directory}/${name}`);
       });

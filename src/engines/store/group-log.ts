@@ -22,6 +22,8 @@ export interface GroupLog {
   readonly lastLsn: number;
   readonly syncedLsn: number;
   readonly sizeBytes: number;
+  /** Of these: what truncate(lsn - 1) would leave. */
+  bytesFrom(lsn: number): number;
   /** LSN of the last frame handed to the operating system. */
   readonly writtenLsn: number;
   /** Another preallocated segment would be welcome. */
@@ -72,6 +74,10 @@ export class MemoryLog implements GroupLog {
   sync(): void {}
   truncate(): void {}
   close(): void {}
+
+  bytesFrom(): number {
+    return 0;
+  }
 
   wantsSpare(): boolean {
     return false;

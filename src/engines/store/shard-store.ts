@@ -30,6 +30,7 @@ import {
   preparePaged,
   writePaged,
 } from '../btree/paged/paging.js';
+import { cacheOwnerOfShard } from '../btree/paged/cold-pages.js';
 import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
 import {
   BUILDING_SPACE_ID,
@@ -46,6 +47,9 @@ import {
   removeTemporaryCheckpoints,
   type CheckpointReader,
 } from '../checkpoint/reader.js';
+import { attachLsm, isLsmRootChunk, lsmSiteOf, type LsmRoot, type LsmSite } from '../lsm/attach.js';
+import { LsmFiles } from '../lsm/read/files.js';
+import type { LsmJobs } from '../lsm/types.js';
 import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
 import { WalWriter } from '../wal/writer.js';
 import {
@@ -105,6 +109,10 @@ export interface ShardStoreOptions {
   readonly readOnly?: boolean;
   /** Readers of an adopted arena may hold snapshots: the replay keeps the versions they need. */
   readonly snapshots?: OpenSnapshots | undefined;
+  /** Who does the jobs of engines that work behind the groups. Default: work() does them itself. */
+  readonly jobs?: LsmJobs | undefined;
+  /** Token bucket of their I/O (lsm/compaction/rate-limit.ts). */
+  readonly rate?: SharedArrayBuffer | undefined;
 }
 
 /** Numbers of open snapshots, ascending. */
@@ -131,6 +139,10 @@ export interface CheckpointPlan {
   readonly entrySpaces: readonly number[];
   /** Spaces whose pages are in files of their own, which must be synced before the checkpoint is finished. */
   readonly pagedRoots: readonly PagedRoot[];
+  /** Spaces in LSM-Trees: a checkpoint names the tree, a copy of the store takes their entries. */
+  readonly lsmSpaces: readonly number[];
+  /** Trees of those that have one: what is in none is in the log. */
+  readonly lsmRoots: readonly LsmRoot[];
 }
 
 /** A blob on its way in: a value's overflow chain being filled, or a batch's records being collected. */
@@ -168,6 +180,7 @@ export class ShardStore {
   #publishedSeq: number;
   /** Those whose pages may be in a file. */
   readonly #pagedTrees: ReadonlySet<unknown> | undefined;
+  readonly #lsm: LsmSite | undefined;
 
   // The group being built: offsets of its records in the log's buffer.
   #recordAt = new Int32Array(1024);
@@ -208,6 +221,12 @@ export class ShardStore {
     this.recovery = recovery;
     this.#publishedSeq = publishedSeq;
     this.#pagedTrees = pagingOf(arena)?.trees;
+    this.#lsm = lsmSiteOf(arena);
+    if (this.#lsm !== undefined) {
+      this.#lsm.syncLog = () => {
+        if (!this.#options.readOnly) this.sync();
+      };
+    }
     this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
   }
 
@@ -238,6 +257,15 @@ export class ShardStore {
     if (directory !== undefined) {
       const cold = options.arena.cold ?? coldLayout(directory, options.storeId, options.shard, undefined);
       attachPaging(arena, env, cold, options.readOnly === true);
+      LsmFiles.attach(arena, env, cold, cacheOwnerOfShard(options.shard));
+      attachLsm(arena, {
+        env,
+        layout: cold,
+        jobs: options.jobs,
+        rate: options.rate,
+        readOnly: options.readOnly === true,
+        adopted: options.adopt === true,
+      });
     }
     let replayFromLsn = 1;
     let spaces: SpaceTable | undefined;
@@ -246,13 +274,17 @@ export class ShardStore {
       const reader = readCheckpoint(env, found.path, { storeId: options.storeId, shard: options.shard });
       try {
         replayFromLsn = reader.header.replayFromLsn ?? reader.header.lsn + 1;
+        const site = lsmSiteOf(arena);
+        if (site !== undefined) site.adoptedFromLsn = replayFromLsn;
         if (!options.adopt) {
           loadImage(arena, () => reader.nextChunk());
           spaces = new SpaceTable(arena, definitions);
           // Only the end of the file proves that nothing of it is missing.
-          loadEntries(arena, spaces, () => nextEntriesChunk(arena, reader));
+          loadEntries(arena, spaces, options, () => nextEntriesChunk(arena, reader));
           publishTrees(arena, reader.header.publishedSeq);
           for (const { engine } of spaces.all) engine.endGroup();
+          // No log has what a copy of the store brought as entries.
+          if (!options.readOnly && spaces.relieve(env.now(), true)) publishTrees(arena, reader.header.publishedSeq);
         }
       } finally {
         reader.close();
@@ -261,6 +293,7 @@ export class ShardStore {
     spaces ??= new SpaceTable(arena, definitions);
     // A damaged checkpoint may still be wanted with its files.
     if (!options.adopt && !options.ignoreCheckpoint) finishPagedLoad(arena);
+    if (!options.ignoreCheckpoint) lsmSiteOf(arena)?.finishLoad();
     // A row that is new, or was given up, shows.
     publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());
@@ -282,6 +315,9 @@ export class ShardStore {
       },
     });
     const unfinished = replay.finish();
+    // Numbers go on behind all that is in files, whatever the log has lost.
+    const publishedSeq = Math.max(replay.publishedSeq, spaces.storedSeqMax);
+    if (publishedSeq > replay.publishedSeq) publishTrees(arena, publishedSeq);
     const walOptions = {
       storeId: options.storeId,
       shard: options.shard,
@@ -289,7 +325,7 @@ export class ShardStore {
     };
     const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
     const report: RecoveryReport = { checkpoint: found, wal, operationsReplayed: replay.operations };
-    const store = new ShardStore(options, arena, spaces, log, report, replay.publishedSeq);
+    const store = new ShardStore(options, arena, spaces, log, report, publishedSeq);
     store.#dropped.push(...unfinished);
     return store;
   }
@@ -518,6 +554,7 @@ export class ShardStore {
     const bytes = this.#log.bytes;
     const recordAt = this.#recordAt;
     const { spaces } = this;
+    spaces.lsn = this.#log.lastLsn;
     spaces.beginGroup(this.#publishedSeq, this.#holdsTogether);
     if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
       const { order } = this.#order;
@@ -581,7 +618,7 @@ export class ShardStore {
   /** Sets the numbers of open snapshots for the group about to be applied; the array is kept. */
   setSnapshots(sorted: Float64Array, count: number): void {
     const planned = this.#planned;
-    if (planned === undefined || planned.entrySpaces.length === 0) {
+    if (planned === undefined || planned.entrySpaces.length + planned.lsmSpaces.length === 0) {
       this.spaces.setSnapshots(sorted, count);
       return;
     }
@@ -598,6 +635,28 @@ export class ShardStore {
   sweep(state: TableSweep, pageBudget: number): void {
     this.spaces.sweep(state, this.#publishedSeq, pageBudget);
     this.#publish(this.#publishedSeq);
+  }
+
+  // ---- engines that work behind the groups ----------------------------------------------------------------------------------------------
+
+  /** Whether work() has something to do now. */
+  get hasWork(): boolean {
+    return this.spaces.hasWork;
+  }
+
+  /** When it has something to do by itself, ms since the epoch; Infinity: never. */
+  get workDueAtMs(): number {
+    return this.spaces.workDueAtMs;
+  }
+
+  /**
+   * Installs what jobs have done, orders new ones, deletes files nobody needs. Between groups, after setSnapshots(); publishes under the same sequence number
+   * if something has changed.
+   * @throws ERR_IO, ERR_PERMISSION: something cannot be written, and will not be
+   */
+  work(nowMs: number): void {
+    if (this.spaces.work(nowMs)) this.#publish(this.#publishedSeq);
+    else this.arena.reclaim();
   }
 
   // ---- spaces ---------------------------------------------------------------------------------------------------------------------------
@@ -714,9 +773,32 @@ export class ShardStore {
     return this.#log.sizeBytes;
   }
 
-  /** Bytes of memory the data takes. */
+  /** Bytes of memory the data takes that a checkpoint would write. */
   get dataBytes(): number {
-    return this.arena.stats().usedUnits * 4096;
+    let units = this.arena.stats().usedUnits;
+    for (const { engine } of this.spaces.backgroundSpaces) {
+      const { treeUnits, overflowUnits } = engine.counts();
+      units -= treeUnits + overflowUnits;
+    }
+    return Math.max(0, units) * 4096;
+  }
+
+  /**
+   * Whether the log is longer than it should be, and a checkpoint would make it shorter. An engine whose memory keeps too much of it from being cut is
+   * told to write that to files first. Between groups.
+   */
+  wantsCheckpoint(checkpointLogBytes: number): boolean {
+    const { logBytes } = this;
+    if (logBytes <= checkpointLogBytes || logBytes <= this.dataBytes) return false;
+    const needed = this.spaces.neededFromLsn;
+    if (needed === Infinity || logBytes - this.#log.bytesFrom(needed) > checkpointLogBytes) return true;
+    for (const { engine } of this.spaces.backgroundSpaces) {
+      const { background } = engine;
+      if (background === undefined || background.neededFromLsn === Infinity) continue;
+      const heldBytes = this.#log.bytesFrom(background.neededFromLsn);
+      if (heldBytes > checkpointLogBytes + 2 * background.logBytesMax) background.freezeBefore(Infinity);
+    }
+    return false;
   }
 
   get log(): GroupLog {
@@ -740,17 +822,33 @@ export class ShardStore {
     assert(this.#pin === undefined, 'one checkpoint at a time');
     // All that is written of a page file's tree is written here and now; the job only syncs it.
     preparePaged(this.arena);
+    // Log that the last checkpoint could not cut is to go with the next one.
+    for (const { engine } of this.spaces.backgroundSpaces) engine.background?.freezeBefore(this.#checkpointLsn);
+    // What a copy of the store brought, if it could not be written when it was opened.
+    this.spaces.relieve(this.#options.env.now(), true);
     this.#publish(this.#publishedSeq);
     this.sync();
     const pagedRoots = capturePaged(this.arena, (tag) => spaceIdOfTag(tag) !== BUILDING_SPACE_ID);
     this.#pin = this.arena.pinLong();
     const lsn = this.#log.lastLsn;
-    let replayFromLsn = lsn + 1;
+    let replayFromLsn = Math.min(lsn + 1, this.spaces.neededFromLsn);
     for (const incoming of this.#blobs.values()) replayFromLsn = Math.min(replayFromLsn, incoming.firstLsn);
     const entrySpaces: number[] = [];
-    for (const { id, engine } of this.spaces.all) if (engine.code !== EngineCode.btree) entrySpaces.push(id);
-    const { metaUnit } = this.#pin;
-    this.#planned = { metaUnit, lsn, replayFromLsn, publishedSeq: this.#publishedSeq, entrySpaces, pagedRoots };
+    const lsmSpaces: number[] = [];
+    for (const { id, engine } of this.spaces.all) {
+      if (engine.background !== undefined) lsmSpaces.push(id);
+      else if (engine.code !== EngineCode.btree) entrySpaces.push(id);
+    }
+    this.#planned = {
+      metaUnit: this.#pin.metaUnit,
+      lsn,
+      replayFromLsn,
+      publishedSeq: this.#publishedSeq,
+      entrySpaces,
+      pagedRoots,
+      lsmSpaces,
+      lsmRoots: this.#lsm?.capture() ?? [],
+    };
     return this.#planned;
   }
 
@@ -766,6 +864,7 @@ export class ShardStore {
     this.#checkpointLsn = plan.lsn;
     removeCheckpointsBefore(env, directory, plan.lsn);
     confirmPaged(this.arena, plan.pagedRoots);
+    this.#lsm?.confirm(plan.lsmRoots);
     this.#log.truncate(plan.replayFromLsn - 1);
   }
 
@@ -775,6 +874,8 @@ export class ShardStore {
       if (!this.#options.readOnly) this.sync();
     } finally {
       closePaged(this.arena);
+      this.#lsm?.close();
+      LsmFiles.known(this.arena)?.close();
       this.#log.close();
     }
   }
@@ -827,13 +928,16 @@ function applyRecord(spaces: SpaceTable, bytes: Uint8Array, at: number, seq: num
       if (blob?.overflow === undefined) throw missingBlob(reference.client, reference.blob);
       const chain = blob.overflow.finish();
       spaces.putOverflow(spaceId, bytes, keyStart, keyLength, chain, seq, readOperationExpiry(bytes, at));
+      spaces.noteLsn(blob.firstLsn);
       return seq + 1;
     }
     case OperationKind.ApplyBatch: {
       const reference = readBlobReference(bytes, keyStart + keyLength);
       const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
       if (blob?.batch === undefined) throw missingBlob(reference.client, reference.blob);
-      return applyBatch(spaces, blob.batch, blob.totalBytes, reference.count, seq, blobs);
+      const next = applyBatch(spaces, blob.batch, blob.totalBytes, reference.count, seq, blobs);
+      spaces.noteLsn(blob.firstLsn);
+      return next;
     }
     default:
       throw new ConcordError('ERR_CORRUPT', `operation record of unknown kind ${bytes[at]}`);
@@ -936,18 +1040,27 @@ function takeBlob(
 function nextEntriesChunk(arena: ArenaWriter, reader: CheckpointReader): Uint8Array | undefined {
   for (;;) {
     const chunk = reader.nextChunk();
-    if (chunk === undefined || !isRootChunk(chunk)) return chunk;
-    loadPagedRoot(arena, chunk);
+    if (chunk === undefined) return chunk;
+    if (isRootChunk(chunk)) loadPagedRoot(arena, chunk);
+    else if (isLsmRootChunk(chunk)) lsmSiteOf(arena)?.loadRoot(chunk);
+    else return chunk;
   }
 }
 
-function loadEntries(arena: ArenaWriter, spaces: SpaceTable, nextChunk: () => Uint8Array | undefined): void {
+function loadEntries(
+  arena: ArenaWriter,
+  spaces: SpaceTable,
+  { env, readOnly }: ShardStoreOptions,
+  nextChunk: () => Uint8Array | undefined,
+): void {
   const overflow = new OverflowWriter(arena);
   let value: { spaceId: number; key: Uint8Array; seq: number; expiresAt: number } | undefined;
   const sink: EntriesSink = {
     entry: (spaceId, chunk, keyAt, keyLength, valueAt, valueLength, seq, expiresAt) => {
+      const engine = spaces.get(spaceId)?.engine;
+      engine?.background?.noteLsn(0);
       // The index of what expires is in the image.
-      spaces.get(spaceId)?.engine.put(chunk, keyAt, keyLength, chunk, valueAt, valueLength, seq, expiresAt);
+      engine?.put(chunk, keyAt, keyLength, chunk, valueAt, valueLength, seq, expiresAt);
     },
     begin: (spaceId, key, valueLength, seq, expiresAt) => {
       value = { spaceId, key, seq, expiresAt };
@@ -960,25 +1073,32 @@ function loadEntries(arena: ArenaWriter, spaces: SpaceTable, nextChunk: () => Ui
       const { spaceId, key, seq, expiresAt } = value!;
       const chain = overflow.finish();
       const engine = spaces.get(spaceId)?.engine;
+      engine?.background?.noteLsn(0);
       if (engine === undefined) OverflowWriter.discard(arena, chain);
       else engine.putOverflow(key, 0, key.length, chain, seq, expiresAt);
     },
   };
-  for (const { engine } of spaces.all) engine.beginGroup(0, false);
+  const begin = (): void => {
+    for (const { engine } of spaces.all) engine.beginGroup(0, false);
+  };
+  const end = (): void => {
+    for (const { engine } of spaces.all) engine.endGroup();
+  };
+  begin();
   const before = arena.reserveMode;
   arena.reserveMode = true;
   try {
     const reader = new EntriesReader(sink);
     for (let chunk = nextChunk(); chunk !== undefined; chunk = nextChunk()) {
       reader.chunk(chunk);
-      if (arena.freeUnits() > arena.totalUnits >>> 1 || pagingOf(arena)?.trees.size === 0) continue;
-      // Nobody reads yet; pages that may go to a file go there.
+      if (arena.freeUnits() > arena.totalUnits >>> 1) continue;
+      if (pagingOf(arena)?.trees.size === 0 && !spaces.hasBackgrounds) continue;
+      // Nobody reads yet; what may go to a file goes there.
       publishTrees(arena, 0);
-      for (const { engine } of spaces.all) {
-        engine.endGroup();
-        engine.beginGroup(0, false);
-      }
+      end();
+      if (readOnly !== true && spaces.relieve(env.now(), true)) publishTrees(arena, 0);
       arena.reclaim();
+      begin();
     }
     reader.finish();
   } finally {
@@ -995,6 +1115,10 @@ class Replay implements BlobTable {
   operations = 0;
   lsn = 0;
   readonly #skipsMissingBlobs: boolean;
+  readonly #env: Env;
+  readonly #isReadOnly: boolean;
+  /** Engines with files of their own may lack what the checkpoint covers for all others. */
+  readonly #looksAtCovered: boolean;
   #unpublished = 0;
   #lastSeq: number;
 
@@ -1004,6 +1128,10 @@ class Replay implements BlobTable {
     this.#skipsMissingBlobs = options.recoveryMode === 'salvage';
     this.publishedSeq = publishedSeq;
     this.#lastSeq = publishedSeq;
+    this.#env = options.env;
+    this.#isReadOnly = options.readOnly === true;
+    this.#looksAtCovered = spaces.hasBackgrounds && options.adopt !== true;
+    spaces.beginReplay(publishedSeq, options.adopt === true);
     const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
     spaces.setSnapshots(sequences, count);
     spaces.beginGroup(publishedSeq, false);
@@ -1015,15 +1143,18 @@ class Replay implements BlobTable {
     const { bytes, firstSeq, operationCount, end } = frame;
     this.lsn = frame.lsn;
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
+    const isApplied = !covered || this.#looksAtCovered;
     let seq = firstSeq;
     // The live store published after each group. Where its memory was nearly used up, so must this.
-    if (!covered && this.#unpublished > 0 && !this.#spaces.admitsAny(operationCount, end - frame.start))
+    if (isApplied && this.#unpublished > 0 && !this.#spaces.admitsAny(operationCount, end - frame.start))
       this.#publish();
+    this.#spaces.lsn = frame.lsn;
     for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
-      if (!covered && this.#skipsMissingBlobs && this.#isMissingBlob(bytes, at)) {
+      if (isApplied && (covered || this.#skipsMissingBlobs) && this.#isMissingBlob(bytes, at)) {
+        // Of a covered one the chunks may have been cut off: then whatever it was for has it.
         seq += operationSpan(bytes, at);
-      } else if (!covered) {
+      } else if (isApplied) {
         seq = applyRecord(this.#spaces, bytes, at, seq, this);
         this.operations++;
       } else if (bytes[at] === OperationKind.Chunk) {
@@ -1033,8 +1164,8 @@ class Replay implements BlobTable {
       }
       at += size;
     }
-    if (covered) return;
-    this.#lastSeq = firstSeq + operationCount - 1;
+    if (!isApplied) return;
+    this.#lastSeq = Math.max(this.#lastSeq, firstSeq + operationCount - 1);
     this.#unpublished += operationCount;
     if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
   }
@@ -1073,6 +1204,7 @@ class Replay implements BlobTable {
   #publish(): void {
     publishTrees(this.#arena, this.#lastSeq);
     this.#spaces.endGroup();
+    if (!this.#isReadOnly && this.#spaces.relieve(this.#env.now(), false)) publishTrees(this.#arena, this.#lastSeq);
     this.#arena.reclaim();
     this.publishedSeq = this.#lastSeq;
     this.#spaces.beginGroup(this.publishedSeq, false);
@@ -1087,6 +1219,7 @@ class Replay implements BlobTable {
       dropped.push({ client, blob, ofBatch });
     }
     if (this.#unpublished > 0) this.#publish();
+    this.#spaces.endReplay();
     this.#arena.reserveMode = false;
     return dropped;
   }

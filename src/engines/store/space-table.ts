@@ -34,15 +34,15 @@ import {
   rowTag,
   spaceIdOfTag,
   type Engine,
+  type EngineBackground,
   type EngineCursor,
   type EngineWriter,
   type SweepState,
 } from '../engine.js';
+import { SHARD_READER_SLOT } from '../reader-slots.js';
 import type { SpaceDefinition, SwitchProgress } from './space.js';
 
-/** Reader slots of an arena that belong to no client: background jobs on it, and its own shard. */
-export const JOB_READER_SLOT = 256;
-export const SHARD_READER_SLOT = 319;
+export { JOB_READER_SLOT, SHARD_READER_SLOT } from '../reader-slots.js';
 
 const INDEX_KEY_BYTES = 16;
 /** Spaces that are moved at a time: each takes another row of the meta page, which has room for all spaces and about a hundred more. */
@@ -66,6 +66,10 @@ export interface Space {
   engine: EngineWriter;
   cursor: EngineCursor | undefined;
   building: Building | undefined;
+  /** Of the engine: see Engine.expiresByItself. */
+  expiresByItself: boolean;
+  /** Operations up to this number are in the engine already: a replay passes them over. */
+  passesUpTo: number;
   /** Group in which the engine was touched last. */
   group: number;
   /** Of the group that is being put together: what must be admitted. */
@@ -106,6 +110,10 @@ export class SpaceTable {
   #indexTouched = false;
   #snapshots: Float64Array = NO_SNAPSHOTS;
   #snapshotCount = 0;
+  /** Engines that work behind the groups, those that are being filled among them. */
+  #backgrounds: EngineBackground[] = [];
+  /** First frame of the log that has something of the group at hand; Infinity: it is of no interest, what is done is no operation. */
+  lsn = Infinity;
 
   // What the group that is being put together has asked for.
   readonly #asked: Space[] = [];
@@ -136,6 +144,7 @@ export class SpaceTable {
     const defaultSpace = this.#spaces.get(DEFAULT_SPACE_ID);
     assert(defaultSpace !== undefined, 'every shard has the default space');
     this.#default = defaultSpace;
+    this.#listBackgrounds();
   }
 
   get defaultEngine(): EngineWriter {
@@ -169,6 +178,7 @@ export class SpaceTable {
       definition.id,
       newSpace(definition, engine.openWriter(this.#arena, row, definition.id, definition.tuning)),
     );
+    this.#listBackgrounds();
   }
 
   /** Its lines in the index stay until their time comes. The caller publishes. */
@@ -179,6 +189,7 @@ export class SpaceTable {
     this.#spaces.delete(spaceId);
     space.building?.engine.destroy();
     space.engine.destroy();
+    this.#listBackgrounds();
   }
 
   // ---- admission ------------------------------------------------------------------------------------------------------------------------
@@ -289,10 +300,20 @@ export class SpaceTable {
     this.#touched.push(space);
     space.engine.setSnapshots(this.#snapshots, this.#snapshotCount);
     space.engine.beginGroup(this.#publishedSeq, this.#isAtomic);
+    space.engine.background?.noteLsn(this.lsn);
     const building = space.building?.engine;
     if (building === undefined) return;
     building.setSnapshots(this.#snapshots, this.#snapshotCount);
     building.beginGroup(this.#publishedSeq, false);
+    building.background?.noteLsn(this.lsn);
+  }
+
+  /** Something of the group stands in an earlier frame of the log: spaces it has touched need that one too. */
+  noteLsn(lsn: number): void {
+    for (const { engine, building } of this.#touched) {
+      engine.background?.noteLsn(lsn);
+      building?.engine.background?.noteLsn(lsn);
+    }
   }
 
   put(
@@ -307,12 +328,12 @@ export class SpaceTable {
     expiresAt: number,
   ): void {
     const space = this.get(spaceId);
-    if (space === undefined) return;
+    if (space === undefined || seq <= space.passesUpTo) return;
     if (space.group !== this.#group) this.#touch(space);
     const { engine } = space;
     engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
     if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
-    if (expiresAt !== 0) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
+    if (expiresAt !== 0 && mustList(space)) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
     if (hasPassed(space, key, keyStart, keyLength)) {
       space.building!.engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
     }
@@ -329,7 +350,7 @@ export class SpaceTable {
     expiresAt: number,
   ): void {
     const space = this.get(spaceId);
-    if (space === undefined) {
+    if (space === undefined || seq <= space.passesUpTo) {
       OverflowWriter.discard(this.#arena, chain);
       return;
     }
@@ -338,13 +359,13 @@ export class SpaceTable {
     const copy = hasPassed(space, key, keyStart, keyLength) ? copyChain(this.#arena, chain) : undefined;
     engine.putOverflow(key, keyStart, keyLength, chain, seq, expiresAt);
     if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
-    if (expiresAt !== 0) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
+    if (expiresAt !== 0 && mustList(space)) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
     if (copy !== undefined) space.building!.engine.putOverflow(key, keyStart, keyLength, copy, seq, expiresAt);
   }
 
   del(spaceId: number, key: Uint8Array, keyStart: number, keyLength: number, seq: number): void {
     const space = this.get(spaceId);
-    if (space === undefined) return;
+    if (space === undefined || seq <= space.passesUpTo) return;
     if (space.group !== this.#group) this.#touch(space);
     const { engine } = space;
     engine.del(key, keyStart, keyLength, seq);
@@ -355,7 +376,7 @@ export class SpaceTable {
   /** [low, high), undefined: open. What is left of the range in the index goes when its time comes. */
   removeRange(spaceId: number, low: Uint8Array | undefined, high: Uint8Array | undefined, seq: number): void {
     const space = this.get(spaceId);
-    if (space === undefined) return;
+    if (space === undefined || seq <= space.passesUpTo) return;
     if (space.group !== this.#group) this.#touch(space);
     space.engine.removeRange(low, true, high, false, Infinity, seq);
     // The copy holds nothing but what it has passed.
@@ -482,6 +503,7 @@ export class SpaceTable {
     if (space.building === undefined && this.#buildings() < BUILDINGS_MAX) {
       const building = this.#openBuilding(engine, definition);
       space.building = { engine: building, position: undefined, isComplete: false, copied: 0 };
+      this.#listBackgrounds();
     }
     return true;
   }
@@ -501,6 +523,7 @@ export class SpaceTable {
   cancelSwitch(space: Space): void {
     space.building?.engine.destroy();
     space.building = undefined;
+    this.#listBackgrounds();
   }
 
   /** Spaces whose engine is not the one that is defined for them. */
@@ -517,21 +540,30 @@ export class SpaceTable {
   switchSlice(space: Space, publishedSeq: number, budget: number): boolean {
     const building = space.building!;
     const { engine } = building;
-    if (building.isComplete) return true;
+    if (building.isComplete) return isStored(engine);
     this.beginGroup(publishedSeq, false);
+    this.lsn = Infinity;
     this.#touch(space);
+    // What is copied stands in no frame of the log as the new engine's: it must be in its files before it takes the space.
+    engine.background?.noteLsn(0);
+    const isListed = space.expiresByItself;
     const next = space.engine.visitVersions(
       building.position,
       budget,
       (key, keyLength, value, valueLength, seq, expiresAt, isTombstone) => {
         building.copied++;
         if (isTombstone) engine.del(key, 0, keyLength, seq);
-        else engine.put(key, 0, keyLength, value, 0, valueLength, seq, expiresAt);
+        else {
+          engine.put(key, 0, keyLength, value, 0, valueLength, seq, expiresAt);
+          if (isListed && expiresAt !== 0) this.#list(space.id, key, 0, keyLength, seq, expiresAt);
+        }
       },
     );
     building.position = next;
     building.isComplete = next === undefined;
-    return building.isComplete;
+    if (!building.isComplete) return false;
+    engine.background?.flush(() => undefined);
+    return isStored(engine);
   }
 
   /** The new engine takes the space: visible with the next publication, which the caller makes. Returns the old one, to be destroyed behind it. */
@@ -542,6 +574,8 @@ export class SpaceTable {
     space.engine = engine;
     space.building = undefined;
     space.cursor = undefined;
+    space.expiresByItself = engineOfCode(engine.code).expiresByItself === true;
+    this.#listBackgrounds();
     old.tag = rowTag(BUILDING_SPACE_ID, old.code);
     return old;
   }
@@ -569,12 +603,103 @@ export class SpaceTable {
     return engineOfCode(space.engine.code).isOrdered;
   }
 
+  // ---- engines that work behind the groups ------------------------------------------------------------------------------------------------
+
+  #listBackgrounds(): void {
+    const backgrounds: EngineBackground[] = [];
+    for (const { engine, building } of this.#spaces.values()) {
+      if (engine.background !== undefined) backgrounds.push(engine.background);
+      if (building?.engine.background !== undefined) backgrounds.push(building.engine.background);
+    }
+    this.#backgrounds = backgrounds;
+  }
+
+  get hasBackgrounds(): boolean {
+    return this.#backgrounds.length > 0;
+  }
+
+  /** See EngineBackground.hasWork. */
+  get hasWork(): boolean {
+    for (const background of this.#backgrounds) if (background.hasWork) return true;
+    return false;
+  }
+
+  get workDueAtMs(): number {
+    let dueAtMs = Infinity;
+    for (const background of this.#backgrounds) dueAtMs = Math.min(dueAtMs, background.workDueAtMs);
+    return dueAtMs;
+  }
+
+  /** Between groups. True: the caller publishes. @throws as EngineBackground.work() */
+  work(nowMs: number): boolean {
+    let hasChanged = false;
+    for (const background of this.#backgrounds) {
+      background.setSnapshots(this.#snapshots, this.#snapshotCount);
+      if (background.work(nowMs)) hasChanged = true;
+    }
+    return hasChanged;
+  }
+
+  /**
+   * Writes memory to files at once, where that is all that can give room: no jobs run yet. mustAll: what stands in no log, too. True: the caller
+   * publishes. @throws ERR_IO, ERR_DISK_FULL, ERR_MEMORY_FULL
+   */
+  relieve(nowMs: number, mustAll: boolean): boolean {
+    let hasChanged = false;
+    // What is being filled is no space's yet.
+    for (const { engine } of this.#spaces.values()) {
+      const { background } = engine;
+      if (background === undefined) continue;
+      if (mustAll ? background.neededFromLsn !== 0 : background.flow().state !== 'stopped') continue;
+      background.setSnapshots(this.#snapshots, this.#snapshotCount);
+      if (background.relieve(nowMs)) hasChanged = true;
+    }
+    return hasChanged;
+  }
+
+  /** First frame of the log that engines with files of their own need for what is in memory; Infinity: none. */
+  get neededFromLsn(): number {
+    let needed = Infinity;
+    for (const { engine } of this.#spaces.values()) {
+      if (engine.background !== undefined) needed = Math.min(needed, engine.background.neededFromLsn);
+    }
+    return needed;
+  }
+
+  /** Those whose checkpoint is not their entries. */
+  get backgroundSpaces(): Space[] {
+    return [...this.#spaces.values()].filter(({ engine }) => engine.background !== undefined);
+  }
+
+  /** Of all operations that are in files. */
+  get storedSeqMax(): number {
+    let largest = 0;
+    for (const background of this.#backgrounds) largest = Math.max(largest, background.largestSeq);
+    return largest;
+  }
+
+  /** A replay begins: what each engine has already is passed over. base: what the checkpoint, or the published state, has of all others. */
+  beginReplay(base: number, isAdopted: boolean): void {
+    for (const space of this.#spaces.values()) {
+      const { background } = space.engine;
+      space.passesUpTo = background === undefined || isAdopted ? base : background.storedSeq;
+    }
+  }
+
+  endReplay(): void {
+    for (const space of this.#spaces.values()) space.passesUpTo = 0;
+    this.lsn = Infinity;
+  }
+
+  // ---- whole contents ---------------------------------------------------------------------------------------------------------------------
+
   /** One slice of a sweep over all engines. Between groups; the caller publishes. */
   sweep(state: TableSweep, publishedSeq: number, budget: number): void {
     if (state.pending === undefined) state.pending = [...this.#spaces.keys()];
     const space = this.get(state.pending[0] ?? DEFAULT_SPACE_ID);
     if (state.pending.length > 0 && space !== undefined) {
       this.beginGroup(publishedSeq, false);
+      this.lsn = Infinity;
       this.#touch(space);
       const before = state.current.removedCells;
       space.engine.sweep(state.current, budget);
@@ -617,12 +742,24 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
     engine,
     cursor: undefined,
     building: undefined,
+    expiresByItself: engineOfCode(engine.code).expiresByItself === true,
+    passesUpTo: 0,
     group: 0,
     askedGroup: 0,
     askedOperations: 0,
     askedBytes: 0,
     askedLargest: 0,
   };
+}
+
+/** An engine that is being filled may need the line, where the present one does not. */
+function mustList({ expiresByItself, building }: Space): boolean {
+  return !expiresByItself || (building !== undefined && engineOfCode(building.engine.code).expiresByItself !== true);
+}
+
+/** Nothing of what was copied is in memory only. */
+function isStored({ background }: EngineWriter): boolean {
+  return background === undefined || background.neededFromLsn > 0;
 }
 
 function hasPassed(space: Space, key: Uint8Array, keyStart: number, keyLength: number): boolean {

@@ -194,6 +194,18 @@ export class WalWriter {
     return sizeBytes;
   }
 
+  /** Of these: what truncate(lsn - 1) would leave. */
+  bytesFrom(lsn: number): number {
+    let bytes = 0;
+    let limit = Infinity;
+    for (let i = this.#segments.length - 1; i >= 0; i--) {
+      const { firstLsn, usedBytes } = this.#segments[i]!;
+      if (limit > lsn && limit !== firstLsn) bytes += usedBytes;
+      limit = Math.min(limit, firstLsn === 0 ? Infinity : firstLsn);
+    }
+    return bytes;
+  }
+
   get segmentCount(): number {
     return this.#segments.length;
   }
