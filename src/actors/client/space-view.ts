@@ -10,6 +10,7 @@ import type { ArenaReader, UnitId } from '../../shared/memory/arena.js';
 import { rowOfSpace, treeCounts, type TreeCounts } from '../../engines/btree/meta.js';
 import '../../engines/built-in.js';
 import { observeReads } from '../../engines/cells/read-events.js';
+import { ColdReadError } from '../../engines/lsm/read/cold.js';
 import {
   StaleViewError,
   engineCodeOfTag,
@@ -101,6 +102,8 @@ export class SpaceView {
   #row = -1;
   readonly #nothing: NoEntries;
   #cursor: EngineCursor | undefined;
+  /** Of the read under way. */
+  #avoidsDisk = false;
   readonly #meters: ThreadMeters;
   #meter: SpaceMeter | undefined;
   /** Of point reads, one of so many of which is timed, from find() to release(). */
@@ -141,6 +144,48 @@ export class SpaceView {
     this.release();
     counts[Counter.Misses]!++;
     return false;
+  }
+
+  /** Whether a read may have to wait for a file: see tryFind(). Of a space that nobody has read yet it is not known. */
+  get mayBeCold(): boolean {
+    return this.reader.avoidsDisk !== undefined || this.generation === 0;
+  }
+
+  /** As find(), or uncounted, but it does not wait for a file: what must be loaded first is returned, and nothing is held. */
+  tryFind(
+    key: Uint8Array,
+    keyLength: number,
+    atSeq: number,
+    atMs: number,
+    isCounted: boolean,
+  ): boolean | ColdReadError {
+    this.#avoidsDisk = true;
+    if (this.reader.avoidsDisk !== undefined) this.reader.avoidsDisk = true;
+    try {
+      if (isCounted) return this.find(key, keyLength, atSeq, atMs);
+      const metaUnit = this.arena.pin(this.slot);
+      const isFound = this.reader.find(metaUnit, key, keyLength, atSeq, atMs);
+      if (!isFound) this.release();
+      return isFound;
+    } catch (error) {
+      if (!isCounted) this.release();
+      if (error instanceof ColdReadError) return error;
+      if (!isCounted && error instanceof StaleViewError) return this.#tryFindFresh(key, keyLength, atSeq, atMs);
+      throw error;
+    } finally {
+      this.#avoidsDisk = false;
+      if (this.reader.avoidsDisk !== undefined) this.reader.avoidsDisk = false;
+    }
+  }
+
+  #tryFindFresh(key: Uint8Array, keyLength: number, atSeq: number, atMs: number): boolean | ColdReadError {
+    this.noteStale();
+    try {
+      return this.findUncounted(key, keyLength, atSeq, atMs);
+    } catch (error) {
+      if (error instanceof ColdReadError) return error;
+      throw error;
+    }
   }
 
   /** As find(), for what is no read of its own. Looks up first who holds the space. */
@@ -198,6 +243,7 @@ export class SpaceView {
     this.engine = engineOfCode(engineCodeOfTag(treeCounts(arena, metaUnit, this.#row).tag));
     observeReads(arena, spaceId, this.meter);
     this.reader = this.engine.openReader(arena, this.#row, spaceId, this.slot);
+    if (this.#avoidsDisk && this.reader.avoidsDisk !== undefined) this.reader.avoidsDisk = true;
   }
 
   /** Shared by the scans of the thread, each of which seeks anew under its pin: for ordered engines. */

@@ -5,6 +5,7 @@
 import { KeyScratch, MAX_KEY_BYTES, type KeyEncodingName } from '../../shared/codec/key-encoding.js';
 import { invalidArgument } from '../../shared/errors.js';
 import { EXPIRY_SPACE_ID } from '../../engines/engine.js';
+import { COLD_ATTEMPTS_MAX, ColdReadError } from '../../engines/lsm/read/cold.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import { Counter } from '../metrics/board.js';
@@ -25,6 +26,8 @@ import type { SpaceSource } from './source.js';
 
 /** Values longer than this are read piece by piece by get(), with the event loop running in between. */
 const PIECEWISE_BYTES_MIN = 1 << 20;
+/** Of getMany(). A power of two below 1,024. */
+const GETS_AT_ONCE = 64;
 /** Entries counted under one pin. */
 const COUNT_ENTRIES_PER_PIN = 4096;
 
@@ -102,10 +105,47 @@ export abstract class Reads<K, V> {
     return decodeRaw(raw, source.valueEncoding) as V;
   }
 
-  /** As getSync(); values above 1 MiB are copied piece by piece, with the event loop running in between. @throws as getSync; AbortError */
+  /**
+   * As getSync(), but the event loop runs while a file is read (of a space that is not all in memory), and values above 1 MiB are copied piece by piece.
+   * @throws as getSync; AbortError
+   */
   get(key: K, options?: ReadOptions): Promise<V | undefined> {
     if (!isTraced()) return this.#get(key, options);
     return traced({ operation: 'get', space: this.spaceName, key }, () => this.#get(key, options));
+  }
+
+  /**
+   * Waits, with the event loop running, until what a read of the key needs is in memory; `cold` is what is missing. When true, the view stands at the entry.
+   * @throws as getSync; AbortError
+   */
+  async #load(view: SpaceView, key: Buffer, cold: ColdReadError, signal?: AbortSignal): Promise<boolean> {
+    let missing = cold;
+    for (let attempt = 1; attempt < COLD_ATTEMPTS_MAX; attempt++) {
+      await missing.load();
+      signal?.throwIfAborted();
+      this.assertOpen();
+      const outcome = view.tryFind(key, key.length, this.readSeq, this.readMs, false);
+      if (!(outcome instanceof ColdReadError)) return outcome;
+      missing = outcome;
+    }
+    // Others need the room as badly: this one waits for the file.
+    return view.findUncounted(key, key.length, this.readSeq, this.readMs);
+  }
+
+  /** So that a synchronous read of the key which follows at once need not wait for a file. @throws as get() */
+  async #warm(key: K, signal: AbortSignal | undefined): Promise<void> {
+    if (this.source.pending !== undefined) await this.source.pending;
+    const { source, scratch } = this;
+    if (!source.views.some((view) => view.mayBeCold)) return;
+    this.assertOpen();
+    const length = source.keyEncoding.encode(key, scratch);
+    const view = source.viewOf(scratch, length);
+    const outcome = view.tryFind(scratch.bytes, length, this.readSeq, this.readMs, false);
+    const isFound =
+      outcome instanceof ColdReadError
+        ? await this.#load(view, Buffer.from(scratch.bytes.subarray(0, length)), outcome, signal)
+        : outcome;
+    if (isFound) view.release();
   }
 
   async #get(key: K, options?: ReadOptions): Promise<V | undefined> {
@@ -117,7 +157,17 @@ export abstract class Reads<K, V> {
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
-    if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
+    const outcome = view.mayBeCold
+      ? view.tryFind(scratch.bytes, length, this.readSeq, readMs, true)
+      : view.find(scratch.bytes, length, this.readSeq, readMs);
+    let own: Buffer | undefined;
+    if (outcome instanceof ColdReadError) {
+      own = Buffer.from(scratch.bytes.subarray(0, length));
+      if (!(await this.#load(view, own, outcome, signal))) {
+        view.meter.counts[Counter.Misses]!++;
+        return undefined;
+      }
+    } else if (!outcome) return undefined;
     let raw: RawValue | undefined;
     try {
       if (view.reader.valueLength < PIECEWISE_BYTES_MIN) {
@@ -127,7 +177,8 @@ export abstract class Reads<K, V> {
       view.release();
     }
     if (raw === undefined) {
-      raw = await this.#readPiecewise(view, Buffer.from(scratch.bytes.subarray(0, length)), readMs, signal);
+      own ??= Buffer.from(scratch.bytes.subarray(0, length));
+      raw = await this.#readPiecewise(view, own, readMs, signal);
       if (raw === undefined) return undefined;
     }
     return decodeRaw(raw, source.valueEncoding) as V;
@@ -183,9 +234,12 @@ export abstract class Reads<K, V> {
     if (!Array.isArray(keys)) throw invalidArgument('getMany takes an array of keys');
     const reads = this.#at(options);
     const values: (V | undefined)[] = [];
-    for (const [index, key] of keys.entries()) {
-      values.push(await reads.#get(key as K));
-      if ((index & 1023) === 1023) {
+    // Some at a time, so that what must be read from files is read at once.
+    for (let from = 0; from < keys.length; from += GETS_AT_ONCE) {
+      const some: Promise<V | undefined>[] = [];
+      for (let at = from; at < Math.min(keys.length, from + GETS_AT_ONCE); at++) some.push(reads.#get(keys[at] as K));
+      for (const value of await Promise.all(some)) values.push(value);
+      if ((from & 1023) === 1024 - GETS_AT_ONCE) {
         await new Promise((resolve) => setImmediate(resolve));
         signal?.throwIfAborted();
       }
@@ -211,8 +265,8 @@ export abstract class Reads<K, V> {
   }
 
   async #has(key: K, options?: ReadOptions): Promise<boolean> {
-    checkSignal(options);
-    if (this.source.pending !== undefined) await this.source.pending;
+    const signal = checkSignal(options);
+    await this.#at(options).#warm(key, signal);
     return this.hasSync(key, options);
   }
 
@@ -246,8 +300,8 @@ export abstract class Reads<K, V> {
 
   /** getEntry(), untraced. */
   protected async entryOf(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
-    checkSignal(options);
-    if (this.source.pending !== undefined) await this.source.pending;
+    const signal = checkSignal(options);
+    await this.#at(options).#warm(key, signal);
     return this.getEntrySync(key, options);
   }
 
