@@ -13,6 +13,7 @@ import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
 import '../../engines/built-in.js';
 import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js';
 import { CheckpointWriter, type CheckpointHeader } from '../../engines/checkpoint/writer.js';
+import { lsmRootChunk, type LsmRoot } from '../../engines/lsm/root.js';
 import type { CompactionTask, FlushTask, LsmJobResult } from '../../engines/lsm/types.js';
 import { EXPIRY_SPACE_ID, EngineCode, engineNamed, rowTag } from '../../engines/engine.js';
 import { JOB_READER_SLOT, indexKey } from '../../engines/store/space-table.js';
@@ -32,6 +33,8 @@ export interface CheckpointTask {
   readonly entrySpaces: readonly number[];
   /** Trees whose pages are in files of their own. */
   readonly pagedRoots: readonly PagedRoot[];
+  /** LSM-Trees, whose tables are synced. */
+  readonly lsmRoots: readonly LsmRoot[];
   readonly engineModules: readonly string[];
   /** Word 0 not 0: stop. */
   readonly cancel: Int32Array;
@@ -73,6 +76,7 @@ export async function checkpoint(task: CheckpointTask): Promise<TaskResult<{ pat
       for (const space of task.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, task.header.publishedSeq, emit);
       syncPaged(new NodeEnv(), task.directory, task.pagedRoots);
       for (const root of task.pagedRoots) emit(pagedRootChunk(root));
+      for (const root of task.lsmRoots) emit(lsmRootChunk(root));
       return writer.finish();
     } catch (error) {
       writer.abort();

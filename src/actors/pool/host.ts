@@ -695,6 +695,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         metaUnit: plan.metaUnit,
         entrySpaces: plan.entrySpaces,
         pagedRoots: plan.pagedRoots,
+        lsmRoots: plan.lsmRoots,
         engineModules: this.#options.engineModules,
         cancel,
       });
@@ -796,8 +797,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
           arena: this.#arenas[handle.index]!,
           metaUnit: plan.metaUnit,
           // The id of one that came later will be given to another space in the copy.
-          entrySpaces: plan.entrySpaces.filter((id) => definitions.some((definition) => definition.id === id)),
+          entrySpaces: [...plan.entrySpaces, ...plan.lsmSpaces].filter((id) =>
+            definitions.some((definition) => definition.id === id),
+          ),
           pagedRoots: [],
+          lsmRoots: [],
           engineModules: this.#options.engineModules,
           cancel,
           snapshotSeq,

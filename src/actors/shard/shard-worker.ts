@@ -400,6 +400,8 @@ async function main(data: ShardWorkerData): Promise<void> {
       isNew: data.isNew,
       readOnly: data.readOnly,
       spaces: data.spaces,
+      jobs,
+      rate: data.rate,
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });

@@ -949,7 +949,7 @@ export class Shard {
 
   /** When engines have something to do behind the groups by themselves, ms since the epoch. */
   get workDueAtMs(): number {
-    return this.store.workDueAtMs ?? Infinity;
+    return this.store.workDueAtMs;
   }
 
   /** When entries may expire next, ms since the epoch. */
