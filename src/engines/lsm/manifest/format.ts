@@ -32,6 +32,7 @@
  *     6 tombstone removed like 5
  *     7 stored number     storedSeq
  *     8 next file         nextFile
+ *     9 space             spaceId
  *
  * Golden bytes: test/golden/lsm-manifest.txt. Threads: any; no state.
  */
@@ -69,6 +70,7 @@ const Tag = {
   RemoveTombstone: 6,
   StoredSeq: 7,
   NextFile: 8,
+  SpaceId: 9,
 } as const;
 
 const HAS_LOW = 1;
@@ -307,6 +309,10 @@ export function encodeEdit(edit: VersionEdit, start: number): { bytes: Uint8Arra
     writer.number(Tag.NextFile);
     writer.number(edit.nextFile);
   }
+  if (edit.spaceId !== undefined) {
+    writer.number(Tag.SpaceId);
+    writer.number(edit.spaceId);
+  }
   const payloadBytes = writer.at - start;
   const bytes = new Uint8Array(start + Math.ceil(payloadBytes / 8) * 8);
   bytes.set(writer.bytes.subarray(0, writer.at));
@@ -397,6 +403,7 @@ export function decodeEdit(bytes: Uint8Array, start: number, end: number, file: 
   const removedTombstones: RangeTombstone[] = [];
   let storedSeq: number | undefined;
   let nextFile: number | undefined;
+  let spaceId: number | undefined;
   while (reader.at < end) {
     const at = reader.at;
     const tag = reader.number();
@@ -408,6 +415,7 @@ export function decodeEdit(bytes: Uint8Array, start: number, end: number, file: 
     else if (tag === Tag.RemoveTombstone) removedTombstones.push(reader.tombstone());
     else if (tag === Tag.StoredSeq) storedSeq = reader.number();
     else if (tag === Tag.NextFile) nextFile = reader.number();
+    else if (tag === Tag.SpaceId) spaceId = reader.number();
     else throw corruptManifest(file, at, `unknown record ${tag}`);
   }
   return {
@@ -419,5 +427,6 @@ export function decodeEdit(bytes: Uint8Array, start: number, end: number, file: 
     removedTombstones,
     ...(storedSeq === undefined ? {} : { storedSeq }),
     ...(nextFile === undefined ? {} : { nextFile }),
+    ...(spaceId === undefined ? {} : { spaceId }),
   };
 }

@@ -87,6 +87,7 @@ export function repairTree(
 interface Remains {
   readonly tombstones: RangeTombstone[];
   storedSeq: number;
+  spaceId: number | undefined;
 }
 
 interface Candidate {
@@ -135,7 +136,7 @@ class Repair {
     this.#nextFile = Math.max(state?.nextFile ?? 1, 1 + Math.max(0, ...numbers));
     if (state !== undefined) {
       this.#keepLevels(state, damagedTables, damagedBlobs);
-      return this.#finish(state.tombstones, state.storedSeq);
+      return this.#finish(state.tombstones, state.storedSeq, state.spaceId);
     }
     const remains = this.#readRemains(names);
     this.#byNumbers(names);
@@ -143,7 +144,7 @@ class Repair {
     let largestSeq = 0;
     for (const table of this.#tables.values()) largestSeq = Math.max(largestSeq, table.largestSeq);
     if (largestSeq > (this.#options.logEndSeq ?? Infinity)) storedSeq = Math.max(storedSeq, largestSeq);
-    return this.#finish(remains.tombstones, storedSeq);
+    return this.#finish(remains.tombstones, storedSeq, remains.spaceId);
   }
 
   close(): void {
@@ -152,7 +153,7 @@ class Repair {
     this.#blobWriter?.writer.abort();
   }
 
-  #finish(tombstones: readonly RangeTombstone[], storedSeq: number): TreeRepair {
+  #finish(tombstones: readonly RangeTombstone[], storedSeq: number, spaceId: number | undefined): TreeRepair {
     this.#endBlobs();
     const state: LsmState = {
       tables: this.#tables,
@@ -160,6 +161,7 @@ class Repair {
       tombstones,
       storedSeq,
       nextFile: this.#nextFile,
+      ...(spaceId === undefined ? {} : { spaceId }),
     };
     LsmManifest.rebuild(this.#env, this.#to, this.#identity, state).close();
     let entries = 0;
@@ -189,7 +191,7 @@ class Repair {
 
   /** From the frames of every manifest file that is there, as far as each can be read. */
   #readRemains(names: readonly string[]): Remains {
-    const remains: Remains = { tombstones: [], storedSeq: 0 };
+    const remains: Remains = { tombstones: [], storedSeq: 0, spaceId: undefined };
     const seen = new Set<string>();
     for (const name of names) {
       const number = manifestNumber(name);
@@ -197,6 +199,7 @@ class Repair {
       try {
         readManifest(this.#env, `${this.#from}/${name}`, { identity: this.#identity, number }, ({ edit }) => {
           remains.storedSeq = Math.max(remains.storedSeq, edit.storedSeq ?? 0);
+          remains.spaceId = edit.spaceId ?? remains.spaceId;
           // One that was removed has done all it had to: it hides nothing that is there.
           for (const tombstone of edit.addedTombstones ?? []) {
             const { seq, low, high } = tombstone;

@@ -15,6 +15,8 @@ export interface LsmState {
   readonly storedSeq: number;
   /** The lowest number of a file that was never given. */
   readonly nextFile: number;
+  /** Whose entries these are, where that is known: for a repair that has lost the checkpoint, which otherwise says so. */
+  readonly spaceId?: number | undefined;
 }
 
 /** Counts as a whole or not at all. Removals come first: a table that moves to another level is removed and added. */
@@ -28,6 +30,7 @@ export interface VersionEdit {
   /** Never goes back. */
   readonly storedSeq?: number;
   readonly nextFile?: number;
+  readonly spaceId?: number;
 }
 
 export const EMPTY_STATE: LsmState = {
@@ -39,7 +42,8 @@ export const EMPTY_STATE: LsmState = {
 };
 
 export const KEY_BYTES_MAX = 4096;
-export const FILE_NUMBER_MAX = 2 ** 32 - 1;
+const U32_MAX = 2 ** 32 - 1;
+export const FILE_NUMBER_MAX = U32_MAX;
 
 /** The edit that makes the state from the empty one. */
 export function snapshotEdit(state: LsmState): VersionEdit {
@@ -49,6 +53,7 @@ export function snapshotEdit(state: LsmState): VersionEdit {
     addedTombstones: state.tombstones,
     storedSeq: state.storedSeq,
     nextFile: state.nextFile,
+    ...(state.spaceId === undefined ? {} : { spaceId: state.spaceId }),
   };
 }
 
@@ -173,7 +178,9 @@ export function applyEdit(state: LsmState, edit: VersionEdit): LsmState | string
   if (!isUpTo(storedSeq, U48_MAX) || storedSeq < state.storedSeq) {
     return `the stored number goes from ${state.storedSeq} to ${storedSeq}`;
   }
-  return { tables, blobs, tombstones, storedSeq, nextFile };
+  const spaceId = edit.spaceId ?? state.spaceId;
+  if (spaceId !== undefined && !isUpTo(spaceId, U32_MAX)) return `${spaceId} is no space`;
+  return { tables, blobs, tombstones, storedSeq, nextFile, ...(spaceId === undefined ? {} : { spaceId }) };
 }
 
 /** The runs of a level or of a run of level 0, in key order: overlaps are told. */

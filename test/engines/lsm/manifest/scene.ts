@@ -62,6 +62,7 @@ export function textOf(state: LsmState, withNextFile = true): string {
       .map((row) => JSON.stringify(row))
       .sort(),
     storedSeq: state.storedSeq,
+    spaceId: state.spaceId ?? null,
     ...(withNextFile ? { nextFile: state.nextFile } : {}),
   });
 }
@@ -107,6 +108,7 @@ export function randomEdit(random: Random, state: LsmState, take: (count: number
       addedTables: [table(take(1), { level: 1, run: 0 })],
     };
   }
+  if (random.chance(0.1)) return { spaceId: random.below(1000) };
   return { addedTables: [table(take(1))], storedSeq: state.storedSeq + 1 + random.below(1000) };
 }
 
