@@ -6,7 +6,10 @@
  * It answers: what does the store cost on top of the web framework? It does not tell the most this machine could serve: the load
  * generator runs on the same cores.
  *
- *   node bench/http.mjs [--quick] [--seconds 5] [--rounds 3] [--threads 1] [--connections 64] [--keys 10000] [--json]
+ *   node bench/http.mjs [--quick] [--seconds 5] [--rounds 3] [--threads 1] [--connections 64] [--keys 10000] [--json] [--profile]
+ *
+ * --profile: prints, too, what a request costs in which thread and part, and what ratio these costs allow on the cores there are, with both servers
+ * using all of them. For the parts both servers run once more under the CPU profiler (Linux).
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,6 +19,17 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
+import {
+  breakdown,
+  costsOf,
+  difference,
+  profileArguments,
+  profileClock,
+  readProfiles,
+  sumOf,
+  threadMicros,
+  total,
+} from './support/http-profile.mjs';
 
 const SELF = fileURLToPath(import.meta.url);
 const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
@@ -31,6 +45,7 @@ const { values: args } = parseArgs({
     connections: { type: 'string', default: '64' },
     keys: { type: 'string', default: '10000' },
     json: { type: 'boolean', default: false },
+    profile: { type: 'boolean', default: false },
     bare: { type: 'boolean', default: false },
   },
 });
@@ -67,6 +82,8 @@ async function serveBare(listener) {
       once(new Worker(SELF, { workerData: { listenerFd: descriptorOf(app.server) } }), 'message'),
     ),
   );
+  // So that a profile is written.
+  process.once('SIGTERM', () => process.exit(0));
   console.log(JSON.stringify({ msg: 'listening', url: `http://127.0.0.1:${app.server.address().port}` }));
 }
 
@@ -153,16 +170,17 @@ async function main() {
   const random = randomOf(1);
   const picks = Array.from({ length: PATHS_PER_RUN }, () => Math.floor(random() * keys));
 
-  const bare = await startServer([SELF, '--bare', '--threads', String(threads)]);
-  const store = await startServer([
+  const bareArguments = [SELF, '--bare', '--threads', String(threads)];
+  const storeArguments = [
     CLI, 'serve', '--db', join(directory, 'db'), '--port', '0', '--threads', String(threads), '--durability', 'sync', '--log-level', 'info',
-  ]); // prettier-ignore
+  ]; // prettier-ignore
+  const bare = await startServer(bareArguments);
+  const store = await startServer(storeArguments);
   const runs = { get: { bare: [], concordkv: [] }, put: { bare: [], concordkv: [] } };
   let failures = 0;
 
-  async function run(operation, name, generation, secondsNow = seconds) {
-    const { url, pid } = name === 'bare' ? bare : store;
-    const requests = picks.map((number) => ({
+  const requestsOf = (operation, generation) =>
+    picks.map((number) => ({
       method: operation === 'get' ? 'GET' : 'PUT',
       path: `/v1/kv/${keyOf(number)}`,
       ...(operation === 'put' && {
@@ -170,9 +188,19 @@ async function main() {
         headers: { 'content-type': 'application/octet-stream' },
       }),
     }));
+
+  async function run(operation, name, generation, secondsNow = seconds) {
+    const { url, pid } = name === 'bare' ? bare : store;
+    const requests = requestsOf(operation, generation);
     const cpuBefore = cpuMicros(pid);
+    const threadsBefore = args.profile ? threadMicros(pid) : undefined;
+    const ownBefore = process.cpuUsage();
     const result = await autocannon({ url, connections, duration: secondsNow, requests });
+    const own = process.cpuUsage(ownBefore);
     const cpuAfter = cpuMicros(pid);
+    const costs =
+      threadsBefore &&
+      costsOf(pid, difference(threadsBefore, threadMicros(pid)), own, result.requests.total, name !== 'bare');
     const bad = result.errors + result.timeouts + result.non2xx;
     if (bad > 0) {
       console.error(
@@ -183,10 +211,50 @@ async function main() {
     return {
       perSecond: result.requests.average,
       cpuUs: cpuBefore === undefined ? undefined : (cpuAfter - cpuBefore) / result.requests.total,
+      costs,
       p50Ms: result.latency.p50,
       p99Ms: result.latency.p99,
       maxMs: result.latency.max,
     };
+  }
+
+  /** One run of a server of its own under the profiler. */
+  async function profiled(operation, name) {
+    const profiles = join(directory, `profiles-${operation}-${name}`);
+    const server = await startServer([
+      ...profileArguments(profiles),
+      ...(name === 'bare' ? bareArguments : storeArguments),
+    ]);
+    const requests = requestsOf(operation, rounds);
+    const fromUs = profileClock();
+    const result = await autocannon({ url: server.url, connections, duration: seconds, requests });
+    const toUs = profileClock();
+    if ((await server.stop()) !== 0 || result.errors + result.timeouts + result.non2xx > 0) failures++;
+    return readProfiles(profiles, server.pid, fromUs, toUs);
+  }
+
+  async function printProfile() {
+    const cores = availableParallelism();
+    for (const operation of ['get', 'put']) {
+      const sums = {};
+      for (const name of ['bare', 'concordkv']) {
+        const byCost = runs[operation][name].map(({ costs }) => costs).sort((a, b) => sumOf(a) - sumOf(b));
+        const costs = byCost[byCost.length >> 1];
+        sums[name] = sumOf(costs);
+        console.log(`\n${operation.toUpperCase()}, ${name}: CPU, µs per request`);
+        for (const [thread, part, us] of breakdown(costs, await profiled(operation, name))) {
+          console.log(`  ${thread.padEnd(8)}${part.padEnd(30)}${us.toFixed(1).padStart(6)}`);
+        }
+        const all = Object.entries(costs).map(([thread, cost]) => `${thread} ${total(cost).toFixed(1)}`);
+        console.log(`  ${all.join(' + ')} = ${sums[name].toFixed(1)}`);
+      }
+      const ratio = sums.bare / sums.concordkv;
+      console.log(
+        `\n${operation.toUpperCase()}: with all of ${cores} cores at work on requests these costs allow ` +
+          `${Math.round((cores * 1e6) / sums.bare).toLocaleString('en-US')}/s of bare, ` +
+          `${Math.round((cores * 1e6) / sums.concordkv).toLocaleString('en-US')}/s of concordkv: ${ratio.toFixed(2)}x`,
+      );
+    }
   }
 
   async function check(number, generations) {
@@ -228,8 +296,9 @@ async function main() {
       console.error(`the server ended with ${code}`);
       failures++;
     }
-    rmSync(directory, { recursive: true, force: true });
   }
+  // With the store closed the directory can be opened by a server under the profiler.
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
 
   const report = {
     when: new Date().toISOString(),
@@ -282,6 +351,7 @@ async function main() {
     }
     console.log(`\n${failures === 0 ? `all ${keys} keys verified` : `${failures} FAILURES`}; written to ${file}`);
   }
+  if (args.profile) await printProfile();
   return failures === 0 ? 0 : 1;
 }
 
