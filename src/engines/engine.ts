@@ -323,9 +323,9 @@ export interface Engine {
   readonly isOrdered: boolean;
   /** False: counts().liveEntries is an estimate, as puts and deletes do not look for what they replace. Left out: true. */
   readonly countsExactly?: boolean;
-  /** Entries that have expired go without being deleted: the store keeps no lines for them in its index. Left out: false. */
+  /** Entries that have expired go without being deleted, where the writer has a `background`: no lines for them are kept in the index. Left out: false. */
   readonly expiresByItself?: boolean;
-  /** removeRange() without a limit takes the same time for any range and need not be cut into slices. Left out: false. */
+  /** removeRange() without a limit takes the same time for any range, where the writer has a `background`: no need to cut it into slices. Left out: false. */
   readonly removesRangeAtOnce?: boolean;
   /** On the row as it was last published; options count for one that is empty. The arena's writer must have adopted it. */
   openWriter(arena: ArenaWriter, row: number, spaceId: number, tuning: EngineTuning): EngineWriter;

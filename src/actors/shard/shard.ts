@@ -761,12 +761,13 @@ export class Shard {
 
   /** True when it was the last part. */
   #appendClear(space: Space, clear: ClearInProgress): boolean {
-    const { isOrdered, removesRangeAtOnce: atOnce = false } = engineOfCode(space.engine.code);
+    const { isOrdered, removesRangeAtOnce } = engineOfCode(space.engine.code);
+    const atOnce = removesRangeAtOnce === true && space.engine.background !== undefined;
     const { building } = space;
     if (building === undefined && atOnce) return this.#appendWholeClear(space, clear);
     // One of the two would remember each slice, the other cannot do with one.
     const remembers =
-      building !== undefined && (atOnce || engineOfCode(building.engine.code).removesRangeAtOnce === true);
+      building !== undefined && (atOnce || building.engine.background !== undefined);
     return isOrdered && !remembers ? this.#appendClearSlice(space, clear) : this.#appendClearDeletes(space, clear);
   }
 

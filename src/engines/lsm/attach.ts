@@ -15,6 +15,7 @@ import type { Env } from '../../shared/env/env.js';
 import type { ArenaWriter, ColdLayout } from '../../shared/memory/arena.js';
 import { BUILDING_SPACE_ID, spaceIdOfTag } from '../engine.js';
 import { InlineJobs } from './inline-jobs.js';
+import { LsmManifest } from './manifest/manifest.js';
 import { treeDirectoryName, treeOfDirectory } from './manifest/names.js';
 import { decodeLsmRoot, type LsmRoot } from './root.js';
 import type { LsmJobs } from './types.js';
@@ -158,11 +159,34 @@ export class LsmSite {
   loadRoot(chunk: Uint8Array): void {
     const root = decodeLsmRoot(chunk);
     this.#named?.add(root.tree);
+    this.#load(root);
+  }
+
+  #load(root: LsmRoot): void {
     for (const tree of this.trees) {
       if (spaceIdOfTag(tree.tag) === root.spaceId && tree.tree === 0) {
         tree.loadRoot(root);
         return;
       }
+    }
+  }
+
+  /**
+   * Without a checkpoint: each manifest says whose entries its tree has. The youngest one counts; others of the space were left behind by a move. Damaged ones
+   * are passed over.
+   */
+  loadByManifests(): void {
+    for (const tree of this.#treesOnDisk().sort((a, b) => b - a)) {
+      let spaceId: number | undefined;
+      try {
+        const identity = { storeId: this.storeId, shard: this.shard, tree };
+        const manifest = LsmManifest.open(this.env, this.directoryOf(tree), identity, { readOnly: true });
+        ({ spaceId } = manifest.state);
+        manifest.close();
+      } catch (error) {
+        if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_FORMAT_VERSION')) throw error; // prettier-ignore
+      }
+      if (spaceId !== undefined) this.#load({ spaceId, tree, storedSeq: 0 });
     }
   }
 

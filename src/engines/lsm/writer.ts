@@ -122,9 +122,6 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   readonly code = EngineCode.lsm;
   readonly row: number;
   tag: number;
-  /** Nothing is looked up, so nothing is known of what an operation replaced. */
-  readonly replacedExpiresAt = 0;
-  readonly replacedSeq = 0;
   foundExpiresAt = 0;
   readonly options: LsmOptions;
   readonly background?: EngineBackground;
@@ -197,6 +194,15 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
       keepTombstones: this.#site !== undefined,
       descriptor,
     });
+  }
+
+  /** With files nothing is looked up, so nothing is known of what an operation replaced. */
+  get replacedExpiresAt(): number {
+    return this.#site === undefined ? this.#active.replacedExpiresAt : 0;
+  }
+
+  get replacedSeq(): number {
+    return this.#site === undefined ? this.#active.replacedSeq : 0;
   }
 
   // ---- opening ----------------------------------------------------------------------------------------------------------------------
@@ -611,8 +617,10 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     const removed = new Set(edit.removedTombstones?.map(tombstoneName));
     const kept = tree.state.tombstones.filter((tombstone) => !removed.has(tombstoneName(tombstone)));
     const tombstones = [...kept, ...(edit.addedTombstones ?? []), ...unflushed];
+    const spaceId = spaceIdOfTag(this.tag);
+    const isNamed = spaceId === BUILDING_SPACE_ID || tree.state.spaceId === spaceId;
     const state = tree.change(
-      edit,
+      isNamed ? edit : { ...edit, spaceId },
       (version) => this.#buildState(version, frozen, tombstones),
       (shown) => {
         if (shown !== 0) retireState(this.#arena, shown);

@@ -294,6 +294,7 @@ export class ShardStore {
     // A damaged checkpoint may still be wanted with its files.
     if (!options.adopt && !options.ignoreCheckpoint) finishPagedLoad(arena);
     if (!options.ignoreCheckpoint) lsmSiteOf(arena)?.finishLoad();
+    else if (!options.adopt) lsmSiteOf(arena)?.loadByManifests();
     // A row that is new, or was given up, shows.
     publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());

@@ -574,7 +574,7 @@ export class SpaceTable {
     space.engine = engine;
     space.building = undefined;
     space.cursor = undefined;
-    space.expiresByItself = engineOfCode(engine.code).expiresByItself === true;
+    space.expiresByItself = hasOwnExpiry(engine);
     this.#listBackgrounds();
     old.tag = rowTag(BUILDING_SPACE_ID, old.code);
     return old;
@@ -742,7 +742,7 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
     engine,
     cursor: undefined,
     building: undefined,
-    expiresByItself: engineOfCode(engine.code).expiresByItself === true,
+    expiresByItself: hasOwnExpiry(engine),
     passesUpTo: 0,
     group: 0,
     askedGroup: 0,
@@ -752,9 +752,14 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
   };
 }
 
+/** In memory nothing is compacted, so nothing goes by itself. */
+function hasOwnExpiry({ code, background }: EngineWriter): boolean {
+  return background !== undefined && engineOfCode(code).expiresByItself === true;
+}
+
 /** An engine that is being filled may need the line, where the present one does not. */
 function mustList({ expiresByItself, building }: Space): boolean {
-  return !expiresByItself || (building !== undefined && engineOfCode(building.engine.code).expiresByItself !== true);
+  return !expiresByItself || (building !== undefined && !hasOwnExpiry(building.engine));
 }
 
 /** Nothing of what was copied is in memory only. */
