@@ -96,9 +96,9 @@ export function decompress(code: number, bytes: Uint8Array, at: number, length: 
   let plain: Buffer;
   if (code === CompressionCode.lz4) {
     if (plainBytes > LZ4_RATIO_MAX * length) return undefined;
-    const { uncompressSync } = lz4();
+    const codec = lz4();
     try {
-      plain = uncompressSync(bytes.subarray(at, at + length));
+      plain = codec.uncompressSync(bytes.subarray(at, at + length));
     } catch {
       return undefined;
     }

@@ -328,7 +328,7 @@ export class TableWriter {
         this.#prefixFilter.add(this.#hash);
       }
     }
-    if (this.#keys++ === 0) this.#smallestKey = key.slice(0, keyLength);
+    if (this.#keys++ === 0) this.#smallestKey = Uint8Array.from(key.subarray(0, keyLength));
     if (keyLength > 48) last.set(key.subarray(0, keyLength));
     else for (let at = 0; at < keyLength; at++) last[at] = key[at]!;
     this.#lastKeyLength = keyLength;
