@@ -67,7 +67,7 @@ export class BackgroundPool {
           this.#piscina ??= this.#start();
           resolve(await this.#piscina.run(task, { name }));
         } catch (error) {
-          reject(error as Error);
+          reject(error);
         }
       };
       const waiting = { name, priority, isQuick: QUICK.has(name), run };

@@ -3,6 +3,7 @@
  * Threads: the client's.
  */
 import type { ReadEvents } from '../../engines/cells/read-events.js';
+import type { LsmReadCounters } from '../../engines/lsm/read/files.js';
 import { BLOCK_LENGTH, Counter, READ_HISTOGRAM, SCAN_HISTOGRAM, WRITE_HISTOGRAM, type MetricsBoard } from './board.js';
 import { LARGEST, SUM, bucketOf, record } from './histogram.js';
 
@@ -11,9 +12,91 @@ export const READS_PER_SAMPLE = 64;
 
 const NS_PER_MS = 1e6;
 
+/** Counts of reads of tables, on the board. */
+class TableMeter implements LsmReadCounters {
+  readonly #meter: { readonly counts: Float64Array };
+
+  constructor(meter: { readonly counts: Float64Array }) {
+    this.#meter = meter;
+  }
+
+  get filterChecks(): number {
+    return this.#meter.counts[Counter.FilterChecks]!;
+  }
+
+  set filterChecks(count: number) {
+    this.#meter.counts[Counter.FilterChecks] = count;
+  }
+
+  get filterNegatives(): number {
+    return this.#meter.counts[Counter.FilterNegatives]!;
+  }
+
+  set filterNegatives(count: number) {
+    this.#meter.counts[Counter.FilterNegatives] = count;
+  }
+
+  get filterFalsePositives(): number {
+    return this.#meter.counts[Counter.FilterFalsePositives]!;
+  }
+
+  set filterFalsePositives(count: number) {
+    this.#meter.counts[Counter.FilterFalsePositives] = count;
+  }
+
+  get blocksFromCache(): number {
+    return this.#meter.counts[Counter.BlocksFromCache]!;
+  }
+
+  set blocksFromCache(count: number) {
+    this.#meter.counts[Counter.BlocksFromCache] = count;
+  }
+
+  get blocksFromFile(): number {
+    return this.#meter.counts[Counter.BlocksFromFile]!;
+  }
+
+  set blocksFromFile(count: number) {
+    this.#meter.counts[Counter.BlocksFromFile] = count;
+  }
+
+  get bytesFromFile(): number {
+    return this.#meter.counts[Counter.BytesFromFile]!;
+  }
+
+  set bytesFromFile(count: number) {
+    this.#meter.counts[Counter.BytesFromFile] = count;
+  }
+
+  get blobReads(): number {
+    return this.#meter.counts[Counter.BlobReads]!;
+  }
+
+  set blobReads(count: number) {
+    this.#meter.counts[Counter.BlobReads] = count;
+  }
+
+  get coldReads(): number {
+    return this.#meter.counts[Counter.ColdReads]!;
+  }
+
+  set coldReads(count: number) {
+    this.#meter.counts[Counter.ColdReads] = count;
+  }
+
+  get prefixNegatives(): number {
+    return this.#meter.counts[Counter.PrefixNegatives]!;
+  }
+
+  set prefixNegatives(count: number) {
+    this.#meter.counts[Counter.PrefixNegatives] = count;
+  }
+}
+
 export class SpaceMeter implements ReadEvents {
   /** See Counter: the caller adds to them. Nobody's any more when the space is gone, or the thread has let go of the pool. */
   counts: Float64Array;
+  readonly tables: LsmReadCounters = new TableMeter(this);
   readonly #block: number;
   readonly #board: MetricsBoard | undefined;
   #lastMs = NaN;

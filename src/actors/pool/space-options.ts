@@ -140,8 +140,8 @@ type Plain = string | number | readonly string[] | undefined;
 /** Options as one level: lsm.tableBytes. */
 function flat(tuning: EngineTuning): [option: string, value: Plain][] {
   const { lsm = {}, ...others } = tuning;
-  const nested = Object.entries(lsm).map(([option, value]): [string, Plain] => [`lsm.${option}`, value]);
-  return [...Object.entries(others), ...nested];
+  const ofTree = Object.entries(lsm as Readonly<Record<string, Plain>>);
+  return [...Object.entries(others), ...ofTree.map(([option, value]): [string, Plain] => [`lsm.${option}`, value])];
 }
 
 function plainOf(value: Plain): string | number | null {

@@ -1,14 +1,17 @@
 /**
- * What readers of nodes meet that costs them time: who counts it, per arena and space. Engines know nothing of who counts.
+ * What readers meet that costs them time: who counts it, per arena and space. Engines know nothing of who counts.
  * Threads: per thread, set before a reader of the space is opened.
  */
 import type { ArenaReader } from '../../shared/memory/arena.js';
+import type { LsmReadCounters } from '../lsm/read/files.js';
 
 export interface ReadEvents {
   /** A read met only versions newer than the publication it began with, and began again with the newest. */
   retried(): void;
   /** A writer was in, and the reader waited for it. */
   waitedForLatch(forMs: number): void;
+  /** Where reads of an LSM-Tree's tables are counted; left out: not. */
+  readonly tables?: LsmReadCounters;
 }
 
 const NOBODY: ReadEvents = {

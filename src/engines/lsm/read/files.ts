@@ -15,6 +15,7 @@ import { ConcordError } from '../../../shared/errors.js';
 import type { ArenaReader, ColdLayout, UnitId } from '../../../shared/memory/arena.js';
 import { toOwnerId } from '../../../shared/memory/lock-owner.js';
 import { PageCache } from '../../../shared/memory/page-cache.js';
+import { readEventsOf } from '../../cells/read-events.js';
 import { BlobReader } from '../blob/blob-reader.js';
 import { blobName, tableName, treeDirectoryName } from '../manifest/names.js';
 import { BlockFile } from '../table/table-file.js';
@@ -78,6 +79,7 @@ export class LsmFiles {
   readonly cache: PageCache | undefined;
   /** Whether what this thread reads goes into the cache. */
   readonly inserts: boolean;
+  readonly #arena: ArenaReader;
   readonly #env: Env;
   readonly #layout: ColdLayout;
   /** By tree and number, the one read last at the end. */
@@ -111,13 +113,14 @@ export class LsmFiles {
 
   /** The same with files on another Env, or with an owner of its own. */
   static attach(arena: ArenaReader, env: Env, layout: ColdLayout, owner: number): LsmFiles {
-    const files = new LsmFiles(env, layout, owner);
+    const files = new LsmFiles(arena, env, layout, owner);
     this.#all.get(arena)?.close();
     this.#all.set(arena, files);
     return files;
   }
 
-  private constructor(env: Env, layout: ColdLayout, owner: number) {
+  private constructor(arena: ArenaReader, env: Env, layout: ColdLayout, owner: number) {
+    this.#arena = arena;
     this.#env = env;
     this.#layout = layout;
     this.inserts = owner !== 0;
@@ -137,7 +140,10 @@ export class LsmFiles {
   /** Of this thread's reads of the space; lives as long as this object. */
   counters(spaceId: number): LsmReadCounters {
     let counters = this.#counters.get(spaceId);
-    if (counters === undefined) this.#counters.set(spaceId, (counters = newReadCounters()));
+    if (counters === undefined) {
+      counters = readEventsOf(this.#arena, spaceId).tables ?? newReadCounters();
+      this.#counters.set(spaceId, counters);
+    }
     return counters;
   }
 
