@@ -180,6 +180,23 @@ function printGrid(lines) {
   }
 }
 
+/** What the mixed load is made of, and what follows from it. */
+function printCost(cost, parts) {
+  if (cost !== undefined) {
+    const { clientUs, shardUs, restUs, totalUs, cores, bound } = cost;
+    console.log(
+      `  CPU per operation: clients ${figure(clientUs)} + shard ${figure(shardUs)} + collectors, compilers and others ${figure(restUs)} = ` +
+        `${figure(totalUs)} us: at most ${figure(bound)} M/s on ${cores} cores`,
+    );
+  }
+  if (parts !== undefined) {
+    console.log(
+      `  shard, per write, in groups of ${parts.recordsPerGroup}: number and log ${figure(parts.logUs)}, apply and publish ` +
+        `${figure(parts.applyUs)}, answer ${figure(parts.answerUs)} us (wall)`,
+    );
+  }
+}
+
 async function main() {
   const { values } = parseArgs({
     options: {
@@ -232,13 +249,14 @@ async function main() {
       console.log('');
     },
   });
-  for (const { mix, operations, millionsPerSecond, hits, misses, failed, wrong, left } of result.mixes) {
+  for (const { mix, operations, millionsPerSecond, hits, misses, failed, wrong, left, cost, parts } of result.mixes) {
     const [low, high] = ORIGINAL_MIXES[mix];
     console.log(
       `8 client threads, B+Tree of 100,000 keys, ${mix}, ${operations.toLocaleString('en')} operations, durability memory: ` +
         `${figure(millionsPerSecond)} M/s (C ${low}-${high}, ${figure(millionsPerSecond / high)}x); ` +
         `${hits} hits, ${misses} misses, ${left} keys left, ${failed} failed, ${wrong} wrong`,
     );
+    printCost(cost, parts);
   }
   const verdicts = judgeEngines(result);
   console.log('');

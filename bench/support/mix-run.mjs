@@ -1,13 +1,18 @@
 /**
  * The mixed load: eight client threads on one B+Tree of one shard with 100,000 live keys, acknowledged in memory. Every get is checked as it is read, and
- * everything that is left at the end is read back.
+ * everything that is left at the end is read back. Before the clock starts the threads run a part of it on a space that is not looked at.
+ *
+ * Beside the rate stands what it is made of: CPU time per operation, of the clients, of the shard's thread, and of the rest (collectors, compilers,
+ * the main thread), and the parts of the shard's groups. No more can come out than the cores have time for, nor more writes than the one thread of
+ * the shard can apply: `bound` says how much that is.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { ConcordPool } from '../../dist/index.js';
 import { isValueOf, keyOf, valueOf } from './mix-records.mjs';
+import { cpuMsOfThreads } from './thread-cpu.mjs';
 
 export const MIXES = {
   '95 get / 5 set': { get: 95, delete: 0 },
@@ -16,8 +21,52 @@ export const MIXES = {
 const THREADS = 8;
 const LIVE_KEYS = 100_000;
 const LOAD_BATCH = 1000;
+/** Operations per thread. */
+const WARM_UP = 40_000;
+const WARM_UP_SPACE = 'warm-up';
 
-/** { millionsPerSecond, hits, misses, wrong, failed, left } of one run of `operations` in all. */
+/** Sum of what a histogram of the stats holds that was added since. */
+function addedUs(before, after) {
+  return after.count * after.meanUs - before.count * before.meanUs;
+}
+
+/** Wall time of the shard per operation of a group, by part, µs: of the groups that are timed. */
+function partsOf(before, after) {
+  const groups = after.latency.apply.count - before.latency.apply.count;
+  const records = groups * ((after.operations - before.operations) / (after.groups - before.groups));
+  if (!(records > 0)) return undefined;
+  const part = (name) => addedUs(before.latency[name], after.latency[name]) / records;
+  return {
+    recordsPerGroup: Math.round(records / groups),
+    logUs: part('log'),
+    applyUs: part('apply'),
+    answerUs: part('answer'),
+  };
+}
+
+/** µs per operation and the most that can come out, M/s; undefined where the system does not tell. */
+function costOf(before, after, reports, processMs, operations) {
+  if (reports.some(({ cpuMs, id }) => cpuMs === undefined || id === undefined)) return undefined;
+  const clients = new Set(reports.map(({ id }) => id));
+  const perOperation = (ms) => (ms * 1000) / operations;
+  const clientUs = perOperation(reports.reduce((total, { cpuMs }) => total + cpuMs, 0));
+  let shardMs = 0;
+  // The busiest thread that is no client: with writes enough to matter it is the shard's.
+  for (const [id, ms] of after) if (!clients.has(id)) shardMs = Math.max(shardMs, ms - (before.get(id) ?? 0));
+  const shardUs = perOperation(shardMs);
+  const totalUs = perOperation(processMs);
+  const cores = Math.min(availableParallelism(), THREADS + 1);
+  return {
+    clientUs,
+    shardUs,
+    restUs: Math.max(0, totalUs - clientUs - shardUs),
+    totalUs,
+    cores,
+    bound: Math.min(cores / totalUs, 1 / shardUs),
+  };
+}
+
+/** { millionsPerSecond, hits, misses, wrong, failed, left, cost, parts } of one run of `operations` in all. */
 export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
   const directory = mkdtempSync(join(tmpdir(), 'concordkv-mix-'));
   const mix = MIXES[name];
@@ -25,6 +74,7 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
   try {
     const space = db.space('bench', { engine: 'btree' });
     await space.ready;
+    await db.space(WARM_UP_SPACE, { engine: 'btree' }).ready;
     for (let from = 0; from < keys; from += LOAD_BATCH) {
       const puts = [];
       for (let id = from; id < Math.min(from + LOAD_BATCH, keys); id++)
@@ -38,6 +88,8 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
         workerData: {
           handle,
           space: 'bench',
+          warmUpSpace: WARM_UP_SPACE,
+          warmUp: WARM_UP,
           thread,
           operations: Math.floor(operations / THREADS),
           keys,
@@ -56,9 +108,15 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
       return { worker, ready, report: ready.then(next), ended: new Promise((resolve) => worker.once('exit', resolve)) };
     });
     await Promise.all(threads.map(({ ready }) => ready));
+    const statsBefore = db.stats().shards[0];
+    const threadsBefore = cpuMsOfThreads();
+    const processBefore = process.cpuUsage();
     Atomics.store(new Int32Array(gate), 0, 1);
     Atomics.notify(new Int32Array(gate), 0);
     const reports = await Promise.all(threads.map(({ report }) => report));
+    const used = process.cpuUsage(processBefore);
+    const threadsAfter = cpuMsOfThreads();
+    const parts = partsOf(statsBefore, db.stats().shards[0]);
     await Promise.all(threads.map(({ ended }) => ended));
     const sum = (what) => reports.reduce((total, report) => total + report[what], 0);
     const started = Math.min(...reports.map((report) => report.started));
@@ -70,10 +128,13 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
       if (!isValueOf(value, ids.get(key) ?? -1)) wrong++;
     }
     if (mix.delete === 0 && (left !== keys || sum('misses') > 0)) wrong += Math.abs(keys - left) + sum('misses');
+    const done = Math.floor(operations / THREADS) * THREADS;
     return {
       mix: name,
-      operations: Math.floor(operations / THREADS) * THREADS,
-      millionsPerSecond: (Math.floor(operations / THREADS) * THREADS) / (ended - started) / 1000,
+      operations: done,
+      millionsPerSecond: done / (ended - started) / 1000,
+      cost: costOf(threadsBefore, threadsAfter, reports, (used.user + used.system) / 1000, done),
+      parts,
       hits: sum('hits'),
       misses: sum('misses'),
       failed: sum('failed'),
