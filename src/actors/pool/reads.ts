@@ -4,7 +4,7 @@
  */
 import { KeyScratch, MAX_KEY_BYTES, type KeyEncodingName } from '../../shared/codec/key-encoding.js';
 import { invalidArgument } from '../../shared/errors.js';
-import { EXPIRY_SPACE_ID } from '../../engines/engine.js';
+import { EXPIRY_SPACE_ID, engineCodeOfTag, engineOfCode } from '../../engines/engine.js';
 import { COLD_ATTEMPTS_MAX, ColdReadError } from '../../engines/lsm/read/cold.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
@@ -395,8 +395,8 @@ export abstract class Reads<K, V> {
   }
 
   /**
-   * Number of entries. Without a range, of the newest state, in constant time, unless entries that have expired wait to be removed; otherwise by
-   * walking the range.
+   * Number of entries. Without a range, of the newest state, in constant time, unless entries that have expired wait to be removed or the engine does
+   * not look for what a write replaces (lsm); otherwise by walking the range.
    */
   count(options?: RangeOptions<K> & ReadOptions): Promise<number> {
     if (!isTraced()) return this.#count(options);
@@ -413,7 +413,10 @@ export abstract class Reads<K, V> {
     if (isEmptyRange(range)) return 0;
     const isNewest = reads.readSeq === Infinity;
     if (range.low === undefined && range.high === undefined && isNewest && !this.#holdsExpired()) {
-      return source.views.reduce((sum, view) => sum + view.counts().liveEntries, 0);
+      const counts = source.views.map((view) => view.counts());
+      if (counts.every(({ tag }) => engineOfCode(engineCodeOfTag(tag)).countsExactly !== false)) {
+        return counts.reduce((sum, { liveEntries }) => sum + liveEntries, 0);
+      }
     }
     const { control, client: slot } = this.client;
     const held = isNewest ? await control.openSnapshot(slot) : undefined;

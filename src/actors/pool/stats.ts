@@ -119,7 +119,7 @@ export interface SpaceStats {
   /** Empty: the pool's own. */
   readonly name: string;
   readonly engine: string;
-  /** Those that have expired count until they are removed. */
+  /** Those that have expired count until they are removed. Of an LSM-Tree an estimate, as the next ones: it does not look for what a write replaces. */
   readonly entries: number;
   /** Live key and value bytes. */
   readonly dataBytes: number;
