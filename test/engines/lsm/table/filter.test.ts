@@ -110,9 +110,8 @@ test('hashes are those of every file that exists', () => {
     hash.set(key, 2, text.length);
     return `${(hash.h1 >>> 0).toString(16)} ${(hash.h2 >>> 0).toString(16)}`;
   };
-  expect(
-    ['', 'a', 'ab', 'abc', 'abcd', 'abcde', '0000000000000001', '\xff\xfe\xfd\xfc'].map(of),
-  ).toMatchInlineSnapshot(`
+  expect(['', 'a', 'ab', 'abc', 'abcd', 'abcde', '0000000000000001', '\xff\xfe\xfd\xfc'].map(of))
+    .toMatchInlineSnapshot(`
     [
       "a921b4a3 df7aaac7",
       "a2d34217 c9874413",
