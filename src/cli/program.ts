@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { configCommand } from './commands/config.js';
 import { delCommand, getCommand, putCommand, scanCommand } from './commands/entries.js';
+import { inspectCommand } from './commands/inspect-file.js';
 import { statsCommand, verifyCommand } from './commands/inspect.js';
 import { loadCommand } from './commands/load.js';
 import { serveCommand } from './commands/serve.js';
@@ -12,7 +13,7 @@ import { OutputClosed, watchOutput } from './output.js';
 const EPILOGUE = `
 Exit codes:
   0  done                      3  get: there is no such key
-  1  failed                    4  verify, config check: problems found · put: the condition did not hold
+  1  failed                    4  verify, inspect, config check: problems found · put: the condition did not hold
   2  wrong command line        130, 143  ended by SIGINT, SIGTERM after closing the store
 
 Examples:
@@ -51,6 +52,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   scanCommand(program, setExit);
   statsCommand(program, setExit);
   verifyCommand(program, setExit);
+  inspectCommand(program, setExit);
   serveCommand(program, setExit);
   configCommand(program, setExit);
   for (const command of withInner(program)) {

@@ -237,6 +237,24 @@ function judgeTail(
   return union === 0 ? undefined : { offset: at, reason };
 }
 
+/** Whose tree a directory holds, from the header of any manifest there that has a sound one; undefined: nobody can tell. @throws ERR_IO, ERR_PERMISSION */
+export function identityOfTree(env: Env, directory: string): LsmIdentity | undefined {
+  const bytes = Buffer.alloc(HEADER_BYTES);
+  for (const name of env.list(directory).reverse()) {
+    if (manifestNumber(name) === undefined) continue;
+    const file = env.open(`${directory}/${name}`, 'read');
+    try {
+      const read = file.read(bytes, 0, HEADER_BYTES, 0);
+      return decodeHeader(bytes.subarray(0, read), file.path).header.identity;
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+    } finally {
+      file.close();
+    }
+  }
+  return undefined;
+}
+
 /** Whether the error says that bytes are not what was written. */
 export function isDamage(error: unknown): error is ConcordError {
   return error instanceof ConcordError && (error.code === 'ERR_CORRUPT' || error.code === 'ERR_FORMAT_VERSION');
