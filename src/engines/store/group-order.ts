@@ -62,7 +62,28 @@ export class GroupOrder {
     this.#moved = moved;
     const { order } = this;
     for (let i = 0; i < records; i++) order[i] = i;
-    this.#sortRun(0, records, 0, 0);
+    if (!this.#isInOrder(records)) this.#sortRun(0, records, 0, 0);
+    return true;
+  }
+
+  /** Whether the records stand in the order of their keys. Of others it is known after a few. */
+  #isInOrder(records: number): boolean {
+    const bytes = this.#bytes;
+    const recordAt = this.#recordAt;
+    const moved = this.#moved;
+    let before = operationKeyAt(bytes, recordAt[0]! + moved);
+    let beforeLength = readKeyLength(bytes, recordAt[0]! + moved);
+    for (let i = 1; i < records; i++) {
+      const at = recordAt[i]! + moved;
+      const key = operationKeyAt(bytes, at);
+      const length = readKeyLength(bytes, at);
+      const shorter = length < beforeLength ? length : beforeLength;
+      let byte = 0;
+      while (byte < shorter && bytes[key + byte] === bytes[before + byte]) byte++;
+      if (byte === shorter ? length < beforeLength : bytes[key + byte]! < bytes[before + byte]!) return false;
+      before = key;
+      beforeLength = length;
+    }
     return true;
   }
 
@@ -73,7 +94,8 @@ export class GroupOrder {
     if (depth > 0 && shared === known) return;
     const columns = this.#findColumns(from, to, shared);
     if (columns === 0) return;
-    if (!this.#readColumns(from, to, shared, columns)) this.#sortByColumns(from, to, columns);
+    this.#readColumns(from, to, shared, columns);
+    this.#sortByColumns(from, to, columns);
     if (depth === DEPTH_MAX) return;
     // What agrees in all columns goes on behind them; keys that end there are done with.
     const further = shared + this.#columns[columns - 1]! + 1;
@@ -142,8 +164,8 @@ export class GroupOrder {
     return count;
   }
 
-  /** Takes the bytes of the columns from the keys and counts them. True if the run stands in their order already. */
-  #readColumns(from: number, to: number, shared: number, columnCount: number): boolean {
+  /** Takes the bytes of the columns from the keys and counts them. */
+  #readColumns(from: number, to: number, shared: number, columnCount: number): void {
     const bytes = this.#bytes;
     const recordAt = this.#recordAt;
     const moved = this.#moved;
@@ -153,22 +175,17 @@ export class GroupOrder {
     const places = this.#places;
     const count = to - from;
     places.fill(0, 0, columnCount * DIGITS);
-    let isAscending = true;
     for (let i = 0; i < count; i++) {
       const at = recordAt[order[from + i]!]! + moved;
       const key = operationKeyAt(bytes, at) + shared;
       const left = readKeyLength(bytes, at) - shared;
-      let comparison = 0;
       for (let column = 0, into = i; column < columnCount; column++, into += count) {
         const position = columns[column]!;
         const byte = position < left ? bytes[key + position]! : 0;
         bytesOf[into] = byte;
         places[column * DIGITS + byte]!++;
-        if (comparison === 0 && i > 0) comparison = byte - bytesOf[into - 1]!;
       }
-      if (comparison < 0) isAscending = false;
     }
-    return isAscending;
   }
 
   #sortByColumns(from: number, to: number, columnCount: number): void {
