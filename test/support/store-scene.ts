@@ -5,6 +5,7 @@
  */
 import { writeImage } from '../../dist/engines/btree/image.js';
 import { pagedRootChunk, syncPaged } from '../../dist/engines/btree/paged/paging.js';
+import { lsmRootChunk } from '../../dist/engines/lsm/attach.js';
 import { CheckpointWriter } from '../../dist/engines/checkpoint/writer.js';
 import {
   BLOB_REFERENCE_BYTES,
@@ -246,6 +247,7 @@ export function writeCheckpoint(env: Env, store: ShardStore, plan: CheckpointPla
     for (const space of plan.entrySpaces) writeEntries(arena, JOB_READER_SLOT, space, publishedSeq, emit);
     syncPaged(env, directory, plan.pagedRoots);
     for (const root of plan.pagedRoots) emit(pagedRootChunk(root));
+    for (const root of plan.lsmRoots) emit(lsmRootChunk(root));
     return writer.finish().path;
   } catch (error) {
     writer.abort();

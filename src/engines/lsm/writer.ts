@@ -561,9 +561,9 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     const site = this.#site;
     if (site === undefined || site.readOnly || this.#isDestroyed) return Infinity;
     let dueAtMs = this.#compactions.dueAtMs;
-    for (const frozen of this.#frozen) {
-      if (frozen.job === undefined) dueAtMs = Math.min(dueAtMs, Math.max(frozen.retryAtMs, this.#retryAtMs));
-    }
+    // The first that is not being written: those behind it wait for it.
+    const next = this.#frozen.find(({ job }) => job === undefined);
+    if (next !== undefined) dueAtMs = Math.min(dueAtMs, Math.max(next.retryAtMs, this.#retryAtMs));
     return dueAtMs;
   }
 
