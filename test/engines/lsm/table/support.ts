@@ -158,7 +158,7 @@ export class TableReader {
     const indexBytes = table.readBlock(offset, handleBytes(this.#root), this.#indexBytes);
     this.#index.open(this.#indexBytes.bytes, 0, indexBytes, table.path, offset);
     this.#index.seek(key, key.length, atSeq);
-    if (!this.#index.valid) throw new Error('the root led to a partition that ends before the key');
+    if (!this.#index.valid) throw this.#root.damage('leads to a partition that ends before the key');
     const blockOffset = handleOffset(this.#index);
     const blockBytes = table.readBlock(blockOffset, handleBytes(this.#index), this.#blockBytes);
     this.#block.open(this.#blockBytes.bytes, 0, blockBytes, table.path, blockOffset);
