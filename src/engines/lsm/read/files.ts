@@ -231,15 +231,16 @@ export class LsmFiles {
     }
   }
 
-  /** Under a pin of the version: closes some of the files that it does not have. */
-  sweep(arena: ArenaReader, tree: number, version: UnitId, birth: number): void {
+  /** Under a pin of the version: closes some of the files that it does not have. False: there may be more of them. */
+  sweep(arena: ArenaReader, tree: number, version: UnitId, birth: number): boolean {
     const swept = this.#swept.get(tree);
-    if (swept?.version === version && swept.birth === birth) return;
+    if (swept?.version === version && swept.birth === birth) return true;
     let rest = CLOSES_PER_SWEEP;
     rest = this.#sweep(this.#tables, tree, rest, () => readVersion(arena, version));
     rest = this.#sweep(this.#blobs, tree, rest, () => blobsOf(arena, version));
-    // More to close than one call does: the next one goes on.
-    if (rest > 0) this.#swept.set(tree, { version, birth });
+    if (rest === 0) return false;
+    this.#swept.set(tree, { version, birth });
+    return true;
   }
 
   /** All files of a tree that is gone, or of all trees. */

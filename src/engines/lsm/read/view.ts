@@ -40,6 +40,10 @@ export class LsmView {
   #knownBirth = 0;
   #knownState: UnitId = 0;
   #knownStateBirth = 0;
+  #version: UnitId = 0;
+  #versionBirth = 0;
+  /** No file is open that only older versions had. */
+  #isSwept = true;
   /** Of the publication. */
   protected publishedSeq = 0;
   protected tree = 0;
@@ -72,7 +76,9 @@ export class LsmView {
   /** False if the publication has nothing of the space: then no key is there. @throws StaleViewError, ERR_CORRUPT */
   protected enter(metaUnit: UnitId): boolean {
     const birth = this.arena.i32[metaUnit >>> SEGMENT_UNIT_SHIFT]?.[pageWord(metaUnit) + PAGE_BIRTH_LOW_WORD] ?? 0;
-    if (metaUnit === this.#knownMeta && birth === this.#knownBirth && metaUnit !== 0) return this.#knownState !== 0;
+    if (metaUnit === this.#knownMeta && birth === this.#knownBirth && metaUnit !== 0 && this.#isSwept) {
+      return this.#knownState !== 0;
+    }
     return this.#lookAtRow(metaUnit, birth);
   }
 
@@ -89,6 +95,7 @@ export class LsmView {
     else {
       const stateBirth = arena.i32[state >>> SEGMENT_UNIT_SHIFT]?.[pageWord(state) + PAGE_BIRTH_LOW_WORD] ?? 0;
       if (state !== this.#knownState || stateBirth !== this.#knownStateBirth) this.#lookAtState(state, stateBirth);
+      this.#isSwept = this.#version === 0 || this.files.sweep(arena, this.tree, this.#version, this.#versionBirth);
     }
     this.#knownBirth = birth;
     this.#knownMeta = metaUnit;
@@ -97,6 +104,8 @@ export class LsmView {
 
   #forgetState(): void {
     this.#knownState = 0;
+    this.#version = 0;
+    this.#isSwept = true;
     this.memtables = NO_MEMTABLES;
     this.runs = NO_RUNS;
     this.tombstones = NO_TOMBSTONES;
@@ -111,10 +120,10 @@ export class LsmView {
     this.tree = state.tree;
     this.memtables = state.memtables.filter((descriptor) => descriptor !== 0);
     this.tombstones = state.tombstones;
-    if (state.version !== 0) {
-      const { version } = state;
-      const versionBirth = arena.i32[version >>> SEGMENT_UNIT_SHIFT]![pageWord(version) + PAGE_BIRTH_LOW_WORD]!;
-      this.files.sweep(arena, state.tree, version, versionBirth);
+    const { version } = state;
+    this.#version = version;
+    if (version !== 0) {
+      this.#versionBirth = arena.i32[version >>> SEGMENT_UNIT_SHIFT]![pageWord(version) + PAGE_BIRTH_LOW_WORD]!;
     }
     this.#knownState = unit;
     this.#knownStateBirth = birth;

@@ -25,7 +25,6 @@ import type { LsmIdentity, RangeTombstone, TableInfo, TableOptions } from '../..
 export const SPACE = 3;
 const MEMTABLE_SPACE = 7;
 const TREE = 1;
-const NO_SNAPSHOTS = new Float64Array(0);
 
 export interface Version {
   readonly key: Uint8Array;
@@ -155,9 +154,9 @@ export class Harness {
   #begin(): void {
     if (this.#inGroup) return;
     this.#inGroup = true;
-    const snapshots = new Float64Array(this.seq);
-    for (let index = 0; index < this.seq; index++) snapshots[index] = index + 1;
-    this.active.setSnapshots(this.keepsAll ? snapshots : NO_SNAPSHOTS, this.keepsAll ? this.seq : 0);
+    const count = this.keepsAll ? this.seq : 0;
+    const snapshots = Float64Array.from({ length: count }, (_, index) => index + 1);
+    this.active.setSnapshots(snapshots, count);
     this.active.beginGroup(this.seq, false);
   }
 
@@ -232,12 +231,24 @@ export class Harness {
     for (const { meta, info } of merged.flat()) {
       retireTable(this.arena, meta);
       this.#entries.delete(info.number);
-      if (this.removesFiles) this.env.remove(`${this.treeDirectory}/${tableName(info.number)}`);
+      this.#obsolete.push({ number: info.number, epoch: this.arena.unpublishedEpoch });
     }
     this.publish();
+    this.removeObsolete();
   }
 
-  removesFiles = true;
+  #obsolete: { number: number; epoch: number }[] = [];
+
+  /** Files of tables that no reader can come to any more. */
+  removeObsolete(): void {
+    this.arena.reclaim();
+    const { safeEpoch } = this.arena;
+    for (const { number, epoch } of this.#obsolete) {
+      if (epoch <= safeEpoch) this.env.remove(`${this.treeDirectory}/${tableName(number)}`);
+    }
+    this.#obsolete = this.#obsolete.filter(({ epoch }) => epoch > safeEpoch);
+  }
+
   readonly #entries = new Map<number, Version[]>();
 
   entriesOfTables(numbers: ReadonlySet<number>): Version[] {
