@@ -25,7 +25,14 @@
  * Threads: any; the bytes may be shared memory whose content does not change.
  */
 import { U48_MAX, readU48LE, writeU32BE, writeU32LE, writeU16LE, writeU48LE } from '../../../shared/codec/fixed.js';
-import { readVarint32, readVarint53, varintBytes, writeVarint32, writeVarint53 } from '../../../shared/codec/varint.js';
+import {
+  VARINT53_BYTES_MAX,
+  readVarint32,
+  readVarint53,
+  varintBytes,
+  writeVarint32,
+  writeVarint53,
+} from '../../../shared/codec/varint.js';
 import { ConcordError } from '../../../shared/errors.js';
 import { EntryFlag, KEY_BYTES_MAX } from './entry.js';
 
@@ -322,29 +329,50 @@ export class BlockCursor {
     let matched = 0;
     let lastLength = 0;
     const entriesEnd = this.#entriesEnd;
-    for (let at = this.#restartOffset(low); at < entriesEnd; at = this.#next) {
-      this.#decode(at);
-      const shared = this.#shared;
-      if (shared > lastLength) throw this.#corruptEntry(`shares ${shared} bytes with a key of ${lastLength}`);
-      const length = shared + this.#unshared;
+    let next: number;
+    for (let at = this.#restartOffset(low); at < entriesEnd; at = next) {
+      // As #decode() does, but nothing is noted before the entry is known to be the one.
+      const head = bytes[at]!;
+      let shared = head >>> 3;
+      let unshared = bytes[at + 1]!;
+      let suffixAt = at + 2;
+      let valueLength = bytes[suffixAt++]!;
+      if (valueLength >= 0x80) valueLength = (valueLength & 0x7f) | (bytes[suffixAt++]! << 7);
+      if (shared === SHARED_ESCAPE || unshared >= 0x80 || valueLength >= 0x4000) {
+        this.#decode(at);
+        shared = this.#shared;
+        unshared = this.#unshared;
+        suffixAt = this.#suffixAt;
+        next = this.#next;
+      } else {
+        const numberEnd = suffixAt + VARINT53_BYTES_MAX;
+        while (bytes[suffixAt++]! >= 0x80 && suffixAt < numberEnd);
+        if ((head & EntryFlag.expiry) !== 0) suffixAt += 6;
+        next = suffixAt + unshared + valueLength;
+        // Throws: it does not fit.
+        if (next > entriesEnd) this.#decode(at);
+      }
+      if (shared > lastLength) {
+        this.#at = at;
+        throw this.#corruptEntry(`shares ${shared} bytes with a key of ${lastLength}`);
+      }
+      const length = shared + unshared;
       lastLength = length;
       if (shared > matched) continue;
-      const suffixAt = this.#suffixAt;
       const shift = suffixAt - shared;
       // Less is shared by a larger key, or by a restart, whose key was stored whole: it is not before the target either.
       const isCompared = shared === matched;
       if (isCompared) {
         const most = length < keyLength ? length : keyLength;
         while (matched < most && bytes[shift + matched] === key[matched]) matched++;
-        if (matched === length) {
-          // The entry's key is the beginning of the target, or all of it.
-          if (length < keyLength || this.seq > atSeq) continue;
-        } else if (matched < keyLength && bytes[shift + matched]! < key[matched]!) {
-          continue;
-        }
+        // A beginning of the target is before it.
+        if (matched === length && length < keyLength) continue;
+        if (matched < most && bytes[shift + matched]! < key[matched]!) continue;
       }
+      this.#decode(at);
+      if (isCompared && matched === length && length === keyLength && this.seq > atSeq) continue;
       for (let index = 0; index < shared; index++) this.key[index] = key[index]!;
-      copy(bytes, suffixAt, this.#unshared, this.key, shared);
+      copy(bytes, suffixAt, unshared, this.key, shared);
       this.keyLength = length;
       this.valid = true;
       if (length !== keyLength) return false;
@@ -465,9 +493,21 @@ export class BlockCursor {
     if (zigzag < 0x80) {
       at++;
     } else {
-      zigzag = readVarint53(bytes, at, end);
-      if (zigzag < 0) throw this.#corruptEntry('has no number');
-      at += varintBytes(zigzag);
+      // Mostly three or four bytes.
+      const second = bytes[at + 1]!;
+      const third = bytes[at + 2]!;
+      const fourth = bytes[at + 3]!;
+      if (second >= 0x80 && third < 0x80 && third > 0) {
+        zigzag = (zigzag & 0x7f) | ((second & 0x7f) << 7) | (third << 14);
+        at += 3;
+      } else if (second >= 0x80 && third >= 0x80 && fourth < 0x80 && fourth > 0) {
+        zigzag = (zigzag & 0x7f) | ((second & 0x7f) << 7) | ((third & 0x7f) << 14) | (fourth << 21);
+        at += 4;
+      } else {
+        zigzag = readVarint53(bytes, at, end);
+        if (zigzag < 0) throw this.#corruptEntry('has no number');
+        at += varintBytes(zigzag);
+      }
     }
     this.seq =
       this.#baseSeq +
