@@ -319,6 +319,10 @@ export class ShardStore {
     // Numbers go on behind all that is in files, whatever the log has lost.
     const publishedSeq = Math.max(replay.publishedSeq, spaces.storedSeqMax);
     if (publishedSeq > replay.publishedSeq) publishTrees(arena, publishedSeq);
+    // The log of the dead writer ended before its memory did (memory level): files are to have what no log has.
+    if (base > replay.logSeq && options.adopt) {
+      for (const { engine } of spaces.backgroundSpaces) engine.background?.freezeBefore(Infinity);
+    }
     const walOptions = {
       storeId: options.storeId,
       shard: options.shard,
@@ -1115,6 +1119,8 @@ class Replay implements BlobTable {
   publishedSeq: number;
   operations = 0;
   lsn = 0;
+  /** The last number that stands in the log. */
+  logSeq = 0;
   readonly #skipsMissingBlobs: boolean;
   readonly #env: Env;
   readonly #isReadOnly: boolean;
@@ -1143,6 +1149,7 @@ class Replay implements BlobTable {
   frame(frame: WalFrame): void {
     const { bytes, firstSeq, operationCount, end } = frame;
     this.lsn = frame.lsn;
+    this.logSeq = firstSeq + operationCount - 1;
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     const isApplied = !covered || this.#looksAtCovered;
     let seq = firstSeq;
