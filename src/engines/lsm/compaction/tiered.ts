@@ -5,7 +5,7 @@
  * When there are level0Runs runs, in this order:
  *  1. space:  all runs that are younger are together larger than tieredSpacePercent of the oldest: everything is merged
  *  2. runs:   tieredRunsMin or more runs of like size, from the newest on: each next one is not larger than all before together
- *  3. runs:   as many of the newest as it takes to be below the trigger again
+ *  3. runs:   half way to where writers are slowed, those that follow each other and cost least to be rid of one run
  *
  * Threads: any; pure.
  */
@@ -41,12 +41,28 @@ export function pickTiered(view: TreeView): CompactionPlan | undefined {
     const plan = mergeRuns(view, 'runs', score, first, count);
     if (plan !== undefined) return plan;
   }
-  const tooMany = runs.length - options.level0Runs + 2;
-  let free = 0;
-  while (free < runs.length && !view.hasBusy(runs[free]!.tables)) free++;
-  // While others are being merged the newest wait, or a run would be merged again with each one that comes.
-  if (view.busy.some((plan) => plan.kind === 'merge')) return undefined;
-  return free < tooMany ? undefined : mergeRuns(view, 'runs', score, 0, tooMany);
+  // While others are being merged the rest wait, or a run would be merged again with each one that comes.
+  const runsMax = Math.max(options.level0Runs, Math.floor((options.level0Runs + options.slowdownRuns) / 2));
+  if (runs.length <= runsMax || view.busy.some((plan) => plan.kind === 'merge')) return undefined;
+  const cheapest = cheapestRuns(runs);
+  return mergeRuns(view, 'runs', score, cheapest.first, cheapest.count);
+}
+
+/** The runs that follow each other with the least bytes per run that is gone when they are merged; of equal ones the newest. */
+function cheapestRuns(runs: readonly SortedRun[]): { readonly first: number; readonly count: number } {
+  let cheapest = { first: 0, count: 2 };
+  let cost = Infinity;
+  for (let first = 0; first + 1 < runs.length; first++) {
+    let bytes = runs[first]!.bytes;
+    for (let end = first + 1; end < runs.length; end++) {
+      bytes += runs[end]!.bytes;
+      const own = bytes / (end - first);
+      if (own >= cost) continue;
+      cost = own;
+      cheapest = { first, count: end - first + 1 };
+    }
+  }
+  return cheapest;
 }
 
 function mergeRuns(
