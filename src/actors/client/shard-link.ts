@@ -43,7 +43,7 @@ type Reject = (error: Error) => void;
 /** Chunks of one blob in flight: enough to keep the shard busy, few enough to let others pass. */
 const BLOB_WINDOW_CHUNKS = 4;
 /**
- * Records that are published without waiting for the end of the microtask: few enough that the shard works while the caller goes on, enough
+ * Records that are published without waiting for the client to come round: few enough that the shard works while the caller goes on, enough
  * that a burst of durable writes is not cut into many small groups.
  */
 const PUBLISH_RECORDS = 8;
@@ -109,6 +109,8 @@ export class ShardLink {
   readonly #client: number;
   /** Called when something was submitted: the client publishes and watches for completions. */
   readonly #onSubmit: () => void;
+  /** Called when enough was submitted to be published before the client does: it wakes the shard. */
+  readonly #onPublish: () => void;
 
   // Circular buffers of the promises of requests in the ring, indexed by request number.
   #resolves: (Resolve | undefined)[] = new Array<Resolve | undefined>(1024);
@@ -144,12 +146,14 @@ export class ShardLink {
     requestRing: SharedArrayBuffer,
     responseRing: SharedArrayBuffer,
     onSubmit: () => void,
+    onPublish: () => void = () => undefined,
   ) {
     this.shard = shard;
     this.#client = client;
     this.requests = new RingProducer(requestRing);
     this.#responses = new RingConsumer(responseRing);
     this.#onSubmit = onSubmit;
+    this.#onPublish = onPublish;
     this.#issued = Atomics.load(this.requests.header, COMPLETED_WORD);
     this.#settled = this.#issued;
   }
@@ -233,7 +237,10 @@ export class ShardLink {
     this.#rejects[slot] = reject;
     this.#meters[slot] = meter;
     this.#since[slot] = sinceMs;
-    if (++this.#unpublished >= PUBLISH_RECORDS) this.publish();
+    if (++this.#unpublished >= PUBLISH_RECORDS) {
+      this.publish();
+      this.#onPublish();
+    }
     this.#onSubmit();
   }
 

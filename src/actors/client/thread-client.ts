@@ -1,7 +1,10 @@
 /**
- * What one thread needs to use a pool: its client slot, a link and the memory of each shard, views of the spaces
- * it reads, and the pump that publishes requests once per
- * microtask and settles completions.
+ * What one thread needs to use a pool: its client slot, a link and the memory of each shard, views of the spaces it reads, and the pump that
+ * publishes requests and settles completions.
+ *
+ * Publishing: the first call goes out at the end of its microtask. While calls are in flight the pump comes round with every turn of the event loop, so
+ * further calls wait for it, or until some have gathered (ShardLink): what one turn brings goes to the shard together. Each publication costs both sides cache
+ * lines, and each group the shard makes of one costs it a write, maybe a sync, and every reader the lines of a new root.
  *
  * Waiting for completions: while calls are in flight the pump looks at the completion counters from setImmediate, which lets other I/O of
  * the thread run, for as long as a disk sync takes; then it parks on the client's doorbell. A parked thread costs nothing and is woken in 50–100 µs.
@@ -71,10 +74,14 @@ export class ThreadClient {
       const { requests, responses } = setup.rings[shard]!;
       const arena = new ArenaReader(layout);
       if (isMainThread) arena.latchWaitMsMax = MAIN_LATCH_WAIT_MS_MAX;
+      const doorbell = this.control.shardDoorbell(shard);
+      const onPublish = (): void => {
+        doorbell.unpark();
+      };
       return {
         arena,
-        link: new ShardLink(shard, setup.client, requests, responses, onSubmit),
-        doorbell: this.control.shardDoorbell(shard),
+        link: new ShardLink(shard, setup.client, requests, responses, onSubmit, onPublish),
+        doorbell,
       };
     });
   }
@@ -127,6 +134,7 @@ export class ThreadClient {
   #submitted(): void {
     if (this.#publishQueued) return;
     this.#publishQueued = true;
+    if (this.#pumping && !this.#parked) return;
     queueMicrotask(this.#publish);
   }
 
@@ -147,6 +155,7 @@ export class ThreadClient {
   };
 
   readonly #pump = (): void => {
+    if (this.#publishQueued) this.#publish();
     let settled = 0;
     let pending = 0;
     for (const { link, doorbell } of this.shards) {
