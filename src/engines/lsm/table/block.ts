@@ -220,6 +220,11 @@ function headOf(bytes: Uint8Array, at: number, end: number): number {
   return head >>> 0;
 }
 
+const NO_BYTES = new Uint8Array(0);
+/** In the place of a restart's number: all keys are larger, or smaller. */
+const BEFORE_ALL = -1;
+const BEHIND_ALL = -2;
+
 /** One position in a block: at an entry, or (not valid) before the first, from where next() leads to it, or behind the last, from where prev() does. */
 export class BlockCursor {
   valid = false;
@@ -290,47 +295,19 @@ export class BlockCursor {
    * Behind the last entry: false, and not valid. @throws ERR_CORRUPT
    */
   seek(key: Uint8Array, keyLength: number, atSeq: number): boolean {
-    const { bytes } = this;
-    let low = 0;
-    const common = this.#common;
-    if (this.#restartCount > 1 || common > 0) {
-      if (common > 0) {
-        this.#decode(this.#start);
-        if (this.#shared !== 0 || this.#unshared < common) throw this.#corruptEntry('is not a first one');
-        const first = this.#suffixAt;
-        const most = Math.min(common, keyLength);
-        let at = 0;
-        while (at < most && bytes[first + at] === key[at]) at++;
-        if (at < common) {
-          if (at === keyLength || key[at]! < bytes[first + at]!) {
-            this.seekToFirst();
-          } else {
-            this.#behind();
-          }
-          return false;
-        }
-      }
-      // The last restart before the target: headAt(low - 1) is always before, headAt(high) never.
-      const head = headOf(key, common, keyLength);
-      const headsAt = this.#entriesEnd;
-      low = 1;
-      let high = this.#restartCount;
-      while (low < high) {
-        const middle = (low + high) >>> 1;
-        const at = headsAt + 4 * middle;
-        const other = ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
-        if (other < head || (other === head && this.#isRestartBefore(middle, key, keyLength, atSeq))) low = middle + 1;
-        else high = middle;
-      }
-      low--;
+    const restart = this.#restartFor(key, keyLength, atSeq);
+    if (restart === BEFORE_ALL) {
+      this.seekToFirst();
+      return false;
     }
-
+    if (restart === BEHIND_ALL) return this.#behind();
+    const { bytes } = this;
     // matched: bytes of the target that the last key begins with; it is before the target.
     let matched = 0;
     let lastLength = 0;
     const entriesEnd = this.#entriesEnd;
     let next: number;
-    for (let at = this.#restartOffset(low); at < entriesEnd; at = next) {
+    for (let at = this.#restartOffset(restart); at < entriesEnd; at = next) {
       // As #decode() does, but nothing is noted before the entry is known to be the one.
       const head = bytes[at]!;
       let shared = head >>> 3;
@@ -434,6 +411,41 @@ export class BlockCursor {
   /** Damage of what stands here, as an error with file and offset. */
   damage(text: string): ConcordError {
     return this.#corruptEntry(text);
+  }
+
+  /** The last restart that comes before (key, atSeq), or the first one. */
+  #restartFor(key: Uint8Array, keyLength: number, atSeq: number): number {
+    const common = this.#common;
+    if (common > 0) {
+      const order = this.#compareCommon(key, keyLength, common);
+      if (order !== 0) return order < 0 ? BEFORE_ALL : BEHIND_ALL;
+    }
+    const { bytes } = this;
+    const head = headOf(key, common, keyLength);
+    const headsAt = this.#entriesEnd;
+    // Restart low - 1 is always before the target (or the first one), high never.
+    let low = 1;
+    let high = this.#restartCount;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const other = readHead(bytes, headsAt + 4 * middle);
+      if (other < head || (other === head && this.#isRestartBefore(middle, key, keyLength, atSeq))) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  /** Order of the key against what all keys of the block begin with; 0: it begins so too. */
+  #compareCommon(key: Uint8Array, keyLength: number, common: number): number {
+    this.#decode(this.#start);
+    if (this.#shared !== 0 || this.#unshared < common) throw this.#corruptEntry('is not a first one');
+    const { bytes } = this;
+    const first = this.#suffixAt;
+    const most = Math.min(common, keyLength);
+    let at = 0;
+    while (at < most && bytes[first + at] === key[at]) at++;
+    if (at === common) return 0;
+    return at === keyLength || key[at]! < bytes[first + at]! ? -1 : 1;
   }
 
   #restartOffset(index: number): number {
@@ -619,8 +631,6 @@ export class BlockCursor {
     return new ConcordError('ERR_CORRUPT', `${file} at ${offset}: ${text}`, { file, offset });
   }
 }
-
-const NO_BYTES = new Uint8Array(0);
 
 function readHead(bytes: Uint8Array, at: number): number {
   return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;

@@ -125,6 +125,25 @@ test('hashes are those of every file that exists', () => {
   `);
 });
 
+test('keys that agree in one hash do not agree in the other', () => {
+  const hash = new KeyHash();
+  const seen = new Map<number, number>();
+  let agreeing = 0;
+  for (let index = 0; index < 400_000; index++) {
+    const key = Buffer.from(String(index).padStart(16, '0'));
+    hash.set(key, 0, key.length);
+    const other = seen.get(hash.h1);
+    if (other !== undefined) {
+      agreeing++;
+      expect(other).not.toBe(hash.h2);
+    }
+    seen.set(hash.h1, hash.h2);
+  }
+  // 400,000² / 2 / 2^32 are expected.
+  expect(agreeing).toBeGreaterThan(5);
+  expect(agreeing).toBeLessThan(50);
+});
+
 describe('bits by level', () => {
   const total = (entries: number[], bits: number[]): number =>
     entries.reduce((sum, count, level) => sum + count * bits[level]!, 0);

@@ -202,6 +202,22 @@ describe('a table', () => {
     reader.close();
   });
 
+  test('whose index root is longer than what is read with the footer is opened', () => {
+    const env = newEnv();
+    const entries = Array.from({ length: 1500 }, (_, index) => {
+      const key = Buffer.alloc(4096, 0x6b);
+      key.writeUInt16BE(index, 4094);
+      return { key, seq: 1, value: Buffer.from(`v${index}`), expiresAt: 0 };
+    });
+    writeTable(env, entries);
+    const reader = new TableReader(env);
+    expect(reader.table.layout.rootStoredBytes).toBeGreaterThan(16 * 1024);
+    for (let index = 0; index < entries.length; index += 50) {
+      expect(show(reader.find(entries[index]!.key, 1))).toBe(show(entries[index]));
+    }
+    reader.close();
+  });
+
   test('whose versions of one key fill many blocks finds each of them in its block', () => {
     const env = newEnv();
     const entries: Entry[] = [{ key: Buffer.from('a'), seq: 5, value: Buffer.from('x'), expiresAt: 0 }];
