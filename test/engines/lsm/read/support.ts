@@ -282,7 +282,6 @@ export class Harness {
       createdAt: 1,
     });
     let blobs: BlobWriter | undefined;
-    let blobNumber = 0;
     const reference = new Uint8Array(64);
     const none = new Uint8Array(0);
     for (const { key, seq, value, expiresAt } of entries) {
@@ -290,7 +289,7 @@ export class Harness {
         writer.add(key, key.length, none, 0, 0, seq, EntryFlag.tombstone, 0);
       } else if (value.length >= (this.options.blobValueBytes ?? Infinity)) {
         if (blobs === undefined) {
-          blobNumber = this.#nextFile++;
+          const blobNumber = this.#nextFile++;
           blobs = BlobWriter.create(this.env, `${this.treeDirectory}/${blobName(blobNumber)}`, {
             identity: this.identity,
             number: blobNumber,
