@@ -13,11 +13,18 @@ import { ShardStore } from '../../engines/store/shard-store.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import { verifyWal } from '../../engines/wal/inspect.js';
 import { WalWriter } from '../../engines/wal/writer.js';
+import { recoverWal } from '../../engines/wal/recovery.js';
 import { writeImage } from '../../engines/btree/image.js';
+import { publishTrees } from '../../engines/btree/meta.js';
 import { passOverDamage } from '../../engines/btree/paged/paging.js';
 import { writeEntries } from '../../engines/checkpoint/entries.js';
-import { findCheckpoint } from '../../engines/checkpoint/reader.js';
+import { findCheckpoint, readCheckpoint } from '../../engines/checkpoint/reader.js';
 import { CheckpointWriter } from '../../engines/checkpoint/writer.js';
+import { lsmSiteOf } from '../../engines/lsm/attach.js';
+import { treeDirectoryName, treeOfDirectory } from '../../engines/lsm/manifest/names.js';
+import { repairTree } from '../../engines/lsm/manifest/repair.js';
+import { verifyTree } from '../../engines/lsm/manifest/verify.js';
+import { decodeLsmRoot, isLsmRootChunk, lsmRootChunk, type LsmRoot } from '../../engines/lsm/root.js';
 import {
   beginCreation,
   definitionsOf,
@@ -118,8 +125,10 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
   let logFrames = 0;
   for (let shard = 0; shard < manifest.shards; shard++) {
     const shardPath = shardDirectory(directory, shard);
+    let trees: readonly number[] | undefined;
     try {
       const store = openReadOnly(env, shardPath, manifest, shard);
+      trees = [...(lsmSiteOf(store.arena)?.trees ?? [])].map(({ tree }) => tree).filter((tree) => tree !== 0);
       entries += entriesOf(store);
       logFrames += store.recovery.wal?.frames ?? 0;
       for (const message of store.spaces.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
@@ -140,8 +149,44 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
     } catch (error) {
       problems.push(problemOf(error));
     }
+    const known = new Set(problems.map(({ message }) => message));
+    for (const problem of treeProblems(env, shardPath, manifest, shard, trees)) {
+      // Opening the shard may have met the same.
+      if (!known.has(problem.message)) problems.push(problem);
+    }
   }
   return { ok: problems.length === 0, problems, shards: manifest.shards, entries, logFrames };
+}
+
+/** Of the LSM-Trees of a shard. `trees`: those that spaces are in; undefined when the shard cannot be opened: then any may be. */
+function treeProblems(
+  env: NodeEnv,
+  directory: string,
+  manifest: Manifest,
+  shard: number,
+  trees: readonly number[] | undefined,
+): Problem[] {
+  if (!env.exists(directory)) return [];
+  const problems: Problem[] = [];
+  for (const tree of trees ?? treesOf(env, directory)) {
+    try {
+      const identity = { storeId: storeIdOf(manifest), shard, tree };
+      const { problems: found } = verifyTree(env, join(directory, treeDirectoryName(tree)), identity);
+      problems.push(...found.map(({ code, message, details }) => ({ code, message, details: { ...details, shard } })));
+    } catch (error) {
+      problems.push(problemOf(error));
+    }
+  }
+  return problems;
+}
+
+/** Directories of LSM-Trees, whatever is left in them. */
+function treesOf(env: NodeEnv, directory: string): number[] {
+  return env
+    .list(directory)
+    .map(treeOfDirectory)
+    .filter((tree) => tree !== undefined)
+    .sort((a, b) => a - b);
 }
 
 function storeIdOf({ storeId }: Manifest): Uint8Array {
@@ -162,6 +207,21 @@ function openReadOnly(
   shard: number,
   recoveryMode: 'tolerate-torn-tail' | 'salvage' = 'tolerate-torn-tail',
 ): ShardStore {
+  return openShard(env, directory, manifest, shard, { recoveryMode, readOnly: true });
+}
+
+function openShard(
+  env: NodeEnv,
+  directory: string,
+  manifest: Manifest,
+  shard: number,
+  options: {
+    readonly recoveryMode: 'tolerate-torn-tail' | 'salvage';
+    readonly readOnly: boolean;
+    /** What the log, and the manifests of LSM-Trees, say without the checkpoint. */
+    readonly ignoreCheckpoint?: boolean;
+  },
+): ShardStore {
   if (!env.exists(directory)) {
     throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${shard} is missing`, {
       file: directory,
@@ -176,8 +236,7 @@ function openReadOnly(
       shard,
       arena,
       spaces: definitionsOf(manifest),
-      readOnly: true,
-      recoveryMode,
+      ...options,
     }),
   );
 }
@@ -228,6 +287,10 @@ function copyDirectory(env: NodeEnv, from: string, to: string): void {
   env.makeDirectory(to);
   for (const name of env.list(from)) {
     const path = join(to, name);
+    if (treeOfDirectory(name) !== undefined) {
+      copyDirectory(env, join(from, name), path);
+      continue;
+    }
     fs.copyFileSync(join(from, name), path, fs.constants.COPYFILE_EXCL);
     fs.chmodSync(path, 0o600);
     const file = env.open(path, 'write');
@@ -285,13 +348,21 @@ function repairShard(
 ): number {
   const storeId = storeIdOf(manifest);
   env.makeDirectory(to);
+  const hasTrees = env.exists(from) && treesOf(env, from).length > 0;
+  let hasCheckpoint = env.exists(from) && findCheckpoint(env, from) !== undefined;
+  // Trees are mended where they shall stay. What else the shard has is read there as well: an LSM-Tree takes what only the log has into its files.
+  if (hasTrees) hasCheckpoint = gatherShard(env, manifest, shard, from, to, losses);
+  const place = hasTrees ? to : from;
+  const attempts = env.exists(from) ? [false, true] : [false];
   let store: ShardStore | undefined;
-  // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
-  for (const ignoresCheckpoint of env.exists(from) ? [false, true] : [false]) {
+  for (const ignoreCheckpoint of hasTrees && !hasCheckpoint ? [true] : attempts) {
     try {
-      store = ignoresCheckpoint
-        ? openLogOnly(env, from, manifest, shard)
-        : openReadOnly(env, from, manifest, shard, 'salvage');
+      // A damaged checkpoint is set aside in memory only: the log alone may still hold something.
+      store = openShard(env, place, manifest, shard, {
+        recoveryMode: 'salvage',
+        readOnly: !hasTrees,
+        ignoreCheckpoint,
+      });
       break;
     } catch (error) {
       losses.push(problemOf(error));
@@ -305,41 +376,131 @@ function repairShard(
     });
   }
   const publishedSeq = store?.publishedSeq ?? 0;
+  let trees: readonly LsmRoot[] = [];
+  const checkpoint = join(to, `repaired-${randomBytes(6).toString('hex')}`);
   if (store !== undefined) {
     const { arena, spaces } = store;
+    // What can be read of a tree with a page file is written anew.
+    passOverDamage(arena, (error) => losses.push(problemOf(error)));
+    for (const { engine } of spaces.backgroundSpaces) engine.background?.relieve(env.now());
+    publishTrees(arena, publishedSeq);
+    trees = lsmSiteOf(arena)?.capture() ?? [];
+    env.makeDirectory(checkpoint);
     const header = { storeId, shard, lsn: 0, publishedSeq, createdAt: env.now() };
-    const writer = CheckpointWriter.create(env, to, header);
+    const writer = CheckpointWriter.create(env, checkpoint, header);
     const emit = (chunk: Uint8Array): void => {
       writer.write(chunk);
     };
-    // What can be read of a tree with a page file is written anew.
-    passOverDamage(arena, (error) => losses.push(problemOf(error)));
     writeImage(arena, arena.published(), emit, false);
     for (const { id, engine } of spaces.all) {
+      if (engine.background !== undefined) continue;
       if (engine.code !== EngineCode.btree || engine.counts().isPaged === true)
         writeEntries(arena, JOB_READER_SLOT, id, publishedSeq, emit);
     }
+    for (const root of trees) emit(lsmRootChunk(root));
     writer.finish();
   }
-  WalWriter.create(env, to, { storeId, shard }).close();
   const entries = store === undefined ? 0 : entriesOf(store);
   store?.close();
+  // The old checkpoint and log have been read, and page files written anew; trees that no space is in are nobody's.
+  for (const name of env.list(to)) {
+    if (treeOfDirectory(name) === undefined && join(to, name) !== checkpoint) env.remove(join(to, name));
+  }
+  for (const tree of hasTrees ? treesOf(env, to) : []) {
+    if (trees.some((root) => root.tree === tree)) continue;
+    fs.rmSync(join(to, treeDirectoryName(tree)), { recursive: true, force: true });
+  }
+  if (store !== undefined) {
+    for (const name of env.list(checkpoint)) env.rename(join(checkpoint, name), join(to, name));
+    fs.rmdirSync(checkpoint);
+  }
+  WalWriter.create(env, to, { storeId, shard }).close();
+  env.syncDirectory(to);
   return entries;
 }
 
-/** The log without the checkpoint it continues: what it alone still says. */
-function openLogOnly(env: NodeEnv, directory: string, manifest: Manifest, shard: number): ShardStore {
-  return inEnoughMemory(env, directory, (arena) =>
-    ShardStore.open({
-      env,
-      directory,
+/**
+ * What a shard with LSM-Trees has, in a directory where it may be changed: copies of its files, and its trees, mended. Returns whether its checkpoint can
+ * be read.
+ */
+function gatherShard(
+  env: NodeEnv,
+  manifest: Manifest,
+  shard: number,
+  from: string,
+  to: string,
+  losses: Problem[],
+): boolean {
+  const storeId = storeIdOf(manifest);
+  for (const name of env.list(from)) {
+    if (treeOfDirectory(name) !== undefined) continue;
+    fs.copyFileSync(join(from, name), join(to, name), fs.constants.COPYFILE_EXCL);
+    fs.chmodSync(join(to, name), 0o600);
+  }
+  let roots: readonly LsmRoot[] | undefined;
+  try {
+    roots = lsmRootsOf(env, from, manifest, shard);
+  } catch (error) {
+    // Every tree may be a space's then; its manifest says whose.
+    losses.push(problemOf(error));
+  }
+  const logEndSeq = logEndOf(env, from, manifest, shard);
+  for (const tree of treesOf(env, from)) {
+    const root = roots?.find((one) => one.tree === tree);
+    // What a checkpoint does not name no space is in.
+    if (roots !== undefined && root === undefined) continue;
+    const name = treeDirectoryName(tree);
+    const identity = { storeId, shard, tree };
+    const options = { logEndSeq, ...(root === undefined ? {} : { storedSeqAtLeast: root.storedSeq }) };
+    const { losses: found, state } = repairTree(env, join(from, name), join(to, name), identity, options);
+    losses.push(...found.map(({ code, message, details }) => ({ code, message, details: { ...details, shard } })));
+    if (roots === undefined && state.spaceId === undefined && state.tables.size > 0) {
+      const file = join(from, name);
+      const message = `${file}: neither a checkpoint nor a manifest says whose ${state.tables.size} tables these are; lost: all of them`;
+      losses.push({ code: 'ERR_CORRUPT', message, details: { file, shard } });
+    }
+  }
+  for (const root of roots ?? []) {
+    if (env.exists(join(to, treeDirectoryName(root.tree)))) continue;
+    // Not even a damaged manifest: it begins anew, empty, and the log may still hold something.
+    const name = treeDirectoryName(root.tree);
+    const identity = { storeId, shard, tree: root.tree };
+    const { losses: found } = repairTree(env, join(from, name), join(to, name), identity, {
+      logEndSeq,
+      storedSeqAtLeast: root.storedSeq,
+    });
+    losses.push(...found.map(({ code, message, details }) => ({ code, message, details: { ...details, shard } })));
+  }
+  return roots !== undefined;
+}
+
+/** The trees that the checkpoint names; undefined when there is none. @throws ERR_CORRUPT, ERR_IO */
+function lsmRootsOf(env: NodeEnv, directory: string, manifest: Manifest, shard: number): LsmRoot[] | undefined {
+  const found = findCheckpoint(env, directory);
+  if (found === undefined) return undefined;
+  const roots: LsmRoot[] = [];
+  for (const chunk of readCheckpoint(env, found.path, { storeId: storeIdOf(manifest), shard })) {
+    if (isLsmRootChunk(chunk)) roots.push(decodeLsmRoot(chunk));
+  }
+  return roots;
+}
+
+/** The last number in what can be read of the log; 0: it holds nothing. */
+function logEndOf(env: NodeEnv, directory: string, manifest: Manifest, shard: number): number {
+  let end = 0;
+  try {
+    recoverWal(env, directory, {
       storeId: storeIdOf(manifest),
       shard,
-      arena,
-      spaces: definitionsOf(manifest),
-      readOnly: true,
-      recoveryMode: 'salvage',
-      ignoreCheckpoint: true,
-    }),
-  );
+      fromLsn: 1,
+      mode: 'salvage',
+      onFrame: ({ firstSeq, operationCount }) => {
+        if (operationCount > 0) end = Math.max(end, firstSeq + operationCount - 1);
+      },
+    });
+  } catch (error) {
+    // The shard that is opened next says it.
+    if (!(error instanceof ConcordError) || error.code !== 'ERR_CORRUPT') throw error;
+  }
+  return end;
 }
