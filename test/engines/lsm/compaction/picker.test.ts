@@ -4,6 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { levelTargets, pendingDebtBytes, shapeOf } from '../../../../dist/engines/lsm/compaction/debt.js';
 import { isManualDone, pickCompaction, pickDueAtMs } from '../../../../dist/engines/lsm/compaction/picker.js';
 import { LSM_LEVELS, type LsmOptions, type TableInfo } from '../../../../dist/engines/lsm/types.js';
+import { TreeView } from '../../../../dist/engines/lsm/compaction/tree-view.js';
+import type { CompactionPlan } from '../../../../dist/engines/lsm/compaction/plan.js';
 import { Random } from '../../../../dist/shared/random.js';
 import { TINY } from '../jobs/scene.js';
 import { ENTRY_BYTES, Simulation, keyOf, numberOf, tableOf } from './simulation.js';
@@ -280,5 +282,39 @@ describe('the picker', () => {
       cause: 'blobs',
       collectBlobs: [50],
     });
+  });
+});
+
+describe('a plan for chosen tables', () => {
+  const level5 = [
+    [1, 2],
+    [10, 11],
+    [20, 21],
+  ].map((keys, index) => tableOf(index + 1, 5, 0, keys));
+  const viewOf = (tables: readonly TableInfo[], busy: readonly CompactionPlan[]): TreeView =>
+    new TreeView({ state: { ...new Simulation(SMALL, 1).state(), tables }, options: SMALL, busy });
+
+  it('puts nothing between what a running one may write', () => {
+    const view = viewOf(level5, []);
+    const outer = view.planFor('manual', 1, [level5[0]!, level5[2]!], 6, false)!;
+    expect(outer.inputs).toEqual([[level5[0], level5[2]]]);
+    expect(viewOf(level5, [outer]).planFor('manual', 1, [level5[1]!], 6, false)).toBeUndefined();
+    expect(viewOf(level5, [outer]).planFor('manual', 1, [level5[1]!], 6, true)).toBeUndefined();
+    expect(viewOf(level5, []).planFor('manual', 1, [level5[1]!], 6, true)).toMatchObject({ kind: 'move' });
+  });
+
+  it('takes along what lies between those that are rewritten where they are', () => {
+    const plan = viewOf(level5, []).planFor('blobs', 1, [level5[0]!, level5[2]!], 5, false)!;
+    expect(plan).toMatchObject({ kind: 'merge', outputLevel: 5, inputs: [level5] });
+  });
+
+  it('takes along, on the way down, whatever lies between', () => {
+    const upper = tableOf(7, 0, 3, [5, 12]);
+    const middle = tableOf(8, 0, 2, [12, 20]);
+    const apart = tableOf(9, 0, 1, [30, 40]);
+    const last = tableOf(10, 6, 0, [21, 22]);
+    const plan = viewOf([...level5, upper, middle, apart, last], []).planFor('manual', 1, [upper], 6, true)!;
+    expect(plan.kind).toBe('merge');
+    expect(plan.inputs.map((run) => run.map(({ number }) => number))).toEqual([[7], [8], [2, 3], [10]]);
   });
 });
