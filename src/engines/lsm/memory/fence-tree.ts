@@ -5,7 +5,7 @@
  *       10     2  count         entries, 1 …
  *       12     2  prefixLength  of what all keys of the page have in common
  *       24     4  height        0: the words are the user's; else `a` is the unit of a page one lower, and the key its last one
- *       32     …  prefix · pad to 4 · heads u32[count] · a u32[count] · b u32[count] · ends u16[count] · suffixes
+ *       32     …  prefix · pad to 4 · heads u32[count] · (a u32 · b u32)[count] · ends u16[count] · suffixes
  *
  * A head is the first 4 bytes, big-endian and zero-padded, of the key behind the prefix; `ends` are where the suffixes (the keys behind the prefix) end,
  * counted from the first suffix. So a search stays in one small array of numbers and touches a key only where heads are equal.
@@ -36,6 +36,8 @@ const PREFIX_OFFSET = 32;
 const ENTRY_BYTES = 14;
 /** 16 KiB pages: large ones are hard to get in a fragmented arena, and make searches no faster. */
 const PAGE_BYTES_TARGET = 16384;
+/** Entries that a search looks at one by one. */
+const EQUAL_HEADS_NEAR = 4;
 /** Two keys of 4 KiB in a page of 32 KiB at least: 2^32 entries are far below it. */
 const TREE_HEIGHT_MAX = 24;
 
@@ -165,8 +167,8 @@ export class FenceTreeBuilder {
     for (let index = 0; index < count; index++) {
       const { key, a, b } = entries[from + index]!;
       u32[heads + index] = headOf(key, prefixLength, key.length - prefixLength);
-      u32[heads + count + index] = a;
-      u32[heads + 2 * count + index] = b;
+      u32[heads + count + 2 * index] = a;
+      u32[heads + count + 2 * index + 1] = b;
       u8.set(key.subarray(prefixLength), suffixes + end);
       end += key.length - prefixLength;
       u16[ends + index] = end;
@@ -195,8 +197,9 @@ export function walkFenceTree(
     if (page.height >= heightBelow) throw corruptPage(unit, `height ${page.height} below ${heightBelow}`);
     const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     for (let index = 0; index < page.count; index++) {
-      const a = words[page.heads + page.count + index]!;
-      if (page.height === 0) onEntry(a, words[page.heads + 2 * page.count + index]!);
+      const pair = page.heads + page.count + 2 * index;
+      const a = words[pair]!;
+      if (page.height === 0) onEntry(a, words[pair + 1]!);
       else visit(a, page.height);
     }
     onPage(unit, lsmPageUnits(arena, unit));
@@ -378,13 +381,14 @@ export class FenceCursor {
 
   #take(index: number): void {
     const words = this.#arena.u32[this.#segment]!;
-    this.a = words[this.#heads + this.#count + index]!;
-    this.b = words[this.#heads + 2 * this.#count + index]!;
+    const pair = this.#heads + this.#count + 2 * index;
+    this.a = words[pair]!;
+    this.b = words[pair + 1]!;
     this.valid = true;
   }
 
   #wordA(index: number): number {
-    return this.#arena.u32[this.#segment]![this.#heads + this.#count + index]!;
+    return this.#arena.u32[this.#segment]![this.#heads + this.#count + 2 * index]!;
   }
 
   #pageBytes(): number {
@@ -430,16 +434,30 @@ export class FenceCursor {
     if (keyLength < prefixLength) return 0;
     const heads = this.#heads;
     const head = headOf(key, prefixLength, keyLength - prefixLength);
-    let low = 0;
+    // How many heads are less: halves without a branch, which a processor could only guess. Heads lose their last bit, so that differences fit 32.
+    const wanted = head >>> 1;
+    let low = heads;
+    for (let rest = count; rest > 1;) {
+      const half = rest >>> 1;
+      low += half & (((words[low + half - 1]! >>> 1) - wanted) >> 31);
+      rest -= half;
+    }
+    low -= heads;
+    // Few heads are equal, mostly: one after the other, and by halves where they are many.
+    const near = low + EQUAL_HEADS_NEAR < count ? low + EQUAL_HEADS_NEAR : count;
+    for (; low < near; low++) if (!this.#isBelow(unit, low, head, key, keyLength)) return low;
     let high = count;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      const other = words[heads + middle]!;
-      if (other < head || (other === head && this.#compareSuffix(unit, middle, key, keyLength) < this.#below))
-        low = middle + 1;
+      if (this.#isBelow(unit, middle, head, key, keyLength)) low = middle + 1;
       else high = middle;
     }
     return low;
+  }
+
+  #isBelow(unit: UnitId, index: number, head: number, key: Uint8Array, keyLength: number): boolean {
+    const other = this.#arena.u32[this.#segment]![this.#heads + index]!;
+    return other < head || (other === head && this.#compareSuffix(unit, index, key, keyLength) < this.#below);
   }
 
   /** The entry's suffix against the rest of the key; the heads are equal. */
