@@ -91,29 +91,31 @@ export function pendingDebtBytes(shape: TreeShape, options: LsmOptions): number 
   if (options.style === 'tiered') return tieredDebtBytes(shape, options);
   const targets = levelTargets(shape.bytes, options);
   let debt = 0;
+  /** What the levels above give to the one at hand. */
   let arriving = 0;
   if (shape.runs >= options.level0Runs) {
     arriving = shape.bytes[0]!;
     debt += arriving + Math.min(shape.bytes[targets.base]!, arriving * options.levelFactor);
   }
-  for (let level = 1; level < LSM_LEVELS - 1; level++) {
-    const size = shape.bytes[level]! + (level === targets.base ? arriving : 0);
-    const excess = size - targets.bytes[level]!;
-    if (excess <= 0) continue;
-    const next = shape.bytes[level + 1]!;
-    debt += excess * (1 + Math.min(options.levelFactor, size === 0 ? 0 : next / size));
-    arriving = 0;
-    // What is too much here arrives in the next level.
-    if (level + 1 < LSM_LEVELS - 1) {
-      const nextExcess = next + excess - targets.bytes[level + 1]!;
-      if (nextExcess > 0 && next <= targets.bytes[level + 1]!) debt += nextExcess;
-    }
+  for (let level = targets.base; level < LSM_LEVELS - 1; level++) {
+    const size = shape.bytes[level]! + arriving;
+    arriving = Math.max(0, size - targets.bytes[level]!);
+    if (arriving === 0) continue;
+    // Each byte takes along its share of the next level.
+    debt += arriving * (1 + Math.min(options.levelFactor, shape.bytes[level + 1]! / size));
   }
   return Math.round(debt);
 }
 
+/** Runs of a tiered tree beyond which they are merged whatever their sizes: half way to where writers are slowed. */
+export function tieredRunsMax(options: LsmOptions): number {
+  return Math.max(options.level0Runs, Math.floor((options.level0Runs + options.slowdownRuns) / 2));
+}
+
+/** Runs that are too many, of mean size, each with one that it is merged with. */
 function tieredDebtBytes(shape: TreeShape, options: LsmOptions): number {
-  return shape.runs > options.level0Runs ? shape.bytes[0]! : 0;
+  const excess = shape.runs - tieredRunsMax(options);
+  return excess <= 0 ? 0 : Math.round((2 * excess * shape.bytes[0]!) / shape.runs);
 }
 
 /** What the flow of writes depends on. */

@@ -10,6 +10,7 @@
  * Threads: any; pure.
  */
 import { LSM_LEVELS } from '../types.js';
+import { tieredRunsMax } from './debt.js';
 import type { CompactionPlan } from './plan.js';
 import type { SortedRun, TreeView } from './tree-view.js';
 
@@ -42,8 +43,7 @@ export function pickTiered(view: TreeView): CompactionPlan | undefined {
     if (plan !== undefined) return plan;
   }
   // While others are being merged the rest wait, or a run would be merged again with each one that comes.
-  const runsMax = Math.max(options.level0Runs, Math.floor((options.level0Runs + options.slowdownRuns) / 2));
-  if (runs.length <= runsMax || view.busy.some((plan) => plan.kind === 'merge')) return undefined;
+  if (runs.length <= tieredRunsMax(options) || view.busy.some((plan) => plan.kind === 'merge')) return undefined;
   const cheapest = cheapestRuns(runs);
   return mergeRuns(view, 'runs', score, cheapest.first, cheapest.count);
 }

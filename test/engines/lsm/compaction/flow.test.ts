@@ -108,6 +108,13 @@ describe('the debt of a leveled tree', () => {
     }
   });
 
+  it('of a tiered tree are runs beyond those that may stay', () => {
+    const tiered = { ...OPTIONS, style: 'tiered' } as const;
+    expect(pendingDebtBytes(shapeOf(tables([8000, 0, 0, 0, 0, 0, 9000], 8)), tiered)).toBe(0);
+    expect(pendingDebtBytes(shapeOf(tables([1000, 0, 0, 0, 0, 0, 9000], 10)), tiered)).toBe(400 * MIB);
+    expect(pendingDebtBytes(shapeOf(tables([8000], 80)), { ...OPTIONS, style: 'fifo' })).toBe(0);
+  });
+
   it('goes with figures of amplification', () => {
     const some = tables([30, 0, 0, 0, 0, 100, 1000], 3);
     expect(readAmplification(shapeOf(some))).toBe(5);
