@@ -52,6 +52,7 @@ import { FREE_TAG, engineCodeOfTag, engineNames, engineNamed, spaceIdOfTag } fro
 import '../../engines/built-in.js';
 import { shownKey } from '../../engines/lsm/manifest/verify.js';
 import { decodeLsmRoot, isLsmRootChunk } from '../../engines/lsm/root.js';
+import { formatCount } from '../output.js';
 import { amount, columns, damageOf, problem, shownId, shownTime, type Report } from './report.js';
 
 export interface PageOptions {
@@ -312,10 +313,14 @@ function inspectCheckpoint(env: Env, path: string, options: PageOptions): Report
         engine: engineName(engineCodeOfTag(counts.tag)),
         ...counts,
       });
-      const { height, liveEntries, leafPages, branchPages, overflowPages } = counts;
+      const { height, liveEntries, leafPages, branchPages, overflowPages, isPaged } = counts;
+      const inside =
+        isPaged === true
+          ? 'in a page file'
+          : `${formatCount(liveEntries)} entries, height ${height}, ${leafPages} leaves, ${branchPages} branches, ${overflowPages} overflow pages`;
       lines.push(
-        `row ${index}       space ${spaceIdOfTag(counts.tag)}, ${engineName(engineCodeOfTag(counts.tag))}: ` +
-          `${liveEntries.toLocaleString('en-US')} entries, height ${height}, ${leafPages} leaves, ${branchPages} branches, ${overflowPages} overflow pages`,
+        `row ${index}`.padEnd(12) +
+          `space ${spaceIdOfTag(counts.tag)}, ${engineName(engineCodeOfTag(counts.tag))}: ${inside}`,
       );
     }
     for (const [space, count] of entries)

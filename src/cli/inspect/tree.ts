@@ -79,16 +79,18 @@ export function inspectTableFile(env: Env, path: string, options: TableOptions):
     lines.push(
       ...columns(
         ['block at', 'stored', 'plain', 'compression', 'entries', 'tombstones', 'numbers', 'keys'],
-        blocks.slice(0, options.limit).map((block) => [
-          block.offset,
-          block.storedBytes,
-          block.plainBytes,
-          block.compression,
-          block.entries,
-          block.tombstones,
-          `${block.smallestSeq}…${block.largestSeq}`,
-          `${shownKey(block.firstKey)} to ${shownKey(block.lastKey)}`,
-        ]),
+        blocks
+          .slice(0, options.limit)
+          .map((block) => [
+            block.offset,
+            block.storedBytes,
+            block.plainBytes,
+            block.compression,
+            block.entries,
+            block.tombstones,
+            `${block.smallestSeq}…${block.largestSeq}`,
+            `${shownKey(block.firstKey)} to ${shownKey(block.lastKey)}`,
+          ]),
       ),
     );
   }
