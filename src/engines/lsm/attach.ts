@@ -155,10 +155,14 @@ export class LsmSite {
       .filter((tree) => tree !== undefined);
   }
 
-  /** A root that the checkpoint holds. Of a space that is not there any more it is passed over. @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL */
-  loadRoot(chunk: Uint8Array): void {
+  /**
+   * A root that the checkpoint holds. openSpace gives the space an LSM-Tree again if it was on its way to another engine; of a space that is not there any
+   * more the root is passed over. @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL
+   */
+  loadRoot(chunk: Uint8Array, openSpace: (spaceId: number) => void): void {
     const root = decodeLsmRoot(chunk);
     this.#named?.add(root.tree);
+    openSpace(root.spaceId);
     this.#load(root);
   }
 
@@ -195,7 +199,9 @@ export class LsmSite {
     if (this.readOnly) return;
     const used = this.#treesInUse();
     for (const tree of this.#treesOnDisk()) {
-      if (!used.has(tree)) this.#condemned.push({ tree, epoch: this.arena.unpublishedEpoch, mayBeNamed: this.adopted });
+      if (used.has(tree)) continue;
+      const epoch = this.adopted ? this.arena.unpublishedEpoch : 0;
+      this.#condemned.push({ tree, epoch, mayBeNamed: this.adopted });
     }
     if (!this.adopted) this.removeCondemned();
   }

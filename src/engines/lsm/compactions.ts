@@ -103,6 +103,7 @@ export class Compactions {
   #operationsSeen = -1;
   #idleAtMs = Infinity;
   #isIdle = false;
+  #isFlushing = false;
 
   constructor(options: LsmOptions, site: LsmSite | undefined) {
     this.#options = options;
@@ -140,7 +141,7 @@ export class Compactions {
 
   /** When work() has something to do by itself, ms since the epoch. */
   get dueAtMs(): number {
-    let dueAtMs = Math.min(this.#pickDueAtMs, this.#idleAtMs);
+    let dueAtMs = Math.min(this.#pickDueAtMs, this.#isFlushing || this.isRunning ? Infinity : this.#idleAtMs);
     for (const { untilMs } of this.#resting) dueAtMs = Math.min(dueAtMs, untilMs);
     const isWaiting = this.#mustPick || this.#running.some(({ results }) => results !== undefined);
     return this.#retryAtMs > 0 && isWaiting ? Math.min(dueAtMs, this.#retryAtMs) : dueAtMs;
@@ -168,6 +169,7 @@ export class Compactions {
 
   /** Time passes without a write: garbage that is not worth a compaction by itself is looked for once. */
   #lookWhetherIdle({ operations, isFlushing, nowMs }: CompactionContext): void {
+    this.#isFlushing = isFlushing;
     if (operations !== this.#operationsSeen) {
       this.#operationsSeen = operations;
       this.#idleAtMs = nowMs + IDLE_MS;
@@ -188,6 +190,7 @@ export class Compactions {
       if (this.figures.runningTasks >= site.jobs.parallelism) {
         // The next one that ends lets it look again.
         this.#mustPick = false;
+        this.#pickDueAtMs = Infinity;
         return hasChanged;
       }
       const state = this.#pickState(context);

@@ -561,9 +561,13 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     const site = this.#site;
     if (site === undefined || site.readOnly || this.#isDestroyed) return Infinity;
     let dueAtMs = this.#compactions.dueAtMs;
-    // The first that is not being written: those behind it wait for it.
-    const next = this.#frozen.find(({ job }) => job === undefined);
-    if (next !== undefined) dueAtMs = Math.min(dueAtMs, Math.max(next.retryAtMs, this.#retryAtMs));
+    // What waits for a job's end is not due by the clock.
+    if (this.#frozen[0]?.result !== undefined) dueAtMs = Math.min(dueAtMs, this.#retryAtMs);
+    const running = this.#frozen.filter(({ job }) => job !== undefined).length;
+    const next = this.#frozen.find(({ job, result }) => job === undefined && result === undefined);
+    if (next !== undefined && running < FLUSHES_MAX) {
+      dueAtMs = Math.min(dueAtMs, Math.max(next.retryAtMs, this.#retryAtMs));
+    }
     return dueAtMs;
   }
 

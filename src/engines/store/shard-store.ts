@@ -280,7 +280,7 @@ export class ShardStore {
           loadImage(arena, () => reader.nextChunk());
           spaces = new SpaceTable(arena, definitions);
           // Only the end of the file proves that nothing of it is missing.
-          loadEntries(arena, spaces, options, () => nextEntriesChunk(arena, reader));
+          loadEntries(arena, spaces, options, () => nextEntriesChunk(arena, spaces!, reader));
           publishTrees(arena, reader.header.publishedSeq);
           for (const { engine } of spaces.all) engine.endGroup();
           // No log has what a copy of the store brought as entries.
@@ -1042,13 +1042,16 @@ function takeBlob(
 
 /** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
 /** The next chunk that holds entries; roots of page files among them are taken on the way. */
-function nextEntriesChunk(arena: ArenaWriter, reader: CheckpointReader): Uint8Array | undefined {
+function nextEntriesChunk(arena: ArenaWriter, spaces: SpaceTable, reader: CheckpointReader): Uint8Array | undefined {
   for (;;) {
     const chunk = reader.nextChunk();
     if (chunk === undefined) return chunk;
     if (isRootChunk(chunk)) loadPagedRoot(arena, chunk);
-    else if (isLsmRootChunk(chunk)) lsmSiteOf(arena)?.loadRoot(chunk);
-    else return chunk;
+    else if (isLsmRootChunk(chunk)) {
+      lsmSiteOf(arena)?.loadRoot(chunk, (spaceId) => {
+        spaces.returnTo(spaceId, EngineCode.lsm);
+      });
+    } else return chunk;
   }
 }
 

@@ -57,6 +57,8 @@ interface Building {
   position: Uint8Array | undefined;
   /** The copy has passed everything; the exchange may have to wait. */
   isComplete: boolean;
+  /** The new engine was told to put what is copied into its files. */
+  isStoring: boolean;
   copied: number;
 }
 
@@ -178,6 +180,20 @@ export class SpaceTable {
       definition.id,
       newSpace(definition, engine.openWriter(this.#arena, row, definition.id, definition.tuning)),
     );
+    this.#listBackgrounds();
+  }
+
+  /**
+   * What a checkpoint has of the space is in another engine than its definition says: it was on its way from there. That engine has it again, and the
+   * move is begun anew (unfinishedSwitches). While the space is being loaded: the present engine is empty.
+   */
+  returnTo(spaceId: number, code: number): void {
+    const space = this.#spaces.get(spaceId);
+    if (space === undefined || space.engine.code === code) return;
+    space.engine.destroy();
+    const row = TreeTable.of(this.#arena).freeRow();
+    space.engine = engineOfCode(code).openWriter(this.#arena, row, spaceId, space.definition.tuning);
+    space.expiresByItself = hasOwnExpiry(space.engine);
     this.#listBackgrounds();
   }
 
@@ -502,7 +518,7 @@ export class SpaceTable {
     }
     if (space.building === undefined && this.#buildings() < BUILDINGS_MAX) {
       const building = this.#openBuilding(engine, definition);
-      space.building = { engine: building, position: undefined, isComplete: false, copied: 0 };
+      space.building = { engine: building, position: undefined, isComplete: false, isStoring: false, copied: 0 };
       this.#listBackgrounds();
     }
     return true;
@@ -540,7 +556,11 @@ export class SpaceTable {
   switchSlice(space: Space, publishedSeq: number, budget: number): boolean {
     const building = space.building!;
     const { engine } = building;
-    if (building.isComplete) return isStored(engine);
+    if (building.isComplete) {
+      if (!building.isStoring && !isStored(engine)) engine.background?.flush(() => undefined);
+      building.isStoring = true;
+      return isStored(engine);
+    }
     this.beginGroup(publishedSeq, false);
     this.lsn = Infinity;
     this.#touch(space);
@@ -561,9 +581,7 @@ export class SpaceTable {
     );
     building.position = next;
     building.isComplete = next === undefined;
-    if (!building.isComplete) return false;
-    engine.background?.flush(() => undefined);
-    return isStored(engine);
+    return building.isComplete && isStored(engine);
   }
 
   /** The new engine takes the space: visible with the next publication, which the caller makes. Returns the old one, to be destroyed behind it. */

@@ -9,7 +9,12 @@ import { LsmFiles } from '../../../../dist/engines/lsm/read/files.js';
 import type { LsmTuning } from '../../../../dist/engines/lsm/options.js';
 import type { LsmWriter } from '../../../../dist/engines/lsm/writer.js';
 import { engineNamed, type EngineCursor, type EngineReader } from '../../../../dist/engines/engine.js';
-import { Durability, ShardStore, type DurabilityLevel } from '../../../../dist/engines/store/shard-store.js';
+import {
+  Durability,
+  ShardStore,
+  type DurabilityLevel,
+  type ShardStoreOptions,
+} from '../../../../dist/engines/store/shard-store.js';
 import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
@@ -77,7 +82,7 @@ export class LsmScene {
   nowMs = 1_000_000;
   /** Everything up to this number survives a power loss. */
   syncedSeq = 0;
-  readonly #options: SceneOptions;
+  #options: SceneOptions;
 
   constructor(options: SceneOptions = {}, memOptions: MemEnvOptions = {}) {
     this.#options = options;
@@ -99,7 +104,7 @@ export class LsmScene {
     return this.store.spaces.require(0).engine as LsmWriter;
   }
 
-  #open(options: { isNew?: boolean; adopt?: boolean; readOnly?: boolean }): void {
+  #open(options: Partial<ShardStoreOptions>): void {
     this.jobs = new InlineJobs(this.env, this.layout, this.#options.parallelism ?? 2);
     const sequences = Float64Array.from(this.snapshots.map(({ seq }) => seq)).sort();
     this.store = ShardStore.open({
@@ -192,7 +197,13 @@ export class LsmScene {
   describe(): unknown {
     const { workDueAtMs, hasWork } = this.store;
     const waiting = this.jobs.waiting.map((task) => task.kind);
-    return { workDueInMs: workDueAtMs - this.nowMs, hasWork, waiting, shape: this.shape(), figures: this.writer.figures() };
+    return {
+      workDueInMs: workDueAtMs - this.nowMs,
+      hasWork,
+      waiting,
+      shape: this.shape(),
+      figures: this.writer.figures(),
+    };
   }
 
   /** Memtables to tables, all compactions done. */
@@ -230,7 +241,14 @@ export class LsmScene {
     this.#begin(options);
   }
 
-  #begin(options: { readOnly?: boolean } = {}): void {
+  /** A closed store again, with other options. */
+  reopenWith(options: SceneOptions, storeOptions: Partial<ShardStoreOptions> = {}): this {
+    this.#options = { ...this.#options, ...options };
+    this.#begin(storeOptions);
+    return this;
+  }
+
+  #begin(options: Partial<ShardStoreOptions> = {}): void {
     this.snapshots = [];
     this.layout = this.#newLayout();
     this.#open(options);
@@ -285,7 +303,9 @@ export class LsmScene {
     const bytes = Buffer.from(key);
     const metaUnit = this.view.pin(READER_SLOT);
     try {
-      return this.reader.find(metaUnit, bytes, bytes.length, atSeq, atMs) ? this.reader.copyValue().toString() : undefined;
+      return this.reader.find(metaUnit, bytes, bytes.length, atSeq, atMs)
+        ? this.reader.copyValue().toString()
+        : undefined;
     } finally {
       this.reader.release();
       this.view.unpin(READER_SLOT);
@@ -364,7 +384,6 @@ export class LsmScene {
   close(): void {
     this.store.close();
   }
-
 }
 
 function short(line: string | undefined): string {
