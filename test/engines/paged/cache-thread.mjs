@@ -17,7 +17,13 @@ for (const end = Date.now() + ms; Date.now() < end;) {
   for (let i = 0; i < 200; i++) {
     const block = Math.floor(random.nextFloat() ** 2 * 700);
     const wordCount = 64 + (block % 40) * 64;
-    const length = cache.read(1, block, intoBytes, 0);
+    // Every second block is looked at where it lies.
+    const inPlace = i % 2 === 0 ? cache.locate(1, block) : 0;
+    if (inPlace > 0) {
+      const { foundBytes, foundAt } = cache;
+      intoBytes.set(foundBytes.subarray(foundAt, foundAt + inPlace));
+    }
+    const length = i % 2 === 0 ? (inPlace > 0 && cache.confirm() ? inPlace : 0) : cache.read(1, block, intoBytes, 0);
     if (length > 0) {
       hits++;
       if (length !== wordCount * 4) throw new Error(`block ${block}: ${length} bytes`);

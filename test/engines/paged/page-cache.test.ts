@@ -55,6 +55,23 @@ describe('a page cache', () => {
     expect(cache.read(1, 1, target, 11)).toBe(0);
   });
 
+  test('shows a block where it lies, and says whether it was there until the end', () => {
+    const cache = cacheOf(256 * 1024);
+    expect(cache.locate(1, 1)).toBe(0);
+    cache.insert(1, 1, blockOf(1, 1, 4096), 0, 4096);
+    expect(cache.locate(1, 1)).toBe(4096);
+    const { foundBytes, foundWords, foundAt } = cache;
+    expect(foundWords.buffer).toBe(foundBytes.buffer);
+    expect(blockOf(1, 1, 4096).equals(foundBytes.subarray(foundAt, foundAt + 4096))).toBe(true);
+    expect(cache.confirm()).toBe(true);
+    expect(cache.stats()).toMatchObject({ hits: 1, misses: 1 });
+    // Not read again for as long as the cache takes to forget it.
+    expect(cache.locate(1, 1)).toBe(4096);
+    for (let block = 2; block < 400; block++) cache.insert(1, block, blockOf(1, block, 4096), 0, 4096);
+    expect(cache.confirm()).toBe(false);
+    expect(cache.stats()).toMatchObject({ hits: 1, misses: 2 });
+  });
+
   test('forgets a block on request and takes its new content', () => {
     const cache = cacheOf(MIB);
     cache.insert(1, 1, blockOf(1, 1, 4096), 0, 4096);

@@ -56,6 +56,22 @@ export function envSuite(name: string, open: () => { env: Env; root: string }): 
       file.close();
     });
 
+    test('a read that does not block brings the same, into shared memory too', async () => {
+      const { env, at } = scene();
+      writeText(env, at('f'), 'abcdef');
+      const file = env.open(at('f'), 'read');
+      const into = new Uint8Array(new SharedArrayBuffer(8));
+      const reading = file.readAsync!(into, 1, 7, 2);
+      expect(await reading).toBe(4);
+      expect([...into]).toEqual([0, ...text('cdef'), 0, 0, 0]);
+      expect(await file.readAsync!(into, 0, 8, 6)).toBe(0);
+      const many = await Promise.all([0, 1, 2, 3].map((index) => file.readAsync!(into, index, 1, 5 - index)));
+      expect(many).toEqual([1, 1, 1, 1]);
+      expect([...into.subarray(0, 4)]).toEqual([...text('fedc')]);
+      file.close();
+      await expect(file.readAsync!(into, 0, 1, 0)).rejects.toMatchObject({ code: 'ERR_INTERNAL' });
+    });
+
     test('a read is short only at the end of the file', () => {
       const { env, at } = scene();
       writeText(env, at('f'), 'abcdef');
