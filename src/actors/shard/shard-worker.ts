@@ -352,8 +352,9 @@ class ShardLoop {
 
   #askHost(): void {
     const { store } = this.#shard;
-    const wantsCheckpoint = store.logBytes > this.#settings.checkpointLogBytes && store.logBytes > store.dataBytes;
-    if (wantsCheckpoint && !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore) {
+    const { checkpointLogBytes } = this.#settings;
+    const mayAsk = !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore;
+    if (mayAsk && store.logBytes > checkpointLogBytes && store.wantsCheckpoint(checkpointLogBytes)) {
       this.#checkpointAsked = true;
       post({ event: 'checkpoint-wanted' });
     }
