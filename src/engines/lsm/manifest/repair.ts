@@ -6,6 +6,8 @@
  *                         by key and number, newest version first; between two runs all numbers of one are above all of the other. So whoever looks
  *                         from the newest run down meets the newest version first, whatever levels the tables had.
  *
+ * A table whose footer or index is damaged is searched for its data blocks, see TableScan.
+ *
  * What is lost: entries of damaged blocks, so an older version of such a key may show; each loss names the keys. A value whose blob record is damaged becomes a
  * tombstone instead, which lets no older version show. Without the manifest, tables that a finished merge had made obsolete are taken too if they were
  * not deleted yet, and what a merge dropped for good, a deleted key, may come back. Range tombstones come from the frames that can be read.
@@ -35,7 +37,7 @@ import { LsmManifest } from './manifest.js';
 import { blobName, blobNumber, manifestNumber, tableName, tableNumber } from './names.js';
 import { readManifest } from './read.js';
 import type { LsmState } from './state.js';
-import { MergedWalk, TableWalk, isLoss } from './table-walk.js';
+import { MergedWalk, TableScan, TableWalk, isLoss, type OpenedTable } from './table-walk.js';
 import { BlobFiles, shownKey, verifyTable, verifyTree } from './verify.js';
 
 export interface TreeRepairOptions {
@@ -62,6 +64,14 @@ const FILE_BYTES_DEFAULT = 64 << 20;
 const COPY_BYTES = 1 << 20;
 const BITS_PER_KEY_MAX = 20;
 const NO_BYTES = new Uint8Array(0);
+/** Of tables that do not say how they were written. */
+const OPTIONS_UNKNOWN: TableOptions = {
+  blockBytes: 4096,
+  restartInterval: 16,
+  compression: 'lz4',
+  bitsPerKey: 10,
+  prefixFilterBytes: 0,
+};
 
 /**
  * From the tree in `from` to one in `to`, which must not exist or be empty.
@@ -180,6 +190,7 @@ class Repair {
     for (const table of state.tables.values()) {
       const isSound =
         !damagedTables.has(table.number) && table.blobs.every(({ file }) => !this.#damagedBlobs.has(file));
+      if (damagedTables.has(table.number) && !this.#canOpen(table.number)) this.#scanned(table.number, table);
       this.#take([{ number: table.number, info: table, isSound }], table.level, table.run);
     }
     for (const blob of state.blobs.values()) {
@@ -240,7 +251,9 @@ class Repair {
           damagedBlobs: damaged,
         } = verifyTable(this.#env, this.#from, this.#identity, number, files);
         for (const blob of damaged) damagedBlobs.add(blob);
-        if (info !== undefined) candidates.push({ number, info, isSound: problems.length === 0 });
+        if (info === undefined) this.#losses.push(...problems.filter(({ message }) => !this.#isKnown(message)));
+        const found = info ?? this.#scanned(number, undefined);
+        if (found !== undefined) candidates.push({ number, info: found, isSound: problems.length === 0 });
       }
     } finally {
       files.close();
@@ -278,7 +291,7 @@ class Repair {
     const merged = new MergedWalk(
       group.map(({ number, info, isSound }) => ({
         smallestKey: info.smallestKey,
-        open: () => this.#open(number, isSound, (file) => (options.value ??= optionsLike(file))),
+        open: () => this.#open(number, isSound, (like) => (options.value ??= like)),
       })),
     );
     const last = Buffer.alloc(4096);
@@ -301,28 +314,90 @@ class Repair {
     }
   }
 
-  #open(
-    number: number,
-    isSound: boolean,
-    use: (file: TableFile) => void,
-  ): { readonly file: TableFile; readonly walk: TableWalk } | undefined {
+  #open(number: number, isSound: boolean, use: (options: TableOptions) => void): OpenedTable | undefined {
     const path = `${this.#from}/${tableName(number)}`;
     let file: TableFile;
     try {
       file = TableFile.open(this.#env, path, this.#identity, number);
     } catch (error) {
-      // Verifying has said so.
-      if (isLoss(error) && !isSound) return undefined;
-      throw error;
+      if (!isLoss(error) || isSound) throw error;
+      const walk = this.#scan(number);
+      if (walk === undefined) return undefined;
+      use(OPTIONS_UNKNOWN);
+      return { walk, close: () => undefined };
     }
-    use(file);
+    use(optionsLike(file));
     const walk = new TableWalk(file, (error, lost) => {
       if (isSound) throw error;
       const { low, high } = lost;
       const above = low === undefined ? '' : `above ${shownKey(low)} and `;
       this.#lose(error, `entries of keys ${above}up to ${shownKey(high)}`);
     });
-    return { file, walk };
+    return {
+      walk,
+      close: () => {
+        file.close();
+      },
+    };
+  }
+
+  /** What a table without footer or index still has. Verifying has said that it is damaged. */
+  #scan(number: number): TableScan | undefined {
+    try {
+      return new TableScan(this.#env, `${this.#from}/${tableName(number)}`, this.#identity, number);
+    } catch (error) {
+      if (!isLoss(error)) throw error;
+      return undefined;
+    }
+  }
+
+  #canOpen(number: number): boolean {
+    try {
+      TableFile.open(this.#env, `${this.#from}/${tableName(number)}`, this.#identity, number).close();
+      return true;
+    } catch (error) {
+      if (!isLoss(error)) throw error;
+      return false;
+    }
+  }
+
+  #isKnown(message: string): boolean {
+    return this.#losses.some((loss) => loss.message === message);
+  }
+
+  /** Looks at what a scan finds, and says so in the report. */
+  #scanned(number: number, known: TableInfo | undefined): TableInfo | undefined {
+    const walk = this.#scan(number);
+    let entries = 0;
+    let smallestKey: Uint8Array | undefined;
+    let largestKey: Uint8Array = NO_BYTES;
+    let smallestSeq = Infinity;
+    let largestSeq = 0;
+    const uses = new Map<number, number>();
+    while (walk?.next() === true) {
+      const { key, keyLength, seq, flags, bytes, valueStart, valueLength } = walk.cursor;
+      entries++;
+      smallestKey ??= key.slice(0, keyLength);
+      largestKey = key.slice(0, keyLength);
+      smallestSeq = Math.min(smallestSeq, seq);
+      largestSeq = Math.max(largestSeq, seq);
+      if ((flags & EntryFlag.blob) === 0) continue;
+      const reference = decodeBlobReference(bytes, valueStart, valueStart + valueLength);
+      if (reference !== undefined) uses.set(reference.file, (uses.get(reference.file) ?? 0) + reference.recordBytes);
+    }
+    const path = `${this.#from}/${tableName(number)}`;
+    const ofHowMany = known === undefined ? '' : ` of ${known.entries}`;
+    const upTo = smallestKey === undefined ? '' : `, up to key ${shownKey(largestKey)}`;
+    const at = this.#losses.findIndex(({ details }) => details['file'] === path);
+    const text = `${entries}${ofHowMany} entries were found without footer and index${upTo}`;
+    if (at >= 0) this.#losses[at] = { ...this.#losses[at]!, message: `${this.#losses[at]!.message}; ${text}` };
+    if (smallestKey === undefined) return undefined;
+    const blobs = [...uses].map(([file, bytes]) => ({ file, bytes }));
+    const createdAt = known?.createdAt ?? this.#env.now();
+    return {
+      ...{ number, level: 0, run: 0, bytes: 1, entries, tombstones: 0, rawBytes: 0, smallestKey, largestKey },
+      ...{ smallestSeq, largestSeq, expiring: 0, firstExpiry: 0, lastExpiry: 0, blobs, createdAt },
+    };
   }
 
   #add(table: TableWriter, entry: BlockCursor, compression: CompressionName): void {

@@ -4,9 +4,16 @@
  *
  * Threads: any; an object belongs to one thread.
  */
+import { crc32 } from '../../../shared/checksum.js';
+import { readU32LE } from '../../../shared/codec/fixed.js';
+import { readVarint53, varintBytes } from '../../../shared/codec/varint.js';
+import type { Env } from '../../../shared/env/env.js';
 import { ConcordError } from '../../../shared/errors.js';
 import { BlockBuffer, BlockCursor, handleBytes, handleOffset } from '../table/block.js';
-import type { IndexPartition, TableFile } from '../table/table-file.js';
+import { decompress } from '../table/compression.js';
+import { TABLE_KIND, TRAILER_BYTES, damaged, identitySeed, seedAt } from '../table/format.js';
+import { openExisting, type IndexPartition, type TableFile } from '../table/table-file.js';
+import { CompressionCode, type LsmIdentity } from '../types.js';
 
 /** Keys above `low` (undefined: from the first on) and up to `high` (undefined: to the last). */
 export interface LostKeys {
@@ -29,7 +36,7 @@ export function isLoss(error: unknown): error is ConcordError {
   return error instanceof ConcordError && (error.code === 'ERR_CORRUPT' || error.code === 'ERR_IO');
 }
 
-export class TableWalk {
+export class TableWalk implements EntryWalk {
   /** Stands on the entry while `valid`. */
   readonly cursor = new BlockCursor();
   valid = false;
@@ -145,27 +152,137 @@ export class TableWalk {
   }
 }
 
+/** What repair reads from, with or without an index. */
+export interface EntryWalk {
+  readonly cursor: BlockCursor;
+  readonly valid: boolean;
+  next(): boolean;
+}
+
+/** A larger file is not searched: it would have to be held in memory. */
+const SCAN_BYTES_MAX = 2 ** 30;
+const CODE_MAX = Math.max(...Object.values(CompressionCode));
+
+/**
+ * The data blocks of a table whose footer, properties or index cannot be read. They lie one behind the other from the beginning of the file, and where one
+ * ends its checksum tells: it is looked for byte by byte. Ends at the first thing that is no data block: a filter, the index, damage.
+ */
+export class TableScan implements EntryWalk {
+  readonly cursor = new BlockCursor();
+  valid = false;
+  readonly #path: string;
+  readonly #bytes: Uint8Array;
+  readonly #seed: number;
+  readonly #plain = new BlockBuffer(0);
+  /** Of the blocks so far: place and bytes, to know the index when it comes. */
+  readonly #places: { readonly offset: number; readonly storedBytes: number }[] = [];
+  #at = 0;
+  #lastKey: Uint8Array | undefined;
+  #lastSeq = 0;
+
+  /** @throws ERR_IO, ERR_CORRUPT when the file is missing or too large */
+  constructor(env: Env, path: string, identity: LsmIdentity, number: number) {
+    this.#path = path;
+    this.#seed = identitySeed(TABLE_KIND, identity, number);
+    const file = openExisting(env, path, 'table');
+    try {
+      const size = file.size();
+      if (size > SCAN_BYTES_MAX) throw damaged(path, 0, `a file of ${size} bytes is not searched without its index`);
+      const bytes = new Uint8Array(size);
+      this.#bytes = bytes.subarray(0, file.read(bytes, 0, size, 0));
+    } finally {
+      file.close();
+    }
+  }
+
+  next(): boolean {
+    this.valid = (this.valid && this.cursor.next()) || this.#nextBlock();
+    return this.valid;
+  }
+
+  #nextBlock(): boolean {
+    const offset = this.#at;
+    const storedBytes = this.#lengthAt(offset);
+    if (storedBytes === 0) return false;
+    const { cursor } = this;
+    try {
+      const plainBytes = this.#open(offset, storedBytes);
+      cursor.open(this.#plain.bytes, 0, plainBytes, this.#path, offset);
+      if (cursor.check() !== undefined || this.#isIndex() || !cursor.seekToFirst()) return false;
+      if (this.#lastKey !== undefined) {
+        const order = Buffer.compare(cursor.key.subarray(0, cursor.keyLength), this.#lastKey);
+        if (order < 0 || (order === 0 && cursor.seq >= this.#lastSeq)) return false;
+      }
+      cursor.seekToLast();
+      this.#lastKey = cursor.key.slice(0, cursor.keyLength);
+      this.#lastSeq = cursor.seq;
+      cursor.seekToFirst();
+    } catch (error) {
+      if (!isLoss(error)) throw error;
+      return false;
+    }
+    this.#places.push({ offset, storedBytes });
+    this.#at = offset + storedBytes;
+    return true;
+  }
+
+  /** Bytes of the block that begins there, trailer included; 0: none does. */
+  #lengthAt(offset: number): number {
+    const bytes = this.#bytes;
+    const last = bytes.length - 4;
+    let crc = seedAt(offset, this.#seed);
+    for (let at = offset; at < last; at++) {
+      crc = crc32(bytes, at, 1, crc);
+      if (bytes[at]! <= CODE_MAX && readU32LE(bytes, at + 1) === crc) return at + TRAILER_BYTES - offset;
+    }
+    return 0;
+  }
+
+  #open(offset: number, storedBytes: number): number {
+    const code = this.#bytes[offset + storedBytes - TRAILER_BYTES]!;
+    const length = storedBytes - TRAILER_BYTES;
+    const stored = this.#bytes.subarray(offset, offset + length);
+    const plain = code === CompressionCode.none ? stored : decompress(code, this.#bytes, offset, length);
+    if (plain === undefined) throw damaged(this.#path, offset, `block does not decompress with code ${code}`);
+    this.#plain.reserve(plain.length).set(plain);
+    return plain.length;
+  }
+
+  /** An index has an entry for each block there was, and each leads to it. */
+  #isIndex(): boolean {
+    const { cursor } = this;
+    let index = 0;
+    for (let more = cursor.seekToFirst(); more; more = cursor.next()) {
+      const place = this.#places[index++];
+      const end = cursor.valueStart + cursor.valueLength;
+      const offset = readVarint53(cursor.bytes, cursor.valueStart, end);
+      if (place === undefined || offset !== place.offset) return false;
+      const bytesAt = cursor.valueStart + varintBytes(offset);
+      if (readVarint53(cursor.bytes, bytesAt, end) !== place.storedBytes) return false;
+    }
+    return index > 0;
+  }
+}
+
+/** A table that a merge reads from. */
+export interface OpenedTable {
+  readonly walk: EntryWalk;
+  close(): void;
+}
+
 /**
  * Several tables as one: by key, the newest version first, each version once. A table is open while the walk is within its keys.
  */
 export class MergedWalk {
-  readonly #pending: {
-    readonly smallestKey: Uint8Array;
-    readonly open: () => { readonly file: TableFile; readonly walk: TableWalk } | undefined;
-  }[];
-  #active: { readonly file: TableFile; readonly walk: TableWalk }[] = [];
-  #current: TableWalk | undefined;
+  readonly #pending: { readonly smallestKey: Uint8Array; readonly open: () => OpenedTable | undefined }[];
+  #active: OpenedTable[] = [];
+  #current: EntryWalk | undefined;
   readonly #key = Buffer.alloc(4096);
   #keyLength = -1;
   #seq = 0;
 
   /** open: undefined when the table cannot be read at all. */
-  constructor(
-    tables: readonly {
-      readonly smallestKey: Uint8Array;
-      readonly open: () => { readonly file: TableFile; readonly walk: TableWalk } | undefined;
-    }[],
-  ) {
+  constructor(tables: readonly { readonly smallestKey: Uint8Array; readonly open: () => OpenedTable | undefined }[]) {
     this.#pending = [...tables].sort((a, b) => Buffer.compare(a.smallestKey, b.smallestKey)).reverse();
   }
 
@@ -190,16 +307,17 @@ export class MergedWalk {
   }
 
   close(): void {
-    for (const { file } of this.#active) file.close();
+    for (const table of this.#active) table.close();
     this.#active = [];
   }
 
-  #first(): TableWalk | undefined {
-    let least: TableWalk | undefined;
+  #first(): EntryWalk | undefined {
+    let least: EntryWalk | undefined;
     for (let at = this.#active.length - 1; at >= 0; at--) {
-      const { file, walk } = this.#active[at]!;
+      const table = this.#active[at]!;
+      const { walk } = table;
       if (!walk.valid) {
-        file.close();
+        table.close();
         this.#active.splice(at, 1);
       } else if (least === undefined || isBefore(walk.cursor, least.cursor)) least = walk;
     }

@@ -219,6 +219,47 @@ describe('repair of a tree', () => {
     expectSound();
   });
 
+  test.each(['with', 'without'] as const)(
+    'of a table without footer or index finds every block all the same, %s a manifest',
+    (manifest) => {
+      for (const options of [{}, { bitsPerKey: 0, prefixFilterBytes: 0 }, { compression: 'lz4' as const }]) {
+        for (const count of [3, 300]) {
+          env = new MemEnv();
+          const builder = new TreeBuilder(env, DIRECTORY, options);
+          const versions = many(count, 1).map((version, i) => (i % 50 === 1 ? { ...version, isBlob: true } : version));
+          builder.add(0, 1, versions);
+          const before = visible(env, DIRECTORY, builder.manifest.state);
+          flip(`${DIRECTORY}/${tableName(1)}`, bytesOf(env, `${DIRECTORY}/${tableName(1)}`).length - 50);
+          if (manifest === 'without') loseManifest();
+          const report = repair();
+          expect(report.losses.map(({ message }) => message).join()).toMatch(
+            new RegExp(`${count}( of ${count})? entries were found`),
+          );
+          expect(visible(env, TO, report.state)).toEqual(before);
+          expectSound();
+        }
+      }
+    },
+  );
+
+  test('of a table that is cut keeps what stands before the cut', () => {
+    const builder = new TreeBuilder(env);
+    builder.add(0, 1, many(300, 1));
+    const path = `${DIRECTORY}/${tableName(1)}`;
+    const whole = bytesOf(env, path);
+    for (let length = 0; length < whole.length; length += 777) {
+      for (const name of env.exists(TO) ? env.list(TO) : []) env.remove(`${TO}/${name}`);
+      replace(env, path, whole.subarray(0, length));
+      const report = repair();
+      const after = visible(env, TO, report.state);
+      expect([...after.values()].every(({ key: name, value }) => value === `value ${Number(name.slice(4))}`)).toBe(
+        true,
+      );
+      expect(after.size).toBeGreaterThanOrEqual(Math.min(300, Math.floor(((length - 300) * 300) / whole.length)));
+      expectSound();
+    }
+  });
+
   test('a value whose blob is lost does not give way to an older one', () => {
     const builder = new TreeBuilder(env);
     builder.add(1, 0, many(5, 1, 'old'));
