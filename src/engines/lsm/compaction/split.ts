@@ -1,8 +1,8 @@
 /**
  * Cuts a plan into tasks by ranges of keys, so that several workers share one compaction: about equal bytes each, every key in exactly one of them.
  *
- * Where cuts may be: at the bounds of the input tables, and at keys that the caller knows from inside of them. Between two such points the bytes of a
- * table count as evenly spread over the points it spans.
+ * Where cuts may be: at the bounds of the input tables, and at keys inside of them: those that the caller knows, or else guesses, as if keys were spread evenly
+ * between the bounds. The bytes of a table count as evenly spread over the points it spans. A wrong guess makes unequal tasks, nothing worse.
  *
  * Threads: any; the shard's writer.
  */
@@ -36,15 +36,18 @@ export interface TaskContext {
 
 /** Less is not worth a job of its own, in tables' worth of input. */
 const TASK_TABLES_MIN = 2;
+const GUESSED_PARTS = 8;
+/** As many as a number holds exactly. */
+const GUESSED_BYTES = 6;
 /** Of entries in a table besides keys and values, generously. */
 const ENTRY_BYTES = 24;
 
 export function tasksOf(plan: CompactionPlan, context: TaskContext, parallelism: number): CompactionTask[] {
   if (plan.kind !== 'merge') return [];
   const tables = plan.inputs.flat();
-  let bytes = 0;
-  for (const table of tables) bytes += table.bytes;
-  const count = Math.min(parallelism, Math.floor(bytes / (TASK_TABLES_MIN * context.options.tableBytes)));
+  let work = 0;
+  for (const table of tables) work += workOf(table);
+  const count = Math.min(parallelism, Math.floor(work / (TASK_TABLES_MIN * context.options.tableBytes)));
   const cuts = count >= 2 ? cutsOf(tables, count, context) : [];
   const tasks: CompactionTask[] = [];
   for (let index = 0; index <= cuts.length; index++) {
@@ -54,11 +57,44 @@ export function tasksOf(plan: CompactionPlan, context: TaskContext, parallelism:
   return tasks;
 }
 
+/** What a merge has to do for the table: before compression, since that is what its entries take. */
+function workOf(table: TableInfo): number {
+  return Math.max(table.bytes, table.rawBytes);
+}
+
+/** Keys that cut [smallest, largest] into GUESSED_PARTS parts if keys are spread evenly: by the bytes behind those that both have in common. */
+function pointsBetween(smallest: Uint8Array, largest: Uint8Array): Uint8Array[] {
+  let common = 0;
+  while (common < smallest.length && common < largest.length && smallest[common] === largest[common]) common++;
+  const from = numberAt(smallest, common);
+  const step = (numberAt(largest, common) - from) / GUESSED_PARTS;
+  if (step < 1) return [];
+  const points: Uint8Array[] = [];
+  for (let part = 1; part < GUESSED_PARTS; part++) {
+    const point = new Uint8Array(common + GUESSED_BYTES);
+    point.set(smallest.subarray(0, common));
+    let rest = Math.floor(from + part * step);
+    for (let at = point.length - 1; at >= common; at--) {
+      point[at] = rest % 256;
+      rest = Math.floor(rest / 256);
+    }
+    points.push(point);
+  }
+  return points;
+}
+
+function numberAt(key: Uint8Array, at: number): number {
+  let number = 0;
+  for (let index = at; index < at + GUESSED_BYTES; index++) number = number * 256 + (key[index] ?? 0);
+  return number;
+}
+
 /** Ascending keys, at most count - 1: each part holds about bytes / count. */
 function cutsOf(tables: readonly TableInfo[], count: number, context: TaskContext): Uint8Array[] {
   const points: Uint8Array[] = [];
   for (const table of tables) {
-    points.push(table.smallestKey, ...(context.samplesOf?.(table) ?? []));
+    points.push(table.smallestKey);
+    points.push(...(context.samplesOf?.(table) ?? pointsBetween(table.smallestKey, table.largestKey)));
   }
   points.sort(compareKeys);
   const unique = points.filter((point, index) => index === 0 || compareKeys(points[index - 1]!, point) < 0);
@@ -71,9 +107,9 @@ function cutsOf(tables: readonly TableInfo[], count: number, context: TaskContex
     while (end < unique.length && compareKeys(unique[end]!, table.largestKey) <= 0) end++;
     const spanned = Math.max(1, end - first);
     for (let index = first; index < first + spanned && index < unique.length; index++) {
-      weights[index]! += table.bytes / spanned;
+      weights[index]! += workOf(table) / spanned;
     }
-    total += table.bytes;
+    total += workOf(table);
   }
   const cuts: Uint8Array[] = [];
   let sum = 0;

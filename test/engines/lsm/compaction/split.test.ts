@@ -58,12 +58,8 @@ function runOf(level: number, run: number, tables: number, step: number, firstKe
   });
 }
 
-function isIn(task: CompactionTask, key: Uint8Array): boolean {
-  const number = numberOf(key);
-  return (
-    (task.low === undefined || number >= numberOf(task.low)) &&
-    (task.high === undefined || number < numberOf(task.high))
-  );
+function isIn({ low, high }: CompactionTask, key: Uint8Array): boolean {
+  return (low === undefined || Buffer.compare(key, low) >= 0) && (high === undefined || Buffer.compare(key, high) < 0);
 }
 
 describe('tasks of a plan', () => {
@@ -82,7 +78,7 @@ describe('tasks of a plan', () => {
           expect(tasks.length).toBeGreaterThanOrEqual(1);
           expect(tasks.length).toBeLessThanOrEqual(parallelism);
           for (let index = 1; index < tasks.length; index++) {
-            expect(numberOf(tasks[index]!.low!)).toBeGreaterThanOrEqual(numberOf(tasks[index - 1]!.high!));
+            expect(Buffer.compare(tasks[index]!.low!, tasks[index - 1]!.high!)).toBeGreaterThanOrEqual(0);
           }
           for (const table of runs.flat()) {
             for (const key of [table.smallestKey, table.largestKey]) {
@@ -121,8 +117,19 @@ describe('tasks of a plan', () => {
 
   it('are one when there is little to do, or where there is no place for a cut', () => {
     expect(tasksOf(planOf([runOf(0, 1, 3, 1)]), contextOf(), 8).length).toBe(1);
-    const large = { ...tableOf(1, 0, 1, [1, 1000]), bytes: 1e9 };
-    expect(tasksOf(planOf([[large]]), contextOf(), 8).length).toBe(1);
+    const narrow = { ...tableOf(1, 0, 1, [7]), bytes: 1e9 };
+    expect(tasksOf(planOf([[narrow]]), contextOf(), 8).length).toBe(1);
+  });
+
+  it('are cut where keys may be when nothing is known of the inside of tables', () => {
+    const large = { ...tableOf(1, 0, 1, [1000, 9000]), bytes: 1e6 };
+    const tasks = tasksOf(planOf([[large], [{ ...large, number: 2, run: 0 }]]), contextOf(), 4);
+    expect(tasks.map(({ low }) => low && numberOf(low))).toEqual([undefined, 3000, 5000, 7000]);
+    expect(tasks.map(({ high }) => high && numberOf(high))).toEqual([3000, 5000, 7000, undefined]);
+    const words = { ...large, smallestKey: Buffer.from('user:aaron'), largestKey: Buffer.from('user:zoe') };
+    const [first, second] = tasksOf(planOf([[words]]), contextOf(), 2);
+    expect(Buffer.from(first!.high!).toString('latin1')).toMatch(/^user:[l-o]/);
+    expect(second!.low).toEqual(first!.high);
   });
 
   it('use keys from inside of tables', () => {
