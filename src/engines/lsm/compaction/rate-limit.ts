@@ -4,7 +4,6 @@
  *   word 0  rate     tokens per second, 0: no limit; who waits sleeps on this word, so a change wakes it
  *        1  balance  tokens at hand, may be negative: a chunk is taken as a whole
  *        2  last     when tokens were last added, ms since the epoch, low 32 bits
- *        3  written  tokens taken so far, for statistics; wraps
  *
  * A token is 64 bytes. Whoever asks adds what has come in since `last`: one compare-and-exchange decides who. A thread that dies in between loses
  * some tokens, nothing stays locked.
@@ -19,7 +18,6 @@ import { invalidArgument } from '../../../shared/errors.js';
 const RATE_WORD = 0;
 const BALANCE_WORD = 1;
 const LAST_WORD = 2;
-const WRITTEN_WORD = 3;
 const WORDS = 16;
 
 const TOKEN_SHIFT = 6;
@@ -68,7 +66,6 @@ export class RateLimiter {
     const words = this.#words;
     if (words === undefined) return 0;
     const tokens = Math.ceil(bytes / TOKEN_BYTES);
-    Atomics.add(words, WRITTEN_WORD, tokens);
     let waitedMs = 0;
     for (;;) {
       const rate = Atomics.load(words, RATE_WORD);
