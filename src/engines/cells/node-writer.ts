@@ -761,6 +761,13 @@ export abstract class NodeEngineWriter implements EngineWriter {
     const free = arena.freeUnits(deletesOnly);
     const needed = heap.unitsNeeded(operations, nodeBytes);
     if (!needsPages && needed + growth[0]! <= free) return true;
+    // Much more is free than a bound that is quickly found: usual, and asked for each operation of a group.
+    growth[0]! += needed;
+    growth[1]! += pairs;
+    const bound = growth[0]! + 2 * growth[1]! + 4 * growth[2]! + 8 * growth[3]!;
+    if (4 * bound <= free && arena.canAllocate(growth, deletesOnly)) return true;
+    growth[0]! -= needed;
+    growth[1]! -= pairs;
     heap.reclaim();
     arena.reclaim();
     // Of the units needed, two are side by side for each large node.
