@@ -212,10 +212,10 @@ export class LsmSite {
 
   // ---- trees that go ----------------------------------------------------------------------------------------------------------------
 
-  /** The tree is no space's any more. isMoved: its entries are elsewhere now, but not in a checkpoint yet. */
-  condemn(tree: number, isMoved: boolean): void {
+  /** The tree is no space's any more, as of the epoch. isMoved: its entries are elsewhere now, but not in a checkpoint yet. */
+  condemn(tree: number, isMoved: boolean, epoch: number): void {
     const mayBeNamed = isMoved && this.#named?.has(tree) !== false;
-    this.#condemned.push({ tree, epoch: this.arena.unpublishedEpoch, mayBeNamed });
+    this.#condemned.push({ tree, epoch, mayBeNamed });
   }
 
   get hasCondemned(): boolean {

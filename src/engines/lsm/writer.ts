@@ -152,6 +152,8 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   #isDestroyed = false;
   /** Of a destroyed tree: its entries are in another engine now; its directory is on its way out. */
   #wasMoved = false;
+  /** Readers of before may read its files. */
+  #goneEpoch = 0;
   #isGone = false;
   /** Nothing can be installed before: memory or disk were full. */
   #retryAtMs = 0;
@@ -1024,6 +1026,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   destroy(): void {
     this.#isDestroyed = true;
     this.#wasMoved = spaceIdOfTag(this.tag) === BUILDING_SPACE_ID;
+    this.#goneEpoch = this.#arena.unpublishedEpoch;
     this.#cancelJobs();
     this.#active.destroy();
     // A job that still runs reads its memtable: that one goes when the job has ended.
@@ -1051,7 +1054,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     site.trees.delete(this);
     if (tree === undefined) return;
     tree.close();
-    site.condemn(tree.number, this.#wasMoved);
+    site.condemn(tree.number, this.#wasMoved, this.#goneEpoch);
   }
 
   #cancelJobs(): void {

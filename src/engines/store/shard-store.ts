@@ -646,7 +646,7 @@ export class ShardStore {
 
   /** Whether work() has something to do now. */
   get hasWork(): boolean {
-    return this.spaces.hasWork;
+    return this.spaces.hasWork || this.#lsm?.hasCondemned === true;
   }
 
   /** When it has something to do by itself, ms since the epoch; Infinity: never. */
@@ -662,6 +662,8 @@ export class ShardStore {
   work(nowMs: number): void {
     if (this.spaces.work(nowMs)) this.#publish(this.#publishedSeq);
     else this.arena.reclaim();
+    // Of trees whose spaces are gone: nobody else may be left to do it.
+    this.#lsm?.removeCondemned();
   }
 
   // ---- spaces ---------------------------------------------------------------------------------------------------------------------------
