@@ -139,6 +139,11 @@ export class Compactions {
     };
   }
 
+  /** There are no tables, and none will come of what was there when the requests were made. */
+  answerAll(): void {
+    for (const { done } of this.#requests.splice(0)) done();
+  }
+
   /** When work() has something to do by itself, ms since the epoch. */
   get dueAtMs(): number {
     let dueAtMs = Math.min(this.#pickDueAtMs, this.#isFlushing || this.isRunning ? Infinity : this.#idleAtMs);

@@ -585,6 +585,9 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     if (tree !== undefined) {
       if (this.#workCompactions(tree, nowMs)) hasChanged = true;
       tree.deleteObsolete();
+    } else if (this.#frozen.length === 0) {
+      // Nothing was ever put into a file, and nothing is on its way to one.
+      this.#compactions.answerAll();
     }
     site.removeCondemned();
     this.#answerWaiters();
