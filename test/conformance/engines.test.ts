@@ -6,11 +6,21 @@ import { afterAll } from 'vitest';
 import { poolTarget, spaceTarget, type PoolTarget } from '../support/pool-target.js';
 import { engineSuite } from './suite.js';
 
+/** So small that every level is used. */
+const TINY_LSM = {
+  memtableBytes: 64 << 10,
+  tableBytes: 16 << 10,
+  levelBytes: 64 << 10,
+  levelFactor: 4,
+  level0Runs: 2,
+  blockBytes: 1024,
+};
 const isAll = process.env['CONFORMANCE'] === 'all';
 const targets: Record<string, PoolTarget> = {};
-for (const engine of ['hash', 'rbtree', 'array', 'memtable']) {
-  if (isAll || engine === 'hash' || engine === 'memtable')
-    targets[`${engine}, in a directory`] = poolTarget('directory', { shards: 1, engine });
+for (const engine of ['hash', 'rbtree', 'array', 'memtable', 'lsm']) {
+  const tuning = engine === 'lsm' ? { lsm: TINY_LSM } : {};
+  if (isAll || engine === 'hash' || engine === 'memtable' || engine === 'lsm')
+    targets[`${engine}, in a directory`] = poolTarget('directory', { shards: 1, engine, ...tuning });
   if (isAll || engine === 'rbtree' || engine === 'array')
     targets[`a space of ${engine}, two shards`] = spaceTarget({ shards: 2 }, engine);
 }

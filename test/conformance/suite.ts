@@ -39,6 +39,8 @@ export interface EngineTarget {
   readonly durable: boolean;
   /** Everything is on one shard: any keys may share a batch. */
   readonly oneShard: boolean;
+  /** False: what stats() tells of entries and versions is an estimate. Left out: true. */
+  readonly countsExactly?: boolean;
 }
 
 /** Everything an iterator gives, asynchronously and synchronously; the two must be the same. */
@@ -801,7 +803,7 @@ export function engineSuite(name: string, target: EngineTarget): void {
       expect(await db.count({ prefix: 'key01' })).toBe(1000);
       expect(await db.count({ gte: 'x' })).toBe(0);
       expect(await db.count({ gt: 'b', lt: 'a' })).toBe(0);
-      expect(db.stats().entries).toBe(2900);
+      if (target.countsExactly !== false) expect(db.stats().entries).toBe(2900);
     });
 
     // ---- snapshots -----------------------------------------------------------------------------------------------------------------------
@@ -898,8 +900,10 @@ export function engineSuite(name: string, target: EngineTarget): void {
         const cells = (): number => db.stats().shards.reduce((sum, { tree }) => sum + tree.cells, 0);
         // Two versions of each entry, and not six; a third counts where it is removed behind the publication.
         expect(cells()).toBeGreaterThanOrEqual(1000);
-        expect(cells()).toBeLessThanOrEqual(1500);
+        // Files keep what is obsolete until they are merged with something.
+        if (target.countsExactly !== false) expect(cells()).toBeLessThanOrEqual(1500);
         await snapshot.close();
+        if (target.countsExactly === false) await fill(500);
         await db.compact();
         expect(cells()).toBe(500);
         expect(await db.count()).toBe(500);

@@ -29,6 +29,7 @@ export function poolTarget(
   return {
     durable: where === 'directory',
     oneShard: options.shards === 1,
+    countsExactly: options.engine !== 'lsm',
     batchKeys: (count, prefix) => keysOfShard(0, options.shards, count, prefix),
     open<K, V>(own: StoreOptions = {}, name?: string) {
       const directory = where === 'memory' ? ':memory:' : named(root, name, ++stores);
