@@ -87,6 +87,11 @@ export class LsmSite {
   residentUnits = 0;
   /** Memtables of a predecessor hold nothing that stands in the log before this frame. */
   adoptedFromLsn = 1;
+  /**
+   * While covered log is replayed: every operation up to this number has been, and what is published says more than that. Infinity: what is published
+   * is what there is.
+   */
+  replayedSeq = Infinity;
   /** Makes the log durable: before what was done stands in a manifest, and the log that says why could still be lost. */
   syncLog: () => void = () => undefined;
   readonly #numbers: Int32Array;

@@ -514,7 +514,8 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   #freeze(): boolean {
     const active = this.#active;
     if (active.counts().cells === 0 && this.#unflushed.length === 0) return false;
-    const upToSeq = publishedSeqOf(this.#arena, this.#arena.published());
+    const publishedSeq = publishedSeqOf(this.#arena, this.#arena.published());
+    const upToSeq = Math.min(publishedSeq, this.#site?.replayedSeq ?? Infinity);
     const firstLsn = this.#activeFirstLsn;
     active.freeze();
     this.#frozen.push(this.#frozenOf(active, upToSeq, firstLsn));

@@ -1131,6 +1131,10 @@ class Replay implements BlobTable {
   readonly #isReadOnly: boolean;
   /** Engines with files of their own may lack what the checkpoint covers for all others. */
   readonly #looksAtCovered: boolean;
+  /** Told how far the replay has come: what is published is ahead of it while the log is covered. */
+  readonly #lsm: LsmSite | undefined;
+  /** The last number of the last frame that is wholly applied. */
+  #appliedSeq = 0;
   #unpublished = 0;
   #lastSeq: number;
 
@@ -1143,6 +1147,7 @@ class Replay implements BlobTable {
     this.#env = options.env;
     this.#isReadOnly = options.readOnly === true;
     this.#looksAtCovered = spaces.hasBackgrounds && options.adopt !== true;
+    this.#lsm = this.#looksAtCovered ? lsmSiteOf(arena) : undefined;
     spaces.beginReplay(publishedSeq, options.adopt === true);
     const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
     spaces.setSnapshots(sequences, count);
@@ -1178,7 +1183,8 @@ class Replay implements BlobTable {
       at += size;
     }
     if (!isApplied) return;
-    this.#lastSeq = Math.max(this.#lastSeq, firstSeq + operationCount - 1);
+    this.#appliedSeq = firstSeq + operationCount - 1;
+    this.#lastSeq = Math.max(this.#lastSeq, this.#appliedSeq);
     this.#unpublished += operationCount;
     if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
   }
@@ -1216,6 +1222,7 @@ class Replay implements BlobTable {
 
   #publish(): void {
     publishTrees(this.#arena, this.#lastSeq);
+    if (this.#lsm !== undefined) this.#lsm.replayedSeq = this.#appliedSeq;
     this.#spaces.endGroup();
     if (!this.#isReadOnly && this.#spaces.relieve(this.#env.now(), false)) publishTrees(this.#arena, this.#lastSeq);
     this.#arena.reclaim();
@@ -1232,6 +1239,7 @@ class Replay implements BlobTable {
       dropped.push({ client, blob, ofBatch });
     }
     if (this.#unpublished > 0) this.#publish();
+    if (this.#lsm !== undefined) this.#lsm.replayedSeq = Infinity;
     this.#spaces.endReplay();
     this.#arena.reserveMode = false;
     return dropped;
