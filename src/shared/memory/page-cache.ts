@@ -160,12 +160,12 @@ export class PageCache {
   /**
    * Where the block lies in shared memory, to look at it there without a copy; returns its length, 0: it is not here. Any moment it may become something else:
    * whoever looks must survive any bytes, copy what is needed, and believe it only if confirm() says so afterwards. Each locate() that found something
-   * is followed by one confirm().
+   * is followed by one confirm(). expectedBytes: about its length, if it is known: then its end comes from memory while its head is looked at.
    */
-  locate(file: number, block: number): number {
+  locate(file: number, block: number, expectedBytes = 0): number {
     const hash = hashOf(file, block);
     const stripe = this.#stripeOf(hash);
-    const length = stripe.locate(hash, file, block);
+    const length = stripe.locate(hash, file, block, expectedBytes);
     if (length !== 0) {
       this.#foundIn = stripe;
       this.foundBytes = stripe.bytes;
@@ -275,6 +275,8 @@ class Stripe {
   /** Its entry and first byte, after locate(). */
   #foundEntry = 0;
   foundAt = 0;
+  /** Nobody reads it: loads whose result is used are made. */
+  touched = 0;
 
   constructor(buffer: SharedArrayBuffer, owner: OwnerId) {
     this.#owner = owner;
@@ -349,8 +351,8 @@ class Stripe {
   }
 
   /** 0: not here. */
-  locate(hash: number, file: number, block: number): number {
-    const entry = this.#find(hash, file, block);
+  locate(hash: number, file: number, block: number, expectedBytes: number): number {
+    const entry = this.#find(hash, file, block, expectedBytes);
     if (entry >= 0) {
       const header = this.#headerWord(this.#foundWhere);
       const length = this.#u32[header + LENGTH]!;
@@ -464,7 +466,7 @@ class Stripe {
   }
 
   /** Entry that leads to the key's block, as far as can be told without a lock; -1 if there is none. */
-  #find(hash: number, file: number, block: number): number {
+  #find(hash: number, file: number, block: number, expectedBytes = 0): number {
     const words = this.#u32;
     const tag = tagOf(hash, file, block);
     const first = this.#bucketWord(hash);
@@ -472,6 +474,11 @@ class Stripe {
       if (words[word] !== tag) continue;
       const where = Atomics.load(words, word + 1);
       const header = this.#headerWord(where);
+      // Neither load waits for what the header says.
+      if (expectedBytes > 0) {
+        const first = header + HEADER_BYTES / 4;
+        this.touched = words[first + (expectedBytes >>> 3)]! ^ words[first + (expectedBytes >>> 2) - 4]!;
+      }
       if (
         words[header + FILE] === file &&
         words[header + BLOCK] === block &&

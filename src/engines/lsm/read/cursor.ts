@@ -11,12 +11,13 @@
  * Threads: any, one object per thread, between pin and unpin.
  */
 import type { ArenaReader, UnitId } from '../../../shared/memory/arena.js';
-import { CopyPool, POOLED_BYTES_MAX } from '../../../shared/memory/copy-pool.js';
+import { CopyPool } from '../../../shared/memory/copy-pool.js';
 import { KEY_BYTES_MAX } from '../../btree/page.js';
 import type { EngineCursor } from '../../engine.js';
 import { EntryFlag } from '../table/entry.js';
 import type { BlobReference } from '../types.js';
 import { copyBlob, readBlob, referenceAt } from './blob-values.js';
+import { WORD_COPY_BYTES_MAX, copyWords } from './copy.js';
 import { RangePrefix } from './range-prefix.js';
 import { RunCursor } from './run-cursor.js';
 import { MemtableSource, type Source } from './source.js';
@@ -144,8 +145,14 @@ export class LsmCursor extends LsmView implements EngineCursor {
       return copyBlob(this.files, this.counters, this.tree, reference);
     }
     const { bytes, valueStart, valueLength } = run;
-    const value = valueLength <= POOLED_BYTES_MAX ? this.#pool.take(valueLength) : Buffer.allocUnsafe(valueLength);
-    copy(bytes, valueStart, valueLength, value, 0);
+    if (valueLength <= WORD_COPY_BYTES_MAX) {
+      const pool = this.#pool;
+      const value = pool.take(valueLength);
+      copyWords(run.words, bytes, valueStart, valueLength, pool.words, value.byteOffset >>> 2, value);
+      return value;
+    }
+    const value = Buffer.allocUnsafe(valueLength);
+    value.set(bytes.subarray(valueStart, valueStart + valueLength));
     return value;
   }
 

@@ -201,7 +201,7 @@ export class LsmReader extends LsmView implements EngineReader {
       if (!isAgain) {
         this.#lastCacheId = cacheId;
         this.#lastOffset = offset;
-        const answer = this.#findInPlace(table, offset, key, keyLength, limit);
+        const answer = this.#findInPlace(table, offset, storedBytes, key, keyLength, limit);
         if (answer >= 0) return answer === 1;
       }
       this.#ownCacheId = 0;
@@ -216,10 +216,17 @@ export class LsmReader extends LsmView implements EngineReader {
   }
 
   /** In the cache: 1 found, 0 not there, -1: the block is not in the cache, or was not until the end. */
-  #findInPlace(table: TableView, offset: number, key: Uint8Array, keyLength: number, limit: number): number {
+  #findInPlace(
+    table: TableView,
+    offset: number,
+    storedBytes: number,
+    key: Uint8Array,
+    keyLength: number,
+    limit: number,
+  ): number {
     const { cache } = table.files;
     if (cache === undefined) return -1;
-    const length = cache.locate(table.cacheId, offset);
+    const length = cache.locate(table.cacheId, offset, storedBytes);
     if (length === 0) return -1;
     const block = this.#block;
     let isFound: boolean;

@@ -34,6 +34,8 @@ export class RunCursor extends Source {
   /** Two, so that the entry at hand stays where it is while the walk looks into the next block. */
   #buffer = new BlockBuffer(0);
   #otherBuffer = new BlockBuffer(0);
+  #bufferWords: Int32Array = new Int32Array(0);
+  #otherWords: Int32Array = new Int32Array(0);
   // Which block #buffer holds, and its plain length.
   #cacheId = 0;
   #offset = -1;
@@ -50,6 +52,8 @@ export class RunCursor extends Source {
 
   /** The value: bytes[valueStart, valueStart + valueLength), until the next step but one. */
   bytes: Uint8Array;
+  /** The same memory, up to its last whole word; values end before that. */
+  words: Int32Array;
   valueStart = 0;
   valueLength = 0;
   /** What all keys that will be asked for begin with: tables that have no such key are passed over. */
@@ -63,6 +67,7 @@ export class RunCursor extends Source {
     this.#index = new IndexCursor(arena);
     this.table = new TableView(arena, files, counters);
     this.bytes = this.#buffer.bytes;
+    this.words = this.#bufferWords;
   }
 
   /** The run of another version: what was read of tables that it has too is still good. */
@@ -131,6 +136,7 @@ export class RunCursor extends Source {
     for (let index = 0; index < keyLength; index++) key[index] = blockKey[index]!;
     this.keyLength = keyLength;
     this.bytes = block.bytes;
+    this.words = this.#bufferWords;
     this.valueStart = block.valueStart;
     this.valueLength = block.valueLength;
     this.seq = block.seq;
@@ -208,6 +214,7 @@ export class RunCursor extends Source {
       this.keyLength = keyLength;
     }
     this.bytes = block.bytes;
+    this.words = this.#bufferWords;
     this.valueStart = block.valueStart;
     this.valueLength = block.valueLength;
     this.seq = block.seq;
@@ -252,10 +259,17 @@ export class RunCursor extends Source {
     const { cacheId } = table;
     if (cacheId !== this.#cacheId || offset !== this.#offset) {
       const buffer = this.#otherBuffer;
+      const words = this.#otherWords;
       this.#otherBuffer = this.#buffer;
+      this.#otherWords = this.#bufferWords;
       this.#buffer = buffer;
+      this.#bufferWords = words;
       this.#cacheId = 0;
       this.#length = this.#read(offset, storedBytes, buffer);
+      const { bytes } = buffer;
+      if (words.buffer !== bytes.buffer) {
+        this.#bufferWords = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
+      }
       this.#cacheId = cacheId;
       this.#offset = offset;
     }
