@@ -6,9 +6,9 @@
  *
  *   node test/crash/kill-loop.mjs --scene all --engine all [--kills …] [--seed …] [--budget]
  *
- * With --scene or --engine a child (scene-child.mjs) writes to several spaces: in one engine (--engine btree|hash|rbtree|array|memtable) or in all of them
- * (all); and beside that (--scene) does nothing else (writes), moves spaces from engine to engine (switch), lets entries expire (expiry), drops spaces and
- * makes them again (drop), or all of it (all).
+ * With --scene or --engine a child (scene-child.mjs) writes to several spaces: in one engine (--engine btree|hash|rbtree|array|memtable|lsm) or in all of
+ * them (all); and beside that (--scene) does nothing else (writes), moves spaces from engine to engine (switch), lets entries expire (expiry), drops spaces and
+ * makes them again (drop), writes much and has it merged all the time (compaction, for --engine lsm), or all of it (all).
  *
  * With --budget the store keeps 1 MiB per shard in memory and most of its pages in files, of values ten times as long.
  *
@@ -29,8 +29,8 @@ import { parseArgs } from 'node:util';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
 const SCENE_CHILD = fileURLToPath(new URL('./scene-child.mjs', import.meta.url));
-const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'all'];
-const SCENES = ['writes', 'switch', 'expiry', 'drop', 'all'];
+const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'lsm', 'all'];
+const SCENES = ['writes', 'switch', 'expiry', 'drop', 'compaction', 'all'];
 /** Lives of scenes that may be killed before they have made the spaces they lack. */
 const MAKING_PART = 0.2;
 /** Lives of scenes that read every file of the store before they open it. */
@@ -90,8 +90,9 @@ function live(child, options) {
 }
 
 /**
- * @returns {Promise<{ kills, verified, acknowledged, seed, drops, switches, expired, interrupted }>} all numbers: lives that verified, lines they found; of
- *   scenes: drops and moves that were acknowledged, entries that had expired, lives that began with a move or a drop that was not finished
+ * @returns {Promise<{ kills, verified, acknowledged, seed, drops, switches, expired, interrupted, tables, leftovers }>} all numbers: lives that verified, lines they found; of
+ *   scenes: drops and moves that were acknowledged, entries that had expired, lives that began with a move or a drop that was not finished,
+ *   tables of LSM-Trees they found, and files of tables and blobs whose jobs had not ended
  */
 export async function killLoop({
   kills,
@@ -114,7 +115,7 @@ export async function killLoop({
   const store = path.join(directory, 'store');
   let verified = 0;
   let acknowledged = 0;
-  const happened = { drops: 0, switches: 0, expired: 0, interrupted: 0 };
+  const happened = { drops: 0, switches: 0, expired: 0, interrupted: 0, tables: 0, leftovers: 0 };
   let child = conceive(script);
   let heir;
   try {
@@ -213,10 +214,11 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     });
     console.log(`survived ${result.kills} kills; ${result.acknowledged} acknowledged writes were there`);
     if (values.engine !== undefined || values.scene !== undefined) {
-      const { switches, interrupted, drops, expired } = result;
+      const { switches, interrupted, drops, expired, tables, leftovers } = result;
       console.log(
         `${switches} moves, ${interrupted} lives met one unfinished; ${drops} drops; ${expired} entries expired`,
       );
+      console.log(`${tables} tables were met, and ${leftovers} files of jobs that had not ended`);
     }
     if (!values.keep && values.dir === undefined) fs.rmSync(directory, { recursive: true, force: true });
   } catch (error) {

@@ -9,6 +9,7 @@ import { killLoop } from './kill-loop.mjs';
 const KILLS = 100;
 const SCENE_KILLS = 20;
 const ENGINE_KILLS = 9;
+const MERGE_KILLS = 10;
 
 let directory: string;
 
@@ -53,7 +54,7 @@ describe('over several spaces, of which some are moved, some dropped and made ag
     );
   }, 120_000);
 
-  test.each(['btree', 'hash', 'rbtree', 'array', 'memtable'])(
+  test.each(['btree', 'hash', 'rbtree', 'array', 'memtable', 'lsm'])(
     `%s survives ${ENGINE_KILLS} kills`,
     async (engine) => {
       const seed = Math.floor(Math.random() * 1_000_000);
@@ -67,4 +68,14 @@ describe('over several spaces, of which some are moved, some dropped and made ag
     },
     300_000,
   );
+
+  test(`a store that merges tables all the time survives ${MERGE_KILLS} kills`, async () => {
+    const seed = Math.floor(Math.random() * 1_000_000);
+    console.log(`replay: npm run test:crash -- --kills ${MERGE_KILLS} --scene compaction --engine lsm --seed ${seed}`);
+    const result = await killLoop({ kills: MERGE_KILLS, seed, directory, scene: 'compaction', engine: 'lsm' });
+    console.log(JSON.stringify(result));
+    expect(result.verified).toBeGreaterThan(MERGE_KILLS / 2);
+    expect(result.tables).toBeGreaterThan(MERGE_KILLS);
+    expect(result.leftovers).toBeGreaterThan(0);
+  }, 300_000);
 });

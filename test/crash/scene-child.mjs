@@ -14,7 +14,7 @@ import { generationOf, mulberry32, valueOf } from '../support/threads-load.mjs';
 import { engineRows, strayRows } from './engine-rows.mjs';
 import { SceneWitness } from './scene-witness.mjs';
 
-const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable'];
+const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'lsm'];
 const POOL = 'pool';
 const FLEETING = ['fleeting0', 'fleeting1'];
 const KEYS = 250;
@@ -27,8 +27,18 @@ const BALLAST_BATCH = 500;
 /** Between the note in the witness and the call that reads the clock. */
 const EXPIRY_SLACK_MS = 5000;
 const HOUR_MS = 3_600_000;
-/** Of values, in a store that keeps most of its pages in files. */
-const BUDGET_SCALE = 10;
+/** Of values, in a store that keeps most of its pages in files, or merges all the time. */
+const LARGER_SCALE = 10;
+/** So small that the writes of one life go through several levels. */
+const TREE_LIMITS = {
+  memtableBytes: 64 << 10,
+  tableBytes: 32 << 10,
+  levelBytes: 128 << 10,
+  levelFactor: 4,
+  level0Runs: 2,
+  blobValueBytes: 2000,
+  blobFileBytes: 128 << 10,
+};
 
 const options = await new Promise((resolve) => {
   // The parent may end before this life began.
@@ -50,8 +60,10 @@ const { scene } = options;
 const isMoving = scene === 'switch' || scene === 'all';
 const isExpiring = scene === 'expiry' || scene === 'all';
 const isDropping = scene === 'drop' || scene === 'all';
-const scale = options.budget ? BUDGET_SCALE : 1;
-const tuning = options.budget ? { budgetBytes: 1 << 20 } : {};
+const isMerging = scene === 'compaction' || scene === 'all';
+const scale = options.budget || scene === 'compaction' ? LARGER_SCALE : 1;
+// What is another engine's is ignored.
+const tuning = { lsm: TREE_LIMITS, ...(options.budget ? { budgetBytes: 1 << 20 } : {}) };
 const home = (index) => (options.engine === 'all' ? ENGINES[index % ENGINES.length] : options.engine);
 const STABLE = options.engine === 'all' ? ENGINES.map((_, index) => `stable${index}`) : ['stable0', 'stable1'];
 
@@ -64,6 +76,13 @@ if (options.verifies && fs.existsSync(path.join(options.store, 'MANIFEST'))) {
   if (!report.ok) await problem(`verify: ${JSON.stringify(report.problems.slice(0, 3))}`);
 }
 
+/** Names of tables and blob files with their directories. */
+function treeFiles() {
+  if (!fs.existsSync(options.store)) return [];
+  return fs.readdirSync(options.store, { recursive: true }).filter((name) => /\.(sst|blob)$/.test(name));
+}
+
+const filesFound = treeFiles();
 let db;
 try {
   db = await ConcordPool.open(options.store, {
@@ -79,6 +98,9 @@ try {
 } catch (error) {
   await problem(`open failed: ${error.code} ${error.message}`);
 }
+
+const filesKept = new Set(treeFiles());
+const leftovers = filesFound.filter((name) => !filesKept.has(name)).length;
 
 // ---- which spaces there are, in which engines ----------------------------------------------------------------------------------------------
 
@@ -216,6 +238,8 @@ process.send({
   switches: witness.acknowledgedSwitches,
   expired: expiredCount,
   interrupted: interrupted ? 1 : 0,
+  tables: filesFound.filter((name) => name.endsWith('.sst')).length,
+  leftovers,
 });
 
 // ---- going on -------------------------------------------------------------------------------------------------------------------------------
@@ -328,6 +352,23 @@ async function move() {
   }
 }
 
+/** Merges trees, whole and in part. */
+async function merge() {
+  for (;;) {
+    // Beside all the rest it must not be what takes the time.
+    await sleep(below(scene === 'all' ? 200 : 30));
+    const bounds = [`key${below(KEYS)}`, `key${below(KEYS)}`].sort();
+    try {
+      const store = storeOf(oneOf([...inUse]).name);
+      if (store.engine !== 'lsm') continue;
+      await store.compact(below(scene === 'all' ? 20 : 3) === 0 ? undefined : { gte: bounds[0], lt: bounds[1] });
+    } catch (error) {
+      // A move that began meanwhile takes the tree away.
+      if (!isDropped(error) && error.code !== 'ERR_CLOSED') throw error;
+    }
+  }
+}
+
 async function dropAndMake(name, index) {
   const facts = witness.of(name);
   for (;;) {
@@ -371,6 +412,7 @@ if (options.last) {
       running.push(...FLEETING.map(dropAndMake));
     }
     if (isMoving) running.push(move());
+    if (isMerging) running.push(merge());
     // From here on a recovery may find a space in another engine than the manifest says.
     if (random() < 0.5) await db.host.checkpointAll();
     running.push(checkpoint());
