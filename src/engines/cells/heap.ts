@@ -251,10 +251,11 @@ export class CellHeap {
   }
 
   /** All pages go back to the arena when readers have left; the heap is empty. */
-  destroy(): void {
+  /** isPinnable: as in ArenaWriter.retire(). */
+  destroy(isPinnable = true): void {
     for (const unit of this.#list.units) {
       this.#forgetUnits(unit, this.#arena.unitsOf(unit));
-      this.#arena.retire(unit);
+      this.#arena.retire(unit, isPinnable);
     }
     this.#list.forget();
     this.#slabs = 1;

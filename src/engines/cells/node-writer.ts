@@ -928,16 +928,18 @@ export abstract class NodeEngineWriter implements EngineWriter {
 
   destroy(): void {
     const arena = this.arena;
+    // What has no row is in no version that a long pin holds: a table that has been written to a file gives its memory back while a checkpoint runs.
+    const isPinnable = this.#options.descriptor === undefined;
     this.#latch?.release();
     if (this.descriptor !== 0) {
       for (const firstUnit of this.#chains.units) {
         walkChainPages(arena, firstUnit, (unit) => {
-          arena.retire(unit);
+          arena.retire(unit, isPinnable);
         });
       }
-      for (const unit of this.#pages.units) arena.retire(unit);
-      this.heap.destroy();
-      arena.retire(this.descriptor);
+      for (const unit of this.#pages.units) arena.retire(unit, isPinnable);
+      this.heap.destroy(isPinnable);
+      arena.retire(this.descriptor, isPinnable);
     }
     this.#chains.forget();
     this.#pages.forget();
