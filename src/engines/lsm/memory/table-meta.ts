@@ -341,6 +341,8 @@ export function isResident(arena: ArenaReader, unit: UnitId): boolean {
 /** Of blocks, where the table itself cannot be asked. */
 const BLOCK_BYTES_USUAL = 4096;
 const FILTER_BITS_USUAL = 10;
+/** Besides the key. */
+const INDEX_ENTRY_BYTES = 14;
 
 /** About how many units the table will take, from what the manifest says of it: for deciding whether it shall be resident. */
 export function tableMetaUnits(
@@ -356,5 +358,7 @@ export function tableMetaUnits(
     return page + fenceTreeUnits(partitions, partitions * keyBytes);
   }
   const filterBytes = (info.entries * (options.bitsPerKey ?? FILTER_BITS_USUAL)) / 8;
-  return page + fenceTreeUnits(blocks, indexKeyBytes) + Math.ceil((filterBytes / UNIT_BYTES) * 1.05) + 4;
+  // Keys of blocks that follow each other have much in common, pages are not quite full: one makes up for the other.
+  const indexUnits = Math.ceil((blocks * INDEX_ENTRY_BYTES + indexKeyBytes) / UNIT_BYTES) + 8;
+  return page + indexUnits + Math.ceil((filterBytes / UNIT_BYTES) * 1.05) + 4;
 }

@@ -43,7 +43,10 @@ interface OpenFile<Reader> {
 export type OpenTable = OpenFile<BlockFile>;
 export type OpenBlob = OpenFile<BlobReader>;
 
-/** What this thread met while it read one space: events since the thread began. */
+/**
+ * What this thread met while it read one space: events since the thread began. Got by `reader.counters`, `cursor.counters` (all of a space share one
+ * object) or LsmFiles.known(arena)?.counters(spaceId); plain numbers that only grow, for whoever adds up threads to look at now and then.
+ */
 export interface LsmReadCounters {
   /** Filters asked, and what they said. A false positive: the filter let a find through to a data block that had no such key. */
   filterChecks: number;
@@ -91,9 +94,9 @@ export class LsmFiles {
   #openMax = FILES_OPEN_MAX;
   readonly #paths = new Map<number, string>();
   /** What ColdReadError.load() brought, the oldest first. */
-  readonly #loaded = new Map<number | string, Uint8Array>();
+  readonly #loaded = new Map<string, Uint8Array>();
   #loadedBytes = 0;
-  readonly #loading = new Map<number | string, Promise<void>>();
+  readonly #loading = new Map<string, Promise<void>>();
 
   /** Of the arena's shard. owner: who inserts into the cache, 0 for nobody (see cacheOwnerOfSlot). Counts for the first call per arena object. */
   static of(arena: ArenaReader, owner: number): LsmFiles {
@@ -202,12 +205,17 @@ export class LsmFiles {
   }
 
   /** What a load brought and nothing has pushed out yet. */
-  loaded(key: number | string): Uint8Array | undefined {
+  loaded(key: string): Uint8Array | undefined {
     return this.#loadedBytes === 0 ? undefined : this.#loaded.get(key);
   }
 
+  /** The same of a block of a table. */
+  loadedBlock(cacheId: number, offset: number): Uint8Array | undefined {
+    return this.#loadedBytes === 0 ? undefined : this.#loaded.get(loadedBlockKey(cacheId, offset));
+  }
+
   /** Runs the load, or joins the one of the same key that is on its way. */
-  load(key: number | string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
+  load(key: string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
     let loading = this.#loading.get(key);
     if (loading !== undefined) return loading;
     loading = this.#load(key, read).finally(() => {
@@ -217,7 +225,7 @@ export class LsmFiles {
     return loading;
   }
 
-  async #load(key: number | string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
+  async #load(key: string, read: () => Promise<Uint8Array | undefined>): Promise<void> {
     const bytes = await read();
     if (bytes === undefined) return;
     const loaded = this.#loaded;
@@ -307,6 +315,11 @@ export class LsmFiles {
     }
     return rest;
   }
+}
+
+/** Both have 30 bits and more: no number that is exact has room for them. */
+export function loadedBlockKey(cacheId: number, offset: number): string {
+  return `${cacheId}:${offset}`;
 }
 
 function drop<Reader extends { close(): void }>(file: OpenFile<Reader>): void {

@@ -22,7 +22,7 @@ import { BlockBuffer } from '../table/block.js';
 import { FILTER_LINE_BYTES, filterLine, lineMayContain, type KeyHash } from '../table/filter.js';
 import { TRAILER_BYTES } from '../table/table-file.js';
 import { ColdReadError } from './cold.js';
-import type { LsmFiles, LsmReadCounters, OpenTable } from './files.js';
+import { loadedBlockKey, type LsmFiles, type LsmReadCounters, type OpenTable } from './files.js';
 
 const TWO_32 = 4294967296;
 
@@ -192,15 +192,14 @@ export class TableView {
   /** The same for a block that is not in the cache. keeps: it goes there. */
   readPast(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
     const { files, cacheId } = this;
-    const key = cacheId * TWO_32 + offset;
-    const loaded = files.loaded(key);
+    const loaded = files.loadedBlock(cacheId, offset);
     if (loaded !== undefined) {
       into.reserve(loaded.length).set(loaded, 0);
       return loaded.length;
     }
     this.checkPlace(offset, storedBytes);
     const { reader } = files.table(this.tree, this.number);
-    if (this.avoidsDisk) throw this.#cold(key, offset, storedBytes);
+    if (this.avoidsDisk) throw this.#cold(offset, storedBytes);
     const length = reader.readBlock(offset, storedBytes, into);
     this.counters.blocksFromFile++;
     this.counters.bytesFromFile += storedBytes;
@@ -227,12 +226,12 @@ export class TableView {
     });
   }
 
-  #cold(key: number, offset: number, storedBytes: number): ColdReadError {
+  #cold(offset: number, storedBytes: number): ColdReadError {
     const { files, cacheId, counters } = this;
     const file = files.table(this.tree, this.number);
     counters.coldReads++;
     return new ColdReadError(() =>
-      files.load(key, async () => {
+      files.load(loadedBlockKey(cacheId, offset), async () => {
         // Closed since: the find will open it again, or has another state.
         if (file.isDropped) return undefined;
         files.hold(file);
