@@ -78,6 +78,8 @@ const REFUSALS: ReadonlySet<string> = new Set([
 /** Buckets of the filter that tells whether a group touches a key already. */
 const MARK_BUCKETS = 1 << 14;
 const GATES_LOOK_MS = 50;
+/** What a moved space's new engine puts into its files is looked after so often. */
+const STORING_LOOK_MS = 5;
 
 /** A record read from a ring that must wait for the next group. */
 interface HeldRequest {
@@ -1086,6 +1088,8 @@ export class Shard {
     }
     if (failure !== undefined || isDone) this.#endSwitch(spaceId, failure);
     else {
+      // All is copied, and on its way to the new engine's files.
+      if (space?.building?.isComplete === true) this.switchDueMs = performance.now() + STORING_LOOK_MS;
       // Others have their turn.
       this.#switches.delete(spaceId);
       this.#switches.set(spaceId, running);
