@@ -149,7 +149,9 @@ export class Compactions {
     let dueAtMs = Math.min(this.#pickDueAtMs, this.#isFlushing || this.isRunning ? Infinity : this.#idleAtMs);
     for (const { untilMs } of this.#resting) dueAtMs = Math.min(dueAtMs, untilMs);
     const isWaiting = this.#mustPick || this.#running.some(({ results }) => results !== undefined);
-    return this.#retryAtMs > 0 && isWaiting ? Math.min(dueAtMs, this.#retryAtMs) : dueAtMs;
+    if (this.#retryAtMs === 0) return dueAtMs;
+    // Nothing is done before.
+    return isWaiting ? this.#retryAtMs : Math.max(dueAtMs, this.#retryAtMs);
   }
 
   /** Installs what has ended and begins what is due. `change` makes an edit. True if an edit was made. @throws ERR_IO, ERR_PERMISSION */

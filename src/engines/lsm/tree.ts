@@ -236,10 +236,10 @@ export class LsmTree {
 
   /** Whether deleteObsolete() would do something. */
   get hasObsolete(): boolean {
-    if (this.#site.readOnly) return false;
+    if (this.#site.readOnly || !this.#manifest.isSettled) return false;
     const { safeEpoch } = this.#site.arena;
     if (this.#orphansAfterEpoch <= safeEpoch) return true;
-    return this.#obsolete.length > 0 && this.#obsolete[0]!.epoch <= safeEpoch && this.#manifest.isSettled;
+    return this.#obsolete.length > 0 && this.#obsolete[0]!.epoch <= safeEpoch;
   }
 
   /** Deletes some of the files that no reader can see any more. What cannot be deleted is an orphan for the next open. */

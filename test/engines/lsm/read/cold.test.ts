@@ -5,6 +5,7 @@ import { MemEnv } from '../../../../dist/shared/env/mem-env.js';
 import type { Env, EnvFile, OpenMode } from '../../../../dist/shared/env/env.js';
 import { COLD_ATTEMPTS_MAX, ColdReadError } from '../../../../dist/engines/lsm/read/cold.js';
 import type { LsmReader } from '../../../../dist/engines/lsm/read/reader.js';
+import { loadedBlockKey } from '../../../../dist/engines/lsm/read/files.js';
 import { tableName } from '../../../../dist/engines/lsm/manifest/names.js';
 import { Harness, bytes, get, type HarnessOptions } from './support.js';
 
@@ -169,4 +170,13 @@ test('a load that comes after its file was closed does nothing, and the find tak
   harness.files.close();
   await cold!.load();
   expect((await getAsync(harness, reader, bytes('key 1'))).value).toBe('value 1 '.repeat(8));
+});
+
+test('blocks that lie close together in a table of the last shard are told apart when they are loaded', async () => {
+  const { files } = new Harness();
+  const cacheId = 2 ** 30 - 1;
+  await files.load(loadedBlockKey(cacheId, 4096), () => Promise.resolve(bytes('one')));
+  expect(Buffer.from(files.loadedBlock(cacheId, 4096)!).toString()).toBe('one');
+  expect(files.loadedBlock(cacheId, 4097)).toBeUndefined();
+  expect(files.loadedBlock(cacheId, 4096 + 400)).toBeUndefined();
 });
