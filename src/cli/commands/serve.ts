@@ -16,7 +16,7 @@ import { addCommonOptions, addKeyFlags, configLoader } from '../open.js';
 import type { CommonOptions } from '../open.js';
 
 /** Keys of the store with a flag of their own here; its encodings are given. */
-const STORE_FLAGS = ['store.engine', 'store.shards', 'store.memoryBytes', 'store.durability'];
+const STORE_FLAGS = ['store.engine', 'store.shards', 'store.memoryBytes', 'store.blockCacheBytes', 'store.durability'];
 
 export function serveCommand(parent: Command, setExit: (code: number) => void): void {
   addKeyFlags(
