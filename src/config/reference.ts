@@ -71,7 +71,7 @@ const EXAMPLES: Readonly<Record<string, unknown>> = {
   'store.lsm.frozenMax': 3,
   'store.lsm.compression': 'lz4',
   'store.lsm.blockBytes': '4KiB',
-  'store.lsm.restartInterval': 16,
+  'store.lsm.restartInterval': 8,
   'store.lsm.bitsPerKey': 10,
   'store.lsm.prefixFilterBytes': 8,
   'store.lsm.tableBytes': '16MiB',

@@ -30,7 +30,7 @@ export interface LsmTuning {
   readonly compression?: CompressionName | readonly CompressionName[] | undefined;
   /** Of a data block before compression, 512 … 65,536. Default 4,096. */
   readonly blockBytes?: number | undefined;
-  /** Entries of a block between two whole keys, 1 … 256. Default 16. */
+  /** Entries of a block between two whole keys, 1 … 256. Default 8. */
   readonly restartInterval?: number | undefined;
   /** Of the filters; 0: none. 'monkey': spends 10 bits per key on average, more of them on small levels. Default 10. */
   readonly bitsPerKey?: number | 'monkey' | undefined;
@@ -129,7 +129,7 @@ export function resolveLsmOptions(tuning: LsmTuning = {}, arenaBytes = Infinity)
   const levelFactor = integer('levelFactor', tuning.levelFactor, 10, 2, 100);
   const bits = bitsByLevel(tuning, levelBytes, levelFactor);
   const blockBytes = integer('blockBytes', tuning.blockBytes, 4096, 512, 65_536);
-  const restartInterval = integer('restartInterval', tuning.restartInterval, 16, 1, 256);
+  const restartInterval = integer('restartInterval', tuning.restartInterval, 8, 1, 256);
   const prefixFilterBytes = integer('prefixFilterBytes', tuning.prefixFilterBytes, 0, 0, 255);
   const tables = Array.from({ length: LSM_LEVELS }, (_, level): TableOptions => ({
     blockBytes,

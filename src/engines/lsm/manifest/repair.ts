@@ -67,7 +67,7 @@ const NO_BYTES = new Uint8Array(0);
 /** Of tables that do not say how they were written. */
 const OPTIONS_UNKNOWN: TableOptions = {
   blockBytes: 4096,
-  restartInterval: 16,
+  restartInterval: 8,
   compression: 'lz4',
   bitsPerKey: 10,
   prefixFilterBytes: 0,
