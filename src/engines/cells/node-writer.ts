@@ -78,6 +78,7 @@ import {
   type NodeCell,
 } from './node.js';
 import { PageList } from './page-list.js';
+import { WordCopy } from './word-copy.js';
 
 export interface NodeEngineOptions {
   readonly code: number;
@@ -150,6 +151,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
   readonly #scratchKey = new Uint8Array(KEY_BYTES_MAX);
   #scratchValue = new Uint8Array(INLINE_VALUE_BYTES_MAX);
   readonly #growth = [0, 0, 0, 0];
+  readonly #copy = new WordCopy();
   #prunedCells = 0;
   #sweptCells = 0;
 
@@ -435,6 +437,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
 
   endGroup(): void {
     this.publishedSeq = Infinity;
+    this.#copy.forget();
     const { arena } = this;
     const before = arena.reserveMode;
     arena.reserveMode = true;
@@ -696,8 +699,12 @@ export abstract class NodeEngineWriter implements EngineWriter {
     }
     at = writeVarint(u8, at, valueLength);
     at = writeVarint(u8, at, keyLength);
-    copyBytes(key, keyStart, keyLength, u8, at);
-    copyBytes(body, bodyStart, bodyLength, u8, at + keyLength);
+    if (body === key && bodyStart === keyStart + keyLength) {
+      this.#copy.copy(key, keyStart, keyLength + bodyLength, u8, this.arena.i32[segment]!, at);
+    } else {
+      copyBytes(key, keyStart, keyLength, u8, at);
+      copyBytes(body, bodyStart, bodyLength, u8, at + keyLength);
+    }
     return address;
   }
 

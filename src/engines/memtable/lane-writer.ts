@@ -66,6 +66,8 @@ export class ExpressLane {
   #pathPrefixLength = 0;
   /** The path leads beside the taken key for certain, and nothing has changed since. */
   #isLocated = false;
+  /** The path's block of level 1 is tried first: the last two keys were both below it, and it has not changed since. */
+  #isNear = false;
   /** Of the key that is looked for or taken in. */
   #keyBytes: Uint8Array;
   #keyAt = 0;
@@ -131,7 +133,11 @@ export class ExpressLane {
     this.#isLocated = false;
     if (this.#rootBlock === 0) return false;
     this.#setKey(key, keyStart, keyLength);
-    this.#descend(0, false);
+    if (!this.#isNear || !this.#descendNear()) {
+      const parent = this.#pathBlocks[1]!;
+      this.#descend(0, false);
+      this.#isNear = this.#pathBlocks[1] === parent && this.#rootBlock !== this.#pathBlocks[0];
+    }
     const floor = this.#pathEntries[0]!;
     if (floor < 0) return false;
     const block = this.#pathBlocks[0]!;
@@ -149,7 +155,8 @@ export class ExpressLane {
     if (index >= this.#countOf(block)) return;
     this.after = this.#nodeAt(block, index);
     this.#makeHeads(this.#prefixLengthOf(block));
-    this.mayMatch = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]![wordOf(block) + HIGH_WORD + index] === this.#high;
+    const u32 = this.#arena.u32[block >>> BLOCK_SEGMENT_SHIFT]!;
+    this.mayMatch = headsEqual(u32, wordOf(block), index, this.#high, this.#low >>> HEIGHT_BITS);
   }
 
   /** The place of a key behind `before`, which insert() or replace() has just put there: false if the lane does not know that it fits there. */
@@ -214,9 +221,11 @@ export class ExpressLane {
 
   // ---- changes ------------------------------------------------------------------------------------------------------------------
 
-  /** Takes the node in; it must be in the list. At the located place, which moves behind it. Left out if there is no memory for it. */
+  /**
+   * Takes the node in; it must be in the list, by a store that is a fence. At the located place, which moves behind it. Left out if there is no memory
+   * for it.
+   */
   insert(node: number): void {
-    this.#fence();
     const block = this.#pathBlocks[0]!;
     if (this.#isLocated && this.#countOf(block) < LANE_BLOCK_ENTRIES) {
       this.#insertAt(block, ++this.#pathEntries[0]!, node, node);
@@ -225,6 +234,7 @@ export class ExpressLane {
       return;
     }
     this.#isLocated = false;
+    this.#isNear = false;
     if (this.#add(0, node, node)) this.#entries++;
   }
 
@@ -245,6 +255,7 @@ export class ExpressLane {
   remove(node: number): void {
     const index = this.#find(node);
     this.#isLocated = false;
+    this.#isNear = false;
     if (index < 0) return;
     this.#pathEntries[0] = index;
     this.#removeEntry(0);
@@ -255,6 +266,7 @@ export class ExpressLane {
   append(node: number): void {
     this.#fence();
     this.#isLocated = false;
+    this.#isNear = false;
     if (this.#add(0, node, node)) this.#entries++;
   }
 
@@ -266,6 +278,7 @@ export class ExpressLane {
   /** Retires all pages. Readers start at the list's head from now on. */
   clear(): void {
     this.#isLocated = false;
+    this.#isNear = false;
     this.#setRoot(0);
     for (const unit of this.#pages.all()) this.#pages.retire(unit);
     this.#forgetBlocks();
@@ -274,6 +287,7 @@ export class ExpressLane {
   /** The pages went with the engine. */
   forget(): void {
     this.#isLocated = false;
+    this.#isNear = false;
     this.#rootBlock = NONE;
     this.#forgetBlocks();
   }
@@ -495,6 +509,24 @@ export class ExpressLane {
     this.#pathPrefixLength = prefixLengthMax;
   }
 
+  /**
+   * The same from the block of level 1 that the path leads through, to level 0: right if the key comes before an entry there and behind another, which
+   * most keys of a sorted group do. False if it may belong elsewhere. As after #descend(), the path is good for a key that shares its prefixes.
+   */
+  #descendNear(): boolean {
+    const block = this.#pathBlocks[1]!;
+    const prefixLength = this.#prefixLengthOf(block);
+    const floor = this.#floorIn(block, 1, prefixLength);
+    if (floor < 0 || floor + 1 >= this.#countOf(block)) return false;
+    this.#pathEntries[1] = floor;
+    const leaf = this.#nodeAt(block, floor);
+    const leafPrefixLength = this.#prefixLengthOf(leaf);
+    this.#pathBlocks[0] = leaf;
+    this.#pathEntries[0] = this.#floorIn(leaf, 0, leafPrefixLength);
+    this.#pathPrefixLength = Math.max(prefixLength, leafPrefixLength);
+    return true;
+  }
+
   /** Last entry smaller than the taken key, which shares the prefix; -1 if none is. */
   #floorIn(block: number, level: number, prefixLength: number): number {
     this.#makeHeads(prefixLength);
@@ -526,6 +558,7 @@ export class ExpressLane {
     const index = this.#pathEntries[0]! + 1;
     if (index < this.#countOf(block) && this.#nodeAt(block, index) === node) return index;
     // Too important to rest on the order of heads alone: an address that stays here outlives its node.
+    this.#isNear = false;
     return this.#scan(root, levelOf(this.#arena, root), node) ? this.#pathEntries[0]! : -1;
   }
 

@@ -208,7 +208,12 @@ export class SkipList {
     const links = arena.i32[nodeSegment(node)]!;
     const word = nodeWord(node) + LINKS_WORD;
     for (let level = 0; level < height; level++) links[word + level] = linkOf(arena, path[level]!, level);
-    for (let level = 0; level < height; level++) {
+    // An exchange, since it is a fence as well: whoever meets the node's address in the lane must see the node, and processors that reorder stores could
+    // show the plain ones of the lane first.
+    const before = path[0]!;
+    Atomics.exchange(arena.i32[nodeSegment(before)]!, nodeWord(before) + LINKS_WORD, node);
+    path[0] = node;
+    for (let level = 1; level < height; level++) {
       this.#setLink(path[level]!, level, node);
       path[level] = node;
     }

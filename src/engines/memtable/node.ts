@@ -6,7 +6,8 @@
  *   word 2 … 1 + h  links   the next node on level 0 … h - 1, 0 at the end
  *   then            the cell
  *
- * A node is higher than h with probability 4^-h. All versions of a key have one height; only the newest is in the list.
+ * A node is higher than h with probability 16^-h: the levels are for searches that the express lane does not help. All versions of a key have one height;
+ * only the newest is in the list.
  *
  *   word  own words of the descriptor
  *     16  laneRoot      root page of the express lane, 0: none
@@ -27,11 +28,11 @@ export const LANE_ROOT_WORD = OWN_WORD;
 export const IS_FROZEN_WORD = OWN_WORD + 1;
 const HEAD_WORD = 32;
 
-/** Enough for 4^12 = 16 M nodes with one on top; more make the top level longer, nothing worse. */
+/** More than 16^5 nodes ever need; a level that is empty costs a search one step. */
 export const HEIGHT_MAX = 12;
 
 /**
- * Steps of one search: ten times more than a sound list ever takes (a run of 1,000 nodes without a higher one has probability 1e-125), few
+ * Steps of one search: ten times more than a sound list ever takes (a run of 1,000 nodes without a higher one has probability 1e-28), few
  * enough to end within milliseconds in a list that wrong bytes have closed to a circle.
  */
 export const SEARCH_STEPS_MAX = 1 << 14;

@@ -305,14 +305,14 @@ export class MemtableWriter extends NodeEngineWriter {
     this.arena.u32[nodeSegment(address)]![nodeWord(address) + HEIGHT_WORD] = height;
   }
 
-  /** xorshift32: each pair of leading zero bits makes the node one higher. */
+  /** xorshift32: each four leading zero bits make the node one higher. */
   #randomHeight(): number {
     let state = this.#random;
     state ^= state << 13;
     state ^= state >>> 17;
     state ^= state << 5;
     this.#random = state;
-    const height = 1 + (Math.clz32(state) >>> 1);
+    const height = 1 + (Math.clz32(state) >>> 2);
     return height < HEIGHT_MAX ? height : HEIGHT_MAX;
   }
 
