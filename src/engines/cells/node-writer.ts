@@ -27,6 +27,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { SEGMENT_UNIT_SHIFT, type ArenaWriter, type UnitId } from '../../shared/memory/arena.js';
+import { WordCopy } from '../../shared/memory/word-copy.js';
 import {
   CellFlag,
   KEY_BYTES_MAX,
@@ -78,7 +79,6 @@ import {
   type NodeCell,
 } from './node.js';
 import { PageList } from './page-list.js';
-import { WordCopy } from './word-copy.js';
 
 export interface NodeEngineOptions {
   readonly code: number;

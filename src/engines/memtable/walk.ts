@@ -9,7 +9,7 @@
 import { assert } from '../../shared/assert.js';
 import { SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { EntryView } from '../btree/entry-view.js';
-import { CellFlag } from '../btree/page.js';
+import { CellFlag, skipVarint } from '../btree/page.js';
 import {
   ADDRESS_UNIT_SHIFT,
   checkAddress,
@@ -22,7 +22,7 @@ import {
   pageWord,
 } from '../cells/node.js';
 import { EngineCode } from '../engine.js';
-import { IS_FROZEN_WORD, cellOf, headOfList, linkOf } from './node.js';
+import { IS_FROZEN_WORD, cellOf, headOfList, keyLengthAt, linkOf } from './node.js';
 
 export class TableWalk extends EntryView {
   readonly #nodesMax: number;
@@ -45,6 +45,18 @@ export class TableWalk extends EntryView {
 
   get isTombstone(): boolean {
     return (this.viewFlags & CellFlag.Tombstone) !== 0;
+  }
+
+  /** Memory that has the value from valueAt on, until the next step. */
+  get bytes(): Uint8Array {
+    return this.viewU8;
+  }
+
+  /** Where the value lies in `bytes`; -1 if it does not lie there in one piece: then readValue() has it. */
+  get valueAt(): number {
+    if ((this.viewFlags & CellFlag.Overflow) !== 0) return -1;
+    const lengthAt = keyLengthAt(this.viewU8, this.viewCell);
+    return skipVarint(this.viewU8, lengthAt) + this.keyLength;
   }
 
   /** To the next version. False at the end. @throws ERR_CORRUPT */

@@ -47,8 +47,10 @@ export function runFlush(
       const keyLength = walk.copyKey(key, 0);
       const flags = walk.isTombstone ? EntryFlag.tombstone : 0;
       if (!output.offer(key, keyLength, seq, flags, expiresAt)) continue;
-      const { valueLength } = walk;
-      if (valueLength <= PIECE_BYTES) {
+      const { valueLength, valueAt } = walk;
+      if (valueAt >= 0 && !output.isBlob(valueLength)) {
+        output.write(walk.bytes, valueAt, valueLength, seq, flags, expiresAt);
+      } else if (valueLength <= PIECE_BYTES) {
         walk.readValue(value, 0, 0, valueLength);
         output.write(value, 0, valueLength, seq, flags, expiresAt);
       } else if (output.isBlob(valueLength)) {

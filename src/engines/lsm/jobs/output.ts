@@ -192,8 +192,8 @@ export class JobOutput {
   }
 
   #beginKey(key: Uint8Array, keyLength: number): void {
-    // Tombstones still waiting have nothing to hide.
-    this.#waiting.length = 0;
+    // Tombstones still waiting have nothing to hide. The length of an array is dear to set.
+    if (this.#waiting.length > 0) this.#waiting.length = 0;
     this.#isBelowKnown = false;
     this.#isKeyWritten = false;
     const own = this.#key;

@@ -34,6 +34,7 @@ import {
   writeVarint53,
 } from '../../../shared/codec/varint.js';
 import { ConcordError } from '../../../shared/errors.js';
+import { WordCopy } from '../../../shared/memory/word-copy.js';
 import { EntryFlag, KEY_BYTES_MAX } from './entry.js';
 
 const TAIL_BYTES = 16;
@@ -74,6 +75,9 @@ export class BlockBuilder {
   /** The block, after finish(). */
   buffer: Uint8Array;
   entries = 0;
+  /** Over the same memory. */
+  #words: Int32Array;
+  readonly #copy = new WordCopy();
   readonly #interval: number;
   #at = 0;
   #baseSeq = 0;
@@ -88,6 +92,7 @@ export class BlockBuilder {
   constructor(restartInterval: number, byteCount = 8192) {
     this.#interval = restartInterval;
     this.buffer = new Uint8Array(byteCount);
+    this.#words = wordsOf(this.buffer);
   }
 
   /** What finish() would return now. */
@@ -159,7 +164,7 @@ export class BlockBuilder {
     copy(key, shared, unshared, lastKey, shared);
     this.#lastKeyLength = keyLength;
     at += unshared;
-    copy(value, valueStart, valueLength, buffer, at);
+    this.#copy.copy(value, valueStart, valueLength, buffer, this.#words, at);
     this.#at = at + valueLength;
     this.#sinceRestart = this.#sinceRestart + 1 === this.#interval ? 0 : this.#sinceRestart + 1;
     this.entries++;
@@ -198,6 +203,7 @@ export class BlockBuilder {
     const larger = new Uint8Array(Math.max(needed + RESTART_BYTES + TAIL_BYTES, 2 * this.buffer.length));
     larger.set(this.buffer.subarray(0, this.#at));
     this.buffer = larger;
+    this.#words = wordsOf(larger);
   }
 
   #growRestarts(): void {
@@ -208,6 +214,11 @@ export class BlockBuilder {
     keys.set(this.#restartKeys);
     this.#restartKeys = keys;
   }
+}
+
+/** Of an array that begins where its memory does. */
+function wordsOf(bytes: Uint8Array): Int32Array {
+  return new Int32Array(bytes.buffer, 0, bytes.length >> 2);
 }
 
 /** Four bytes as a number whose order is theirs; zeros stand for bytes behind the end. */

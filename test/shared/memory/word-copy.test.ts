@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { WordCopy } from '../../../dist/engines/cells/word-copy.js';
+import { WordCopy } from '../../../dist/shared/memory/word-copy.js';
 
 const SENTINEL = 0xee;
 
