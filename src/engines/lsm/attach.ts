@@ -37,6 +37,8 @@ export interface AttachedTree {
   readonly tree: number;
   readonly storedSeq: number;
   loadRoot(root: LsmRoot): void;
+  /** Files that nobody needs go. */
+  tidy(): void;
   close(): void;
 }
 
@@ -92,7 +94,7 @@ export class LsmSite {
    * is what there is.
    */
   replayedSeq = Infinity;
-  /** Makes the log durable: before what was done stands in a manifest, and the log that says why could still be lost. */
+  /** Makes the log durable, where others depend on it too: before what was done stands in a manifest, and the log that says so could still be lost. */
   syncLog: () => void = () => undefined;
   readonly #numbers: Int32Array;
   readonly #inline: InlineJobs | undefined;
@@ -208,7 +210,10 @@ export class LsmSite {
       const epoch = this.adopted ? this.arena.unpublishedEpoch : 0;
       this.#condemned.push({ tree, epoch, mayBeNamed: this.adopted });
     }
-    if (!this.adopted) this.removeCondemned();
+    // Readers of before may still be there: see LsmTree.
+    if (this.adopted) return;
+    for (const tree of this.trees) tree.tidy();
+    this.removeCondemned();
   }
 
   #treesInUse(): Set<number> {

@@ -255,6 +255,10 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     this.#showState();
   }
 
+  tidy(): void {
+    this.#tree?.deleteObsolete();
+  }
+
   #setNextRun(): void {
     for (const { level, run } of this.#tree?.state.tables.values() ?? []) {
       if (level === 0 && run >= this.#nextRun) this.#nextRun = run + 1;

@@ -224,7 +224,7 @@ export class ShardStore {
     this.#lsm = lsmSiteOf(arena);
     if (this.#lsm !== undefined) {
       this.#lsm.syncLog = () => {
-        if (!this.#options.readOnly) this.sync();
+        if (!this.#options.readOnly && this.#hasSeveralSpaces()) this.sync();
       };
     }
     this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
@@ -548,6 +548,21 @@ export class ShardStore {
   sync(): void {
     this.writeOut();
     this.#log.sync();
+  }
+
+  /**
+   * Files of one space must not be ahead of a log that others depend on: after a power loss a batch would be there in part. One space by itself is a
+   * beginning of what was, with or without the end of its log, and need not wait for a disk.
+   */
+  #hasSeveralSpaces(): boolean {
+    if (this.spaces.expiringEntries > 0) return true;
+    let used = 0;
+    for (const { engine, building } of this.spaces.all) {
+      const { background } = engine;
+      if (building !== undefined) return true;
+      if (engine.counts().cells > 0 || (background !== undefined && background.neededFromLsn !== Infinity)) used++;
+    }
+    return used > 1;
   }
 
   /** Bytes of the memory level that the operating system has not got yet. */
