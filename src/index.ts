@@ -28,7 +28,9 @@ export type {
   SwitchMessage,
 } from './actors/metrics/tracing.js';
 export type { MetricsOptions } from './actors/pool/metrics.js';
+export type { LsmReadStats, LsmShardStats, LsmStats } from './actors/pool/lsm-stats.js';
 export type {
+  BlockCacheStats,
   LatencyStats,
   OperationLatencies,
   OperationStats,

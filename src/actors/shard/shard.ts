@@ -768,19 +768,19 @@ export class Shard {
     const { building } = space;
     if (building === undefined && atOnce) return this.#appendWholeClear(space, clear);
     // One of the two would remember each slice, the other cannot do with one.
-    const remembers =
-      building !== undefined && (atOnce || building.engine.background !== undefined);
+    const remembers = building !== undefined && (atOnce || building.engine.background !== undefined);
     return isOrdered && !remembers ? this.#appendClearSlice(space, clear) : this.#appendClearDeletes(space, clear);
   }
 
   /**
    * For an engine that remembers the range: a few entries are deleted one by one, so that reads need not ask for it; more of them with one record.
-   * @throws ERR_MEMORY_FULL, ERR_CORRUPT, ERR_IO
+   * @throws ERR_MEMORY_FULL
    */
   #appendWholeClear(space: Space, clear: ClearInProgress): true {
     const { store } = this;
     const { low, high } = clear;
     const keys: Buffer[] = [];
+    let isReadable = true;
     const cursor = store.spaces.cursorOf(space);
     try {
       cursor.seek(store.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
@@ -790,11 +790,15 @@ export class Shard {
         cursor.copyKey(key, 0);
         keys.push(key);
       }
+    } catch (error) {
+      // What is to be cleared need not be readable: one record covers it.
+      if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_IO')) throw error;
+      isReadable = false;
     } finally {
       cursor.release();
     }
     const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
-    if (keys.length > CLEAR_SLICE_ENTRIES || !store.fits(recordBytes)) {
+    if (!isReadable || keys.length > CLEAR_SLICE_ENTRIES || !store.fits(recordBytes)) {
       if (!store.admits(space, 1, (low?.length ?? 0) + (high?.length ?? 0), 0, true)) throw this.#memoryFull();
       store.appendClear(clear.spaceId, low, high);
       return true;
