@@ -472,15 +472,17 @@ export class SpaceTable {
       const spaceId = readBigEndian(line, 6, 4);
       const key = cursor.copyValue();
       const space = this.get(spaceId);
-      if (space === undefined) stale.push(line);
+      // What expires by itself needs no delete, unless it is on its way to an engine where nothing does.
+      if (space === undefined || !mustList(space)) stale.push(line);
       else {
         try {
           const version = space.engine.versionOf(key, 0, key.length, 0);
           if (version === readBigEndian(line, 10, 6)) expired.push({ spaceId, key });
           else stale.push(line);
         } catch (error) {
-          // A page that cannot be read, or has no room: the entry is absent for readers, and is looked for again later.
-          if (!(error instanceof ConcordError) || space.engine.counts().isPaged !== true) throw error;
+          // A page or block that cannot be read, or has no room: the entry is absent for readers, and is looked for again later.
+          const readsFiles = space.engine.background !== undefined || space.engine.counts().isPaged === true;
+          if (!(error instanceof ConcordError) || !readsFiles) throw error;
         }
       }
     }

@@ -91,6 +91,8 @@ export class LsmReader extends LsmView implements EngineReader {
     for (let index = 0; index < runs.length; index++) {
       if (!fences.seek(runs[index]!.root, key, keyLength)) continue;
       table.open(fences.a);
+      // All that it has of the key is cleared.
+      if (cover !== 0 && table.largestSeq < cover) continue;
       if (!this.#findInTable(table, key, keyLength, atSeq)) continue;
       this.#isInMemtable = false;
       if ((this.#flags & EntryFlag.tombstone) !== 0 || (cover !== 0 && this.#seq < cover)) return false;

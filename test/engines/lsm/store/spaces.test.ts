@@ -6,6 +6,15 @@ import { writeEntries } from '../../../../dist/engines/checkpoint/entries.js';
 import { CheckpointWriter } from '../../../../dist/engines/checkpoint/writer.js';
 import { decodeLsmRoot, lsmRootChunk } from '../../../../dist/engines/lsm/root.js';
 import { Durability, ShardStore, type ShardStoreOptions } from '../../../../dist/engines/store/shard-store.js';
+import {
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  operationBytes,
+  writeOperationExtension,
+  writeOperationHeader,
+} from '../../../../dist/engines/operation.js';
 import { JOB_READER_SLOT } from '../../../../dist/engines/store/space-table.js';
 import type { SpaceDefinition } from '../../../../dist/engines/store/space.js';
 import { WalWriter } from '../../../../dist/engines/wal/writer.js';
@@ -40,6 +49,30 @@ const put = (i: number, text: string): Operation => ({
   key: `k${String(i).padStart(5, '0')}`,
   value: Buffer.from(text.padEnd(120, '.')),
 });
+
+function recordIn(spaceId: number, key: string, value: string): Buffer {
+  const extension = spaceId === 0 ? 0 : OPERATION_EXTENSION_BYTES;
+  const bytes = Buffer.from(new ArrayBuffer(operationBytes(key.length, value.length, extension)));
+  const flags = extension === 0 ? 0 : OPERATION_EXTENDED;
+  writeOperationHeader(bytes, 0, OperationKind.Put, flags, key.length, value.length);
+  if (extension > 0) writeOperationExtension(bytes, 0, spaceId, 0);
+  bytes.write(key, OPERATION_HEADER_BYTES + extension);
+  bytes.write(value, OPERATION_HEADER_BYTES + extension + key.length);
+  return bytes;
+}
+
+function entriesIn(store: ShardStore, spaceId: number): string[] {
+  const cursor = store.spaces.cursorOf(store.spaces.require(spaceId));
+  const lines: string[] = [];
+  cursor.setRange(undefined, undefined);
+  for (cursor.seek(store.arena.published(), undefined, 0, Infinity, false, 1); cursor.valid; cursor.next()) {
+    const key = Buffer.alloc(cursor.keyLength);
+    cursor.copyKey(key, 0);
+    lines.push(`${key.toString()} ${cursor.copyValue().toString()}`);
+  }
+  cursor.release();
+  return lines;
+}
 
 class Life {
   env = new MemEnv();
@@ -148,6 +181,27 @@ test('what expires is listed when its space leaves the LSM-Tree', () => {
   expect(life.store.spaces.expiringEntries).toBe(1);
 });
 
+test('lines of the index that a space has left behind go without a look at its tables', () => {
+  const life = new Life({ spaces: [BTREE] });
+  life.fill('first', 0, 100);
+  life.store.spaces.beginGroup(life.store.publishedSeq, false);
+  const key = Buffer.from('expires');
+  life.store.spaces.put(0, key, 0, key.length, key, 0, key.length, life.store.publishedSeq, 2_000_000);
+  life.fill('second', 0, 10);
+  life.move(LSM);
+  expect(life.store.spaces.expiringEntries).toBe(1);
+  // No block of a table can be read.
+  for (const tree of life.trees()) {
+    for (const name of life.env.list(`${DIRECTORY}/${tree}`).filter((file) => file.endsWith('.sst'))) {
+      const file = life.env.open(`${DIRECTORY}/${tree}/${name}`, 'write');
+      file.write(new Uint8Array(1000).fill(0x55), 0, 1000, 0);
+      file.close();
+    }
+  }
+  expect(life.store.collectExpired(2_000_001, 100)).toEqual([]);
+  expect(life.store.spaces.expiringEntries).toBe(0);
+});
+
 test('the files of a dropped space go when no reader can be there, and those that nobody names with the next open', () => {
   const second: SpaceDefinition = { id: 7, engine: 'lsm', tuning };
   const life = new Life({ spaces: [LSM, second] });
@@ -225,6 +279,37 @@ test('a copy of the store has the entries, and is a tree of its own when it is o
   life.reopen();
   life.check();
   expect(life.trees()).toHaveLength(1);
+});
+
+test('after a power loss a group that touched a tree and another engine is in both or in none', () => {
+  const other: SpaceDefinition = { id: 7, engine: 'btree', tuning: {} };
+  const spaces = [LSM, other];
+  const random = new Random(11);
+  const policies = ['drop-all', 'random', 'keep-all'] as const;
+  let lost = 0;
+  for (let life = 0; life < 12; life++) {
+    const env = new MemEnv();
+    const store = createStore(env, { spaces });
+    const last = 30 + random.below(60);
+    for (let group = 1; group <= last; group++) {
+      store.beginGroup();
+      for (const spaceId of [0, 7]) {
+        for (let i = 0; i < 20; i++) {
+          const bytes = recordIn(spaceId, `k${group % 7} ${i}`, `${group}`.padEnd(100, '.'));
+          store.append(bytes, new Int32Array(bytes.buffer), 0, bytes.length);
+        }
+      }
+      store.commit(Durability.Os, store.publishedSeq + 1, () => {
+        store.setSnapshots(NO_SNAPSHOTS, 0);
+      });
+      if (random.below(4) === 0) store.work(1_000_000 + group);
+      if (random.below(20) === 0) checkpoint(env, store);
+    }
+    const found = openStore(env.crash(random, random.pick(policies)), { spaces });
+    expect(entriesIn(found, 0)).toEqual(entriesIn(found, 7));
+    if (found.publishedSeq < store.publishedSeq) lost++;
+  }
+  expect(lost).toBeGreaterThan(2);
 });
 
 test('a tree is found by its manifest when the checkpoint is damaged', () => {
