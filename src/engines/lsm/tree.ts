@@ -12,7 +12,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import type { UnitId } from '../../shared/memory/arena.js';
-import type { LsmSite } from './attach.js';
+import { removeTreeDirectory, type LsmSite } from './attach.js';
 import { shapeOf, type TreeShape } from './compaction/debt.js';
 import { LsmManifest, removeOrphans, type LsmState, type VersionEdit } from './manifest/manifest.js';
 import { blobName, tableName } from './manifest/names.js';
@@ -66,7 +66,13 @@ export class LsmTree {
   /** @throws ERR_IO, ERR_DISK_FULL, ERR_PERMISSION */
   static create(site: LsmSite): LsmTree {
     const number = site.takeTree();
-    return LsmTree.#open(site, number, true);
+    try {
+      return LsmTree.#open(site, number, true);
+    } catch (error) {
+      // Nobody knows of it, and the next attempt takes another number.
+      removeTreeDirectory(site.env, site.directoryOf(number));
+      throw error;
+    }
   }
 
   /**

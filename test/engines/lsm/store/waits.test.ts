@@ -62,3 +62,18 @@ test('a successor that cannot write to the manifest waits too, with files of bef
   scene.settle();
   expect(scene.difference()).toBeUndefined();
 });
+
+test('attempts to begin a tree on a full disk leave no directories behind', () => {
+  const scene = new LsmScene({ memoryBytes: 4 << 20 });
+  scene.env.fillDisk(/lsm-\d+.(MANIFEST|CURRENT)/);
+  fill(scene, 0, 1000);
+  for (let round = 0; round < 20; round++) {
+    rest(scene);
+    scene.nowMs += 20_000;
+  }
+  expect(scene.directories().length).toBeLessThanOrEqual(1);
+  scene.env.freeDisk();
+  scene.settle();
+  expect(scene.directories()).toEqual([`lsm-${scene.writer.tree}`]);
+  expect(scene.difference(true)).toBeUndefined();
+});
