@@ -84,6 +84,8 @@ const FLUSH_PRIORITY = 1e6;
 const FLUSH_ATTEMPTS_MAX = 12;
 /** For the state page, and the descriptor of a memtable that is begun. */
 const STATE_UNITS = 12;
+/** Range tombstones of one memtable: every read asks all of them, and compactions get rid of those that the manifest knows. */
+const ACTIVE_TOMBSTONES_MAX = 128;
 /** Less than this is not worth a table, however little memory is left. */
 const FREEZE_BYTES_MIN = 64 * 1024;
 const NO_SNAPSHOTS = new Float64Array(0);
@@ -133,6 +135,8 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   #tree: LsmTree | undefined;
   #active: MemtableWriter;
   #activeFirstLsn = Infinity;
+  /** Range tombstones of its time. */
+  #activeTombstones = 0;
   /** Oldest first. */
   #frozen: Frozen[] = [];
   /** Those that the manifest does not know yet. */
@@ -231,6 +235,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     }
     this.#unflushed = state.tombstones.filter(({ seq }) => seq > storedSeq);
     if (this.#unflushed.length > 0) this.#activeFirstLsn = Math.min(this.#activeFirstLsn, site?.adoptedFromLsn ?? 0);
+    this.#activeTombstones = this.#unflushed.length;
     this.#state = stateUnit;
     this.#showState();
   }
@@ -442,6 +447,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
       this.#unflushed.pop();
       throw error;
     }
+    this.#activeTombstones++;
     return { removed: 0, done: true, resumeKey: undefined };
   }
 
@@ -504,7 +510,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     const site = this.#site;
     if (site === undefined || site.readOnly) return false;
     const active = this.#active;
-    if (active.isFull) return true;
+    if (active.isFull || this.#activeTombstones >= ACTIVE_TOMBSTONES_MAX) return true;
     return this.#isMemoryShort() && active.memoryBytes >= FREEZE_BYTES_MIN;
   }
 
@@ -526,6 +532,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     this.#active = this.#newMemtable(0);
     this.#active.setSnapshots(this.#snapshots, this.#snapshotCount);
     this.#activeFirstLsn = Infinity;
+    this.#activeTombstones = 0;
     this.#isActiveListed = false;
     this.#isDirty = true;
     return true;
