@@ -325,3 +325,21 @@ test('flushes and merges are told as they begin and end', async () => {
     }
   }
 });
+
+test('a scan of a prefix that no table has looks into none of them', async () => {
+  const db = await openLsm(scratchDirectory(), { lsm: { ...OPTIONS.lsm, prefixFilterBytes: 5 } });
+  const entries = Array.from({ length: 2000 }, (_, i) => [`a${String(2 * i).padStart(4, '0')}:key`, 'v'] as const);
+  for (const [key, value] of entries) await db.put(key, value);
+  await db.compact();
+  const before = db.stats().spaces[0]!.lsm!.reads.prefixNegatives;
+  let found = 0;
+  for (let i = 0; i < 2000; i++) {
+    for (const [key] of db.iterateSync({ prefix: `a${String(2 * i + 1).padStart(4, '0')}` })) found += key.length;
+  }
+  expect(found).toBe(0);
+  expect(db.stats().spaces[0]!.lsm!.reads.prefixNegatives - before).toBeGreaterThan(1500);
+  for (const [key] of entries.slice(0, 50)) {
+    expect([...db.iterateSync({ prefix: key.slice(0, 5) })]).toEqual([[key, 'v']]);
+    expect([...db.iterateSync({ prefix: key.slice(0, 5), reverse: true })]).toEqual([[key, 'v']]);
+  }
+});

@@ -47,7 +47,11 @@ export class ScanCursor {
 
   #current(): EngineCursor {
     const view = this.#view;
-    if (view.engine === undefined || view.engine.isOrdered) return view.cursor;
+    if (view.engine === undefined || view.engine.isOrdered) {
+      // Other scans use it between two chunks.
+      view.cursor.setRange(this.#range.low, this.#range.high);
+      return view.cursor;
+    }
     if (this.#own === undefined || this.#generation !== view.generation) {
       this.#own = view.openCursor();
       this.#own.setRange(this.#range.low, this.#range.high);

@@ -377,8 +377,8 @@ class Repair {
     while (walk?.next() === true) {
       const { key, keyLength, seq, flags, bytes, valueStart, valueLength } = walk.cursor;
       entries++;
-      smallestKey ??= key.slice(0, keyLength);
-      largestKey = key.slice(0, keyLength);
+      smallestKey ??= new Uint8Array(key.subarray(0, keyLength));
+      largestKey = new Uint8Array(key.subarray(0, keyLength));
       smallestSeq = Math.min(smallestSeq, seq);
       largestSeq = Math.max(largestSeq, seq);
       if ((flags & EntryFlag.blob) === 0) continue;

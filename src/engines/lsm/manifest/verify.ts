@@ -176,7 +176,7 @@ function countEntries(
   const uses = new Map<number, number>();
   while (walk.next()) {
     const { key, keyLength, seq, flags, expiresAt } = cursor;
-    smallestKey ??= key.slice(0, keyLength);
+    smallestKey ??= new Uint8Array(key.subarray(0, keyLength));
     if (keyLength !== lastLength || last.compare(key, 0, keyLength, 0, keyLength) !== 0) {
       keys++;
       last.set(key.subarray(0, keyLength));

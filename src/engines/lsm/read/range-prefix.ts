@@ -12,8 +12,9 @@ export class RangePrefix {
 
   /** Of keys in [low, high). */
   constructor(low: Uint8Array, high: Uint8Array) {
-    this.#low = low.slice();
-    this.#high = high.slice();
+    // Not slice(): that of a Buffer is the same memory.
+    this.#low = new Uint8Array(low);
+    this.#high = new Uint8Array(high);
   }
 
   /** Of the first so many bytes of every key in the range; undefined: they differ, or some key has fewer. */
