@@ -16,7 +16,9 @@ import { availableParallelism } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
+import { ColdPages } from '../../engines/btree/paged/cold-pages.js';
 import { forgetReads } from '../../engines/cells/read-events.js';
+import { LsmFiles } from '../../engines/lsm/read/files.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import { ControlBlock, PoolState, ShardState } from '../control-block.js';
 import { ThreadMeters } from '../metrics/meters.js';
@@ -101,6 +103,16 @@ export class ThreadClient {
     this.#views.delete(spaceId);
     this.meters.forget(spaceId);
     for (const { arena } of this.shards) forgetReads(arena, spaceId);
+    // Those of a space that is gone would keep their place on the disk.
+    this.#closeFiles();
+  }
+
+  /** What is read later opens them again. */
+  #closeFiles(): void {
+    for (const { arena } of this.shards) {
+      LsmFiles.known(arena)?.close();
+      ColdPages.known(arena)?.close();
+    }
   }
 
   /** The pool is closed in this thread; what is in flight is still settled. */
@@ -233,6 +245,7 @@ export class ThreadClient {
     for (const { link } of this.shards) link.rejectAll(error);
     this.meters.detach();
     this.#wakeIdle();
+    this.#closeFiles();
   }
 }
 

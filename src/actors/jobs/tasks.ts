@@ -6,6 +6,7 @@ import { NodeEnv } from '../../shared/env/node-env.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { writeImage } from '../../engines/btree/image.js';
+import { ColdPages } from '../../engines/btree/paged/cold-pages.js';
 import type { PagedRoot } from '../../engines/btree/paged/format.js';
 import { pagedRootChunk, syncPaged } from '../../engines/btree/paged/paging.js';
 import { TreeTable, publishTrees, rowOfSpace, treeCounts } from '../../engines/btree/meta.js';
@@ -13,6 +14,7 @@ import { BTreeWriter, type BulkEntry } from '../../engines/btree/writer.js';
 import '../../engines/built-in.js';
 import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js';
 import { CheckpointWriter, type CheckpointHeader } from '../../engines/checkpoint/writer.js';
+import { LsmFiles } from '../../engines/lsm/read/files.js';
 import { lsmRootChunk, type LsmRoot } from '../../engines/lsm/root.js';
 import type { CompactionTask, FlushTask, LsmJobResult } from '../../engines/lsm/types.js';
 import { EXPIRY_SPACE_ID, EngineCode, engineNamed, rowTag } from '../../engines/engine.js';
@@ -167,6 +169,9 @@ export async function exportSnapshot(
     } catch (error) {
       writer.abort();
       throw error;
+    } finally {
+      LsmFiles.known(source)?.close();
+      ColdPages.known(source)?.close();
     }
   });
 }
