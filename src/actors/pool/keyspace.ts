@@ -86,6 +86,9 @@ let compactions = 0;
 
 /** How often update() tries again after losing to other writers. */
 const UPDATE_ATTEMPTS_MAX = 1000;
+/** Where batches of this thread are put together; each is copied before the next one begins. A batch that does not fit has memory of its own. */
+const BATCH_SCRATCH_BYTES = BATCH_INLINE_MAX_BYTES + 64 * 1024;
+let batchScratch: Buffer | undefined;
 /** Times are 48 bits. */
 const EXPIRES_AT_MAX = 2 ** 48 - 1;
 
@@ -353,14 +356,14 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const sinceMs = performance.now();
     const { meter } = this.source.views[0]!;
     meter.counts[Counter.Batches]!++;
-    for (const [index, { type }] of own.entries()) {
+    for (let index = 0; index < own.length; index++) {
       const { counts } = sources[index]!.views[0]!.meter;
-      counts[type === 'put' ? Counter.Puts : Counter.Deletes]!++;
+      counts[own[index]!.type === 'put' ? Counter.Puts : Counter.Deletes]!++;
     }
     if (records.length > BATCH_INLINE_MAX_BYTES) {
       const blob = {
         kind: 'batch' as const,
-        bytes: records,
+        bytes: records.buffer === batchScratch?.buffer ? Buffer.from(records) : records,
         count: operations.length,
         key: Buffer.alloc(0),
         spaceId: 0,
@@ -371,10 +374,19 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       );
       return;
     }
+    const isWaiting = link.isWaiting;
+    const at = isWaiting ? -1 : link.reserve(records.length);
+    if (at >= 0) {
+      const { bytes, words } = link.requests;
+      writeRequestHeader(bytes, words, at, RequestType.Batch, level, Condition.None, operations.length, 0);
+      bytes.set(records, at + REQUEST_HEADER_BYTES);
+      await link.submit(meter, sinceMs);
+      return;
+    }
     const request = newRequest(records.length, level, Condition.None, operations.length, 0, RequestType.Batch);
     request.set(records, REQUEST_HEADER_BYTES);
     const send = (): Promise<boolean> => sendRequest(link, request, signal, meter, sinceMs);
-    await (link.isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
+    await (isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
   }
 
   /** The space of each operation. @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND */
@@ -390,15 +402,20 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     });
   }
 
+  /** The records are good until the next call: they may stand in the scratch buffer. */
   #encodeBatch(
     operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
     sources: readonly SpaceSource[],
   ): { records: Buffer; link: ShardLink } {
     const { scratch } = this;
-    let records = Buffer.alloc(Math.min(1 << 16, operations.length * 64));
+    // Out of reach while values are encoded: an encoding of the caller's own may come back here.
+    const kept = batchScratch ?? Buffer.allocUnsafeSlow(BATCH_SCRATCH_BYTES);
+    batchScratch = undefined;
+    let records = kept;
     let end = 0;
     let link: ShardLink | undefined;
-    for (const [index, operation] of operations.entries()) {
+    for (let index = 0; index < operations.length; index++) {
+      const operation = operations[index]!;
       const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
       if (type !== 'put' && type !== 'del')
         throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
@@ -406,7 +423,9 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const encoded = operation.type === 'put' ? source.valueEncoding.encode(operation.value) : '';
       const expiresAt = operation.type === 'put' && operation.ttlMs !== undefined ? expiresAfter(operation.ttlMs) : 0;
       const length = source.keyEncoding.encode(operation.key, scratch);
-      const owner = this.#writable(source.viewOf(scratch, length));
+      const view = source.viewOf(scratch, length);
+      const owner = view.line.link;
+      if (owner !== link) this.#writable(view);
       link ??= owner;
       if (owner !== link) {
         throw new ConcordError(
@@ -419,23 +438,26 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const recordBytesMax = operationBytes(length, encodedBytesMax(encoded), extensionBytes);
       if (encodedBytesMax(encoded) > 3 * MAX_VALUE_BYTES) throw valueTooLarge(encodedBytesMax(encoded));
       if (end + recordBytesMax > records.length) {
-        const grown = Buffer.alloc(Math.max(records.length * 2, end + recordBytesMax));
+        const grown = Buffer.allocUnsafeSlow(Math.max(records.length * 2, end + recordBytesMax));
         records.copy(grown, 0, 0, end);
         records = grown;
       }
       const keyStart = end + OPERATION_HEADER_BYTES + extensionBytes;
-      records.set(scratch.bytes.subarray(0, length), keyStart);
+      for (let byte = 0; byte < length; byte++) records[keyStart + byte] = scratch.bytes[byte]!;
       const valueBytes = writeEncoded(encoded, records, keyStart + length);
       if (valueBytes > MAX_VALUE_BYTES) throw valueTooLarge(valueBytes);
       const kind = operation.type === 'put' ? OperationKind.Put : OperationKind.Delete;
       writeHead(records, end, kind, length, valueBytes, source.spaceId, expiresAt);
+      let paddingAt = keyStart + length + valueBytes;
       end += operationBytes(length, valueBytes, extensionBytes);
+      while (paddingAt < end) records[paddingAt++] = 0;
       if (end > MAX_BATCH_BYTES) {
         throw new ConcordError('ERR_BATCH_TOO_LARGE', `a batch holds at most ${MAX_BATCH_BYTES} bytes`, {
           limitBytes: MAX_BATCH_BYTES,
         });
       }
     }
+    batchScratch = kept;
     return { records: records.subarray(0, end), link: link! };
   }
 

@@ -459,18 +459,13 @@ export class Shard {
       store.append(bytes, words, start, size);
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
     } else if (type === RequestType.Batch) {
-      for (let record = start; record < end;) record += checkOperation(bytes, record, end);
       const batch = new BatchNeeds(store, bytes, start, end);
       if (!this.#mayWriteAll(batch)) return Taken.Hold;
       if (!this.#admitBatch(batch, end - start)) return Taken.Hold;
       if (store.isPaged) {
         for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
       }
-      for (let record = start; record < end;) {
-        const size = checkOperation(bytes, record, end);
-        store.append(bytes, words, record, size);
-        record += size;
-      }
+      store.appendAll(bytes, start, end);
       for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
       this.#noteBatch();
     } else if (type === RequestType.Clear) {
@@ -1249,21 +1244,21 @@ interface SpaceNeeds {
   nextExpiry: number;
 }
 
-/** What a batch (its records are checked) asks of each space. */
+/** What a batch asks of each space. */
 class BatchNeeds {
   readonly spaces = new Map<Space, SpaceNeeds>();
   operations = 0;
   deletesOnly = true;
 
-  /** @throws ERR_SPACE_DROPPED */
+  /** Checks its records. @throws ERR_CORRUPT, ERR_SPACE_DROPPED */
   constructor(store: ShardStore, bytes: Buffer, start: number, end: number) {
     for (let at = start; at < end;) {
+      const size = checkOperation(bytes, at, end);
       const kind = bytes[at]!;
       if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
         throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
       }
       if (kind === OperationKind.Put) this.deletesOnly = false;
-      const size = checkOperation(bytes, at, end);
       const space = store.spaces.require(readOperationSpace(bytes, at));
       let needs = this.spaces.get(space);
       if (needs === undefined) {

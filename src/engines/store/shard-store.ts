@@ -406,6 +406,27 @@ export class ShardStore {
     this.#added(at, length);
   }
 
+  /** Appends the (checked, admitted) records of a batch, which stand one behind the other: all are copied at once. */
+  appendAll(source: Uint8Array, start: number, end: number): void {
+    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
+    const length = end - start;
+    const at = this.#room(length);
+    const bytes = this.#log.bytes;
+    bytes.set(source.subarray(start, end), at);
+    let records = this.#records;
+    let span = 0;
+    for (let record = at; record < at + length;) {
+      if (records === this.#recordAt.length) this.#growRecords();
+      this.#recordAt[records++] = record;
+      span += operationSpan(bytes, record);
+      record += checkOperation(bytes, record, at + length);
+    }
+    this.#log.position = at + length;
+    this.#records = records;
+    this.#span += span;
+    this.#groupBytes += length;
+  }
+
   /**
    * What the (admitted) record will change and is not in memory comes there, so that applying it cannot fail for that. Before it is appended, and for
    * a batch before any of its records is.
@@ -489,14 +510,16 @@ export class ShardStore {
   #added(at: number, length: number): void {
     const bytes = this.#log.bytes;
     this.#log.position = at + length;
-    if (this.#records === this.#recordAt.length) {
-      const grown = new Int32Array(this.#recordAt.length * 2);
-      grown.set(this.#recordAt);
-      this.#recordAt = grown;
-    }
+    if (this.#records === this.#recordAt.length) this.#growRecords();
     this.#recordAt[this.#records++] = at;
     this.#span += operationSpan(bytes, at);
     this.#groupBytes += length;
+  }
+
+  #growRecords(): void {
+    const grown = new Int32Array(this.#recordAt.length * 2);
+    grown.set(this.#recordAt);
+    this.#recordAt = grown;
   }
 
   /** The group holds operations that must become visible together. */
