@@ -1,5 +1,5 @@
 /**
- * The real machine with a clock at its syncs: how much of the time of a group is the disk's. Threads: as NodeEnv.
+ * The real machine with a clock at its syncs: how much of the time of a group is the disk's. Syncs that nobody waits for do not count. Threads: as NodeEnv.
  */
 import type { EnvFile, OpenMode } from '../../shared/env/env.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
@@ -36,6 +36,12 @@ class TimedFile implements EnvFile {
     } finally {
       this.#clock.syncMs += performance.now() - startedMs;
     }
+  }
+
+  async syncAsync(): Promise<void> {
+    const file = this.#file;
+    if (file.syncAsync === undefined) this.sync();
+    else await file.syncAsync();
   }
 
   read(into: Uint8Array, start: number, length: number, position: number): number {

@@ -12,6 +12,8 @@ import type { Env, EnvFile } from '../../shared/env/env.js';
 import { SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN } from './format.js';
 
 const ZEROS = Buffer.alloc(1 << 20);
+/** A spare is synced in steps: a shard that syncs its log meanwhile waits behind one of them, not behind all of it. */
+const SYNC_BYTES = 2 << 20;
 
 export function writeZeros(file: EnvFile, from: number, to: number): void {
   for (let at = from; at < to; at += ZEROS.length) file.write(ZEROS, 0, Math.min(ZEROS.length, to - at), at);
@@ -36,8 +38,10 @@ export function preallocateSegment(env: Env, directory: string, segmentBytes: nu
   const file = env.open(temporaryPath, 'create');
   try {
     try {
-      writeZeros(file, 0, segmentBytes);
-      file.sync();
+      for (let at = 0; at < segmentBytes; at += SYNC_BYTES) {
+        writeZeros(file, at, Math.min(segmentBytes, at + SYNC_BYTES));
+        file.sync();
+      }
     } finally {
       file.close();
     }

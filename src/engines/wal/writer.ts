@@ -2,6 +2,7 @@
  * The writer of a shard's write-ahead log.
  *
  *   begin() → payload at bytes[position…], ensure() → commit() = one frame, one LSN, one write()     sync() = one fdatasync
+ *   every 2 MiB that nobody synced: an fdatasync behind the thread's back, so that the one at the change of segments finds little left to do
  *
  *   bytes   [ buffered frames … | header | payload → position ]        segment  [ header | frames … | end | zeros or old bytes ]
  *
@@ -15,7 +16,7 @@
  *   that is not the last is damage, and the last one's header is always whole.
  * - After a failed write the file is cut back to the last good frame and synced before anyone hears of the failure: a frame whose
  *   commit() threw is never replayed (on a file system too full even for that: from the next successful call on).
- * - After a failed fdatasync (or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
+ * - After a failed fdatasync (of either kind, or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
  *   a success. Only a new writer behind a recovery goes on; it writes the doubtful tail anew.
  * - A file is reused only after its old name is durably gone.
  *
@@ -59,6 +60,8 @@ export interface WalOptions {
   readonly payloadBytesMax?: number | undefined;
   /** Without a ready spare a segment is preallocated in steps of this size. Default 4 MiB. */
   readonly preallocateBytes?: number | undefined;
+  /** Written bytes at which a sync begins that nobody waits for; Infinity: never. Default 2 MiB. */
+  readonly backgroundSyncBytes?: number | undefined;
   /** Files kept for reuse. Default 4. */
   readonly spareSegmentsMax?: number | undefined;
 }
@@ -96,6 +99,7 @@ export class WalWriter {
   readonly #segmentBytes: number;
   readonly #preallocateBytes: number;
   readonly #spareSegmentsMax: number;
+  readonly #backgroundSyncBytes: number;
 
   /** Oldest first; the last is the one written. */
   readonly #segments: Segment[] = [];
@@ -104,6 +108,11 @@ export class WalWriter {
   /** Where the next write() goes. */
   #filePosition = 0;
   #allocatedBytes = 0;
+  /** Of the current segment, for syncs that nobody waits for; see EnvFile.syncAsync(). */
+  #syncHandle: EnvFile | undefined;
+  #isSyncingBehind = false;
+  /** A sync that covers the segment up to here has begun. */
+  #syncBegunTo = 0;
   #seed = 0;
   #generation = 0;
   #nextGeneration: number;
@@ -160,6 +169,11 @@ export class WalWriter {
     if (!Number.isInteger(spareSegmentsMax) || spareSegmentsMax < 0) {
       throw invalidArgument(`spareSegmentsMax must be an integer from 0, got ${spareSegmentsMax}`);
     }
+    const backgroundSyncBytes = options.backgroundSyncBytes ?? 2 << 20;
+    if (!(backgroundSyncBytes >= 1)) {
+      throw invalidArgument(`backgroundSyncBytes must be at least 1, got ${backgroundSyncBytes}`);
+    }
+    this.#backgroundSyncBytes = backgroundSyncBytes;
     this.#env = env;
     this.#directory = directory;
     this.#storeId = Uint8Array.from(options.storeId);
@@ -287,6 +301,7 @@ export class WalWriter {
         this.#writtenLsn = lsn;
       }
       this.#lastLsn = lsn;
+      if (this.#filePosition - this.#syncBegunTo >= this.#backgroundSyncBytes) this.#syncBehind();
       return lsn;
     } finally {
       this.#frameStart = NO_FRAME;
@@ -300,15 +315,22 @@ export class WalWriter {
     assert(this.#frameStart === NO_FRAME, 'writeOut() in the middle of a frame');
     this.#write(this.#bufferedBytes);
     this.#writtenLsn = this.#lastLsn;
+    if (this.#filePosition - this.#syncBegunTo >= this.#backgroundSyncBytes) this.#syncBehind();
   }
 
   /** Everything committed so far is durable when it returns. */
   sync(): void {
-    this.writeOut();
+    this.#checkUsable();
+    if (this.#bufferedBytes > 0) {
+      assert(this.#frameStart === NO_FRAME, 'sync() in the middle of a frame');
+      this.#write(this.#bufferedBytes);
+      this.#writtenLsn = this.#lastLsn;
+    }
     this.#finishCut();
     if (this.#syncedLsn === this.#lastLsn) return;
     this.#syncFile(this.#file!);
     this.#syncedLsn = this.#writtenLsn;
+    this.#syncBegunTo = this.#filePosition;
   }
 
   /** Time to have a spare made: more than half of the segment is used and none is ready. */
@@ -479,7 +501,48 @@ export class WalWriter {
     }
   }
 
+  /** Begins a sync of what is written, unless the last one is still under way. */
+  #syncBehind(): void {
+    if (this.#isSyncingBehind) return;
+    this.#syncBegunTo = this.#filePosition;
+    let handle;
+    try {
+      handle = this.#syncHandle ??= this.#env.open(this.#segments.at(-1)!.path, 'write');
+    } catch {
+      // It only saves a wait later.
+      return;
+    }
+    if (handle.syncAsync === undefined) return;
+    const own = handle;
+    const lsn = this.#writtenLsn;
+    this.#isSyncingBehind = true;
+    handle.syncAsync().then(
+      () => {
+        // Earlier segments were synced before this one came into being.
+        if (this.#failure === undefined && lsn > this.#syncedLsn) this.#syncedLsn = lsn;
+        this.#endSyncBehind(own);
+      },
+      (error: unknown) => {
+        if (this.#failure === undefined && !this.#isClosed) this.#fail(error, 'the log could not be synced');
+        this.#endSyncBehind(own);
+      },
+    );
+  }
+
+  #endSyncBehind(handle: EnvFile): void {
+    this.#isSyncingBehind = false;
+    if (handle !== this.#syncHandle) closeQuietly(handle);
+  }
+
+  /** While a sync is under way its handle stays open until that ends. */
+  #closeSyncHandle(): void {
+    const handle = this.#syncHandle;
+    this.#syncHandle = undefined;
+    if (handle !== undefined && !this.#isSyncingBehind) closeQuietly(handle);
+  }
+
   #closeFile(): void {
+    this.#closeSyncHandle();
     const file = this.#file;
     this.#file = undefined;
     file?.close();
@@ -584,9 +647,10 @@ export class WalWriter {
       // With the new name perhaps durable, frames added to the old segment would not be read; without it, those in the new one.
       throw this.#fail(error, 'a new log segment could not be put to use');
     }
+    this.#closeSyncHandle();
     const previous = this.#file;
     this.#file = file;
-    this.#filePosition = SEGMENT_HEADER_BYTES;
+    this.#filePosition = this.#syncBegunTo = SEGMENT_HEADER_BYTES;
     this.#allocatedBytes = prepared.fileBytes;
     this.#seed = prepared.seed;
     this.#generation = generation;
@@ -627,5 +691,14 @@ export class WalWriter {
       removeQuietly(this.#env, path);
       throw error;
     }
+  }
+}
+
+/** Of a handle that only syncs: what it had to say it has said. */
+function closeQuietly(handle: EnvFile): void {
+  try {
+    handle.close();
+  } catch {
+    // Nothing depends on it.
   }
 }

@@ -5,7 +5,7 @@
  * Three file systems implement it: node-env (the real one), mem-env (in memory, with the crash semantics of a disk:
  * what was not synced may be lost, torn or reordered, directory entries included) and fault-env (wraps another, injects errors).
  *
- * Calls are synchronous but for readAsync: the shard thread that owns a file does nothing else meanwhile, and one blocking fdatasync costs half
+ * Calls are synchronous but for readAsync and syncAsync: the shard thread that owns a file does nothing else meanwhile, and one blocking fdatasync costs half
  * of an asynchronous one. Failures are ConcordErrors that name the file (see fromSystemError). Threads: one Env per thread.
  */
 
@@ -23,6 +23,12 @@ export interface EnvFile {
   write(from: Uint8Array, start: number, length: number, position: number): void;
   /** fdatasync: content and size are durable when it returns. After a throw the file must not be trusted again. */
   sync(): void;
+  /**
+   * The same without blocking the thread, for what was written before the call; the file must stay open until it settles. The system reports a failed
+   * write-back once to each handle, so a handle of which a sync is under way is no witness for another: whoever calls sync() meanwhile has one of his own.
+   * Left out: the file cannot do that.
+   */
+  syncAsync?(): Promise<void>;
   size(): number;
   truncate(length: number): void;
   close(): void;

@@ -239,8 +239,21 @@ class FaultFile implements EnvFile {
       this.env.check('sync', this.path);
       this.inner.sync();
     } catch (error) {
-      // Use after close is the caller's bug and says nothing about the data.
-      if (error instanceof ConcordError && error.code !== 'ERR_INTERNAL') this.poison = error;
+      this.distrustAfter(error);
+      throw error;
+    }
+  }
+
+  /** Meets the rules for syncs, when it is called. */
+  async syncAsync(): Promise<void> {
+    this.mustBeTrusted('sync');
+    const { inner } = this;
+    try {
+      this.env.check('sync', this.path);
+      if (inner.syncAsync === undefined) inner.sync();
+      else await inner.syncAsync();
+    } catch (error) {
+      this.distrustAfter(error);
       throw error;
     }
   }
@@ -263,6 +276,11 @@ class FaultFile implements EnvFile {
     } finally {
       this.inner.close();
     }
+  }
+
+  private distrustAfter(error: unknown): void {
+    // Use after close is the caller's bug and says nothing about the data.
+    if (error instanceof ConcordError && error.code !== 'ERR_INTERNAL') this.poison = error;
   }
 
   private mustBeTrusted(doing: string): void {

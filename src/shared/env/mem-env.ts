@@ -83,6 +83,8 @@ class FileNode {
   content: SparseBytes;
   /** `durable` with all of `pending` applied equals `content`. */
   pending: DataChange[] = [];
+  /** Changes that have become durable: with those pending, all there ever were. */
+  syncedCount = 0;
   openCount = 0;
   hasName = true;
 
@@ -350,12 +352,15 @@ export class MemEnv implements Env {
   }
 
   /** @internal */
-  syncFile(node: FileNode, path: string): void {
+  syncFile(node: FileNode, path: string, upToCount = Infinity): void {
     this.mustRun();
     this.beforeMutation('sync', path);
     if (this.ignoreSync) return;
-    for (const change of node.pending) applyData(node.durable, change);
-    node.pending = [];
+    // Of an asynchronous one: others may have made these durable meanwhile.
+    const count = Math.max(0, Math.min(node.pending.length, upToCount - node.syncedCount));
+    const synced = node.pending.splice(0, count);
+    for (const change of synced) applyData(node.durable, change);
+    node.syncedCount += count;
   }
 
   /** @internal */
@@ -523,6 +528,15 @@ class MemFile implements EnvFile {
   sync(): void {
     this.mustBeOpen();
     this.env.syncFile(this.node, this.path);
+  }
+
+  /** Durable when the event loop comes round, and only what was written before the call: all that a real machine promises. */
+  async syncAsync(): Promise<void> {
+    this.mustBeOpen();
+    const upToCount = this.node.syncedCount + this.node.pending.length;
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    this.mustBeOpen();
+    this.env.syncFile(this.node, this.path, upToCount);
   }
 
   size(): number {

@@ -7,7 +7,7 @@
  * A failed sync poisons the file: the kernel may have dropped the dirty pages and would report the next sync as good, so every later
  * write, truncate or sync throws ERR_IO. The owner reopens the file and decides from its content.
  *
- * Threads: one NodeEnv per thread; calls block the thread, but for readAsync.
+ * Threads: one NodeEnv per thread; calls block the thread, but for readAsync and syncAsync.
  */
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
@@ -173,6 +173,17 @@ class NodeFile implements EnvFile {
     }
   }
 
+  async syncAsync(): Promise<void> {
+    this.mustBeOpen();
+    this.mustBeTrusted('sync');
+    try {
+      await dataSync(this.descriptor);
+    } catch (error) {
+      this.poison = fromSystemError(error, 'sync', this.path);
+      throw this.poison;
+    }
+  }
+
   size(): number {
     this.mustBeOpen();
     return attempt('size of', this.path, () => fs.fstatSync(this.descriptor).size);
@@ -224,6 +235,15 @@ function readOnce(
   return new Promise((resolve, reject) => {
     fs.read(descriptor, into, start, length, position, (error, count) => {
       if (error === null) resolve(count);
+      else reject(error);
+    });
+  });
+}
+
+function dataSync(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    fs.fdatasync(descriptor, (error) => {
+      if (error === null) resolve();
       else reject(error);
     });
   });

@@ -1,9 +1,11 @@
 /**
  * The Env of one background job: another Env, with what every job needs on the way to the disk.
  *
- *   write ──▶ cancelled? ──▶ rate limit ──▶ the real file      counted
+ *   write ──▶ cancelled? ──▶ rate limit ──▶ the real file      counted, synced every 2 MiB
  *   read  ──▶ cancelled? ──▶ the real file                     counted
  *   open('create') ──▶ remembered: removeCreated() takes all of them away again
+ *
+ * Synced in steps, so that a job waits for the disk by itself: what it leaves in the disk's queue is what the log and everybody else wait for.
  *
  * So tables and blob files are written by their own writers, which know nothing of jobs. They write in chunks of 256 KiB and more, so this costs nothing.
  *
@@ -12,6 +14,9 @@
 import type { Env, EnvFile, OpenMode } from '../../../shared/env/env.js';
 import { ConcordError } from '../../../shared/errors.js';
 import { RateLimiter, type RatePriority } from '../compaction/rate-limit.js';
+
+/** Written bytes of a file at which it is synced. */
+const SYNC_BYTES = 2 << 20;
 
 export interface JobEnvParameters {
   /** Word 0 not 0: stop. */
@@ -118,6 +123,7 @@ class JobFile implements EnvFile {
   readonly path: string;
   readonly #env: JobEnv;
   readonly #file: EnvFile;
+  #unsyncedBytes = 0;
 
   constructor(env: JobEnv, file: EnvFile) {
     this.#env = env;
@@ -136,9 +142,12 @@ class JobFile implements EnvFile {
     this.#env.beforeWrite(length);
     this.#file.write(from, start, length, position);
     this.#env.afterWrite(length);
+    this.#unsyncedBytes += length;
+    if (this.#unsyncedBytes >= SYNC_BYTES) this.sync();
   }
 
   sync(): void {
+    this.#unsyncedBytes = 0;
     this.#file.sync();
   }
 
