@@ -32,12 +32,20 @@ const SHAPES: Readonly<Record<string, LsmTuning>> = {
 
 const FILLER = 'abcdefghijklmnopqrstuvwxyz0123456789'.repeat(4000);
 
+/** Keys of one length, beginnings of each other, and with much in common. */
+const KEY_SHAPES = [
+  (index: number): string => `k${String(index).padStart(5, '0')}`,
+  (index: number): string => index.toString(3).replace(/0+$/, ''),
+  (index: number): string => `${'prefix/'.repeat(index % 3 === 0 ? 60 : 2)}${index}`,
+];
+
 class Differential {
   readonly events: Record<string, number> = {};
   deepest = 0;
   readonly #random: Random;
   readonly #pair: Pair;
   readonly #keys: number;
+  readonly #keyShape: (index: number) => string;
   /** Operations on files until the thread dies; Infinity: it does not. */
   #fuse = Infinity;
   #isAdoptable = true;
@@ -54,10 +62,19 @@ class Differential {
     const random = new Random(seed);
     this.#random = random;
     this.#keys = random.pick([60, 300, 1200]);
-    this.#pair = new Pair(tuning, seed, 1 + random.below(3), this.#memOptions);
+    this.#keyShape = random.pick(KEY_SHAPES);
+    const details: LsmTuning = {
+      blockBytes: random.pick([512, 1024, 4096]),
+      restartInterval: random.pick([1, 2, 16]),
+      bitsPerKey: random.pick([0, 4, 10, 'monkey']),
+      prefixFilterBytes: random.pick([0, 0, 2, 5]),
+      level0Runs: random.pick([1, 2, 4]),
+      tableBytes: random.pick([4 << 10, 16 << 10, 64 << 10]),
+    };
+    this.#pair = new Pair({ ...tuning, ...details }, seed, 1 + random.below(3), this.#memOptions);
   }
 
-  readonly #key = (): string => `k${String(this.#random.below(this.#keys)).padStart(5, '0')}`;
+  readonly #key = (): string => this.#keyShape(this.#random.below(this.#keys));
 
   #expiry(): number {
     return this.#random.below(8) === 0 ? this.#pair.nowMs + 1 + this.#random.below(40_000) : 0;
