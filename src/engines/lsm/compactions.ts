@@ -200,6 +200,7 @@ export class Compactions {
         this.#pickDueAtMs = Infinity;
         return hasChanged;
       }
+      if (!this.#attempt(context, () => this.#beginRequest(context))) return hasChanged;
       const state = this.#pickState(context);
       const busy = [...this.#running.map(({ plan }) => plan), ...this.#resting.map(({ plan }) => plan)];
       const plan = pickCompaction(state, this.#options, busy);
@@ -224,13 +225,16 @@ export class Compactions {
     return hasChanged;
   }
 
-  #pickState({ tree, snapshots, memtableSeq, oldestRun, nowMs }: CompactionContext): PickState {
-    const { tables, blobs, tombstones } = tree.state;
+  /** The first request begins when the memtables of its time are in tables. @throws ERR_DISK_FULL, ERR_IO */
+  #beginRequest({ tree, oldestRun }: CompactionContext): void {
     const request = this.#requests[0];
-    if (request !== undefined && request.range === undefined && oldestRun > request.run) {
-      const { low, high, upToSeq } = request;
-      request.range = { low, high, upToSeq, firstFile: tree.takeFiles(1) };
-    }
+    if (request === undefined || request.range !== undefined || oldestRun <= request.run) return;
+    const { low, high, upToSeq } = request;
+    request.range = { low, high, upToSeq, firstFile: tree.takeFiles(1) };
+  }
+
+  #pickState({ tree, snapshots, memtableSeq, nowMs }: CompactionContext): PickState {
+    const { tables, blobs, tombstones } = tree.state;
     return {
       tables: [...tables.values()],
       blobs: [...blobs.values()],
@@ -239,7 +243,7 @@ export class Compactions {
       memtableSeq,
       nowMs,
       isIdle: this.#isIdle,
-      manual: request?.range,
+      manual: this.#requests[0]?.range,
     };
   }
 

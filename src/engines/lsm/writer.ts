@@ -62,6 +62,7 @@ import { buildState, readState, retireState } from './memory/state-page.js';
 import { readVersion } from './memory/version-page.js';
 import { resolveLsmOptions } from './options.js';
 import { LsmCursor } from './read/cursor.js';
+import { LsmFiles } from './read/files.js';
 import { LsmReader } from './read/reader.js';
 import { VersionWalk } from './read/version-walk.js';
 import type { LsmRoot } from './root.js';
@@ -523,7 +524,11 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   /** The active memtable waits for its flush from now on. Between groups. False: it holds nothing. */
   #freeze(): boolean {
     const active = this.#active;
-    if (active.counts().cells === 0 && this.#unflushed.length === 0) return false;
+    if (active.counts().cells === 0 && this.#unflushed.length === 0) {
+      // Groups that touched the tree have left nothing in it: no log is needed for that, and a move here has nothing to store.
+      this.#activeFirstLsn = Infinity;
+      return false;
+    }
     const publishedSeq = publishedSeqOf(this.#arena, this.#arena.published());
     const upToSeq = Math.min(publishedSeq, this.#site?.replayedSeq ?? Infinity);
     const firstLsn = this.#activeFirstLsn;
@@ -1069,6 +1074,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     site.trees.delete(this);
     if (tree === undefined) return;
     tree.close();
+    LsmFiles.known(this.#arena)?.close(tree.number);
     site.condemn(tree.number, this.#wasMoved, this.#goneEpoch);
   }
 

@@ -175,6 +175,25 @@ describe('the picker', () => {
     expect(runsOf(simulation.pick()!.inputs.flat())).toEqual([2, 3]);
   });
 
+  it('merges small runs of a fifo tree when there are very many, those of about the same time', () => {
+    const random = new Random(3);
+    const options: LsmOptions = { ...SMALL, style: 'fifo', fifoBytes: 100_000 * ENTRY_BYTES, fifoTtlMs: 1e6 };
+    const simulation = new Simulation(options, 2);
+    for (let flush = 0; flush < 2000; flush++) {
+      simulation.flush(memtable(random, 300, 3));
+      simulation.nowMs += flush < 1000 ? 10 : 20_000;
+      if (flush % 10 === 0) {
+        const plan = simulation.pick();
+        if (plan?.kind === 'merge') {
+          const times = plan.inputs.flat().map(({ createdAt }) => createdAt);
+          expect(Math.max(...times) - Math.min(...times)).toBeLessThanOrEqual(1e6 / 64);
+        }
+        simulation.settle();
+      }
+      expect(new Set([...simulation.tables.values()].map(({ run }) => run)).size).toBeLessThan(600);
+    }
+  });
+
   it('brings what was asked for down to the last level, and says when it is done', () => {
     fc.assert(
       fc.property(seeds, fc.integer({ min: 0, max: 3000 }), fc.integer({ min: 0, max: 3000 }), (seed, one, other) => {
