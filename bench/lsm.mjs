@@ -127,6 +127,16 @@ class Contender {
     });
   }
 
+  /** Another process: what earlier work left in this one's memory is gone. */
+  async restart(options) {
+    await this.child.call('close');
+    await noteVerdict(this);
+    await this.child.end();
+    this.child = new Child(this.name, CHILD);
+    await this.open(options);
+    await this.settle();
+  }
+
   settle() {
     return waitUntilIdle([this.child.pid], 300, 600_000);
   }
@@ -139,7 +149,7 @@ class Contender {
 
 async function fill(contender, order, count, rawBytes, report) {
   await contender.empty();
-  await contender.open();
+  await contender.open({ cacheBytes: Math.ceil(rawBytes / 10) });
   const began = performance.now();
   const cpuBefore = machineCpuSeconds();
   const { ms, maxMs, latency, before } = await contender.child.call('fill', { order, count, round: 1 });
@@ -226,6 +236,10 @@ function ratioOf(rows, row, figure = 'perSecond', peer = LEVEL) {
   return ours === undefined || theirs === undefined ? undefined : ours / theirs;
 }
 
+function residentMib(rows, row) {
+  return (rows.get(row)?.get(OURS)?.rssBytes ?? NaN) / MIB;
+}
+
 /** [what, at least or at most, bound, measured]. */
 function targets(rows) {
   const list = [
@@ -237,15 +251,11 @@ function targets(rows) {
     ['scan of all: x LevelDB', '>=', 1, ratioOf(rows, 'warm: scan all')],
     ['scans of 1-100: x LevelDB', '>=', 1.2, ratioOf(rows, 'warm: scans of 1-100')],
     ['prefix scans: x LevelDB', '>=', 1.2, ratioOf(rows, 'warm: prefix scans')],
-    ['disk after fillrandom: x LevelDB', '<=', 1.15, ratioOf(rows, 'fillrandom', 'diskBytes')],
+    ['disk after compaction: x LevelDB', '<=', 1.15, ratioOf(rows, 'compacted and closed', 'diskBytes')],
     ['write amplification: x LevelDB', '<=', 1.3, ratioOf(rows, 'fillrandom', 'writeAmplification')],
     ['longest wait for a batch, ms', '<=', 100, rows.get('fillrandom')?.get(OURS)?.maxMs],
-    [
-      'resident memory with a cache of a tenth, MiB',
-      '<=',
-      512,
-      (rows.get('cold: memory')?.get(OURS)?.rssBytes ?? NaN) / MIB,
-    ],
+    ['resident memory, cache of a tenth: after fillrandom, MiB', '<=', 512, residentMib(rows, 'fillrandom')],
+    ['resident memory, cache of a tenth: after reads, MiB', '<=', 512, residentMib(rows, 'cold: memory')],
   ];
   const one = rows.get('compact all, 1 worker')?.get(OURS)?.ms;
   const two = rows.get('compact all, 2 workers')?.get(OURS)?.ms;
@@ -286,7 +296,7 @@ function printRows(rows, engines) {
       ]);
     }
     for (const [engine, { latency, maxMs, writeAmplification, diskPerRaw, rssBytes, cpuSeconds }] of figures) {
-      if (rssBytes === undefined) continue;
+      if (rssBytes === undefined && diskPerRaw === undefined) continue;
       const ms = (us) => (us / 1000).toFixed(1);
       details.push([
         row,
@@ -296,7 +306,7 @@ function printRows(rows, engines) {
           : `${ms(latency.p50Us)}/${ms(latency.p99Us)}/${ms(latency.p999Us)}/${maxMs.toFixed(0)}`,
         writeAmplification?.toFixed(2) ?? '-',
         diskPerRaw?.toFixed(2) ?? '-',
-        (rssBytes / MIB).toFixed(0),
+        rssBytes === undefined ? '-' : (rssBytes / MIB).toFixed(0),
         cpuSeconds?.toFixed(0) ?? '-',
       ]);
     }
@@ -343,16 +353,17 @@ async function configuration(directory, options, count, valueBytes, say) {
     for (const phase of ['warm', 'cold']) {
       if (!phases.has(phase)) continue;
       const cacheBytes = phase === 'warm' ? base.cacheBytes : Math.ceil(rawBytes / 10);
-      for (const contender of contenders) {
-        await contender.child.call('close');
-        await contender.open({ cacheBytes });
-        await contender.settle();
-      }
+      for (const contender of contenders) await contender.restart({ cacheBytes });
       await reads(contenders, phase, { count: options.reads, scans: Math.ceil(options.reads / 20) }, rounds, report);
     }
     for (const contender of contenders) {
-      if (rows.size > 0) await contender.child.call('verify');
+      if (rows.size === 0) continue;
+      await contender.child.call('verify');
       await noteVerdict(contender);
+      await contender.child.call('compact');
+      await contender.child.call('close');
+      const disk = diskBytes(contender.directory);
+      report('compacted and closed', contender.name, { diskBytes: disk, diskPerRaw: disk / rawBytes });
     }
   } finally {
     for (const contender of contenders) {
