@@ -57,4 +57,23 @@ describe('a copy in words', () => {
     copy.forget();
     expect(copied(other)).toBe(2);
   });
+
+  it('is right however many arrays take turns', () => {
+    const memory = new SharedArrayBuffer(256);
+    const to = new Uint8Array(memory);
+    const words = new Int32Array(memory);
+    const copy = new WordCopy();
+    const arrays = Array.from({ length: 20 }, (_, number) => new Uint8Array(100).fill(number + 1));
+    for (let turn = 0; turn < 2000; turn++) {
+      const number = (turn * 7 + (turn >> 3)) % (turn < 1000 ? 6 : 20);
+      const at = 1 + (turn % 5);
+      for (let time = 0; time <= turn % 3; time++) {
+        to.fill(SENTINEL);
+        copy.copy(arrays[number]!, turn % 7, 90, to, words, at);
+        const expected = new Uint8Array(256).fill(SENTINEL).fill(number + 1, at, at + 90);
+        if (Buffer.compare(to, expected) !== 0) expect.fail(`turn ${turn}: array ${number}`);
+      }
+      if (turn % 500 === 499) copy.forget();
+    }
+  });
 });
