@@ -1164,12 +1164,13 @@ export class Shard {
       const merges = trees.map(
         (space) =>
           new Promise<void>((resolve, reject) => {
+            const { engine } = space;
             const done = (error?: Error): void => {
-              // What is gone needs no merging.
-              if (error === undefined || spaces.get(space.id) !== space) resolve();
+              // What is gone, or is in another engine now, needs no merging.
+              if (error === undefined || spaces.get(space.id) !== space || space.engine !== engine) resolve();
               else reject(error);
             };
-            cancels.push(space.engine.background!.compactRange(low, high, done));
+            cancels.push(engine.background!.compactRange(low, high, done));
           }),
       );
       const isSwept = spaceId === undefined || trees.length === 0;
@@ -1178,6 +1179,23 @@ export class Shard {
     } finally {
       this.#compactions.delete(id);
     }
+  }
+
+  /** What trees with files hold in memory goes to files: a log that they need no more can be cut. Resolves also for those that cannot. */
+  async flushTrees(): Promise<void> {
+    const flushes: Promise<void>[] = [];
+    for (const { engine } of this.store.spaces.all) {
+      const { background } = engine;
+      if (background === undefined) continue;
+      flushes.push(
+        new Promise((resolve) => {
+          background.flush(() => {
+            resolve();
+          });
+        }),
+      );
+    }
+    await Promise.all(flushes);
   }
 
   /** Harmless when it has ended. */

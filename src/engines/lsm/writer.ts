@@ -820,12 +820,21 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   // ---- what the store asks for ----------------------------------------------------------------------------------------------------------
 
   flush(done: (error?: Error) => void): void {
+    if (this.#site?.readOnly === true) {
+      done();
+      return;
+    }
     this.#freeze();
     this.#waiters.push({ run: this.#frozen.at(-1)?.run ?? 0, done });
     this.#isDirty = true;
   }
 
   compactRange(low: Uint8Array | undefined, high: Uint8Array | undefined, done: (error?: Error) => void): () => void {
+    if (this.#site?.readOnly === true) {
+      // Nothing will ever be merged here.
+      done();
+      return () => undefined;
+    }
     const upToSeq = publishedSeqOf(this.#arena, this.#arena.published());
     this.#freeze();
     this.#isDirty = true;
