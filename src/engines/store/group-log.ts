@@ -17,7 +17,10 @@ export interface GroupLog {
   discard(): void;
   writeOut(): void;
   sync(): void;
-  truncate(lsn: number): void;
+  /** `inSlices`: files that go are left to removeUnneeded(), one at a time. */
+  truncate(lsn: number, inSlices?: boolean): void;
+  readonly hasUnneeded: boolean;
+  removeUnneeded(): void;
   close(): void;
   readonly lastLsn: number;
   readonly syncedLsn: number;
@@ -73,6 +76,8 @@ export class MemoryLog implements GroupLog {
   writeOut(): void {}
   sync(): void {}
   truncate(): void {}
+  readonly hasUnneeded = false;
+  removeUnneeded(): void {}
   close(): void {}
 
   bytesFrom(): number {

@@ -684,7 +684,7 @@ export class ShardStore {
 
   /** Whether work() has something to do now. */
   get hasWork(): boolean {
-    return this.spaces.hasWork || this.#lsm?.hasCondemned === true;
+    return this.spaces.hasWork || this.#log.hasUnneeded || this.#lsm?.hasCondemned === true;
   }
 
   /** When it has something to do by itself, ms since the epoch; Infinity: never. */
@@ -698,6 +698,7 @@ export class ShardStore {
    * @throws ERR_IO, ERR_PERMISSION: something cannot be written, and will not be
    */
   work(nowMs: number): void {
+    this.#log.removeUnneeded();
     if (this.spaces.work(nowMs)) this.#publish(this.#publishedSeq);
     else this.arena.reclaim();
     // Of trees whose spaces are gone: nobody else may be left to do it.
@@ -910,7 +911,7 @@ export class ShardStore {
     removeCheckpointsBefore(env, directory, plan.lsn);
     confirmPaged(this.arena, plan.pagedRoots);
     this.#lsm?.confirm(plan.lsmRoots);
-    this.#log.truncate(plan.replayFromLsn - 1);
+    this.#log.truncate(plan.replayFromLsn - 1, true);
   }
 
   /** Everything is written and synced; files are closed. */

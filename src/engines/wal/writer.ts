@@ -104,6 +104,8 @@ export class WalWriter {
   /** Oldest first; the last is the one written. */
   readonly #segments: Segment[] = [];
   readonly #spares: Spare[] = [];
+  /** Segments that truncate() has left to removeUnneeded(). */
+  #unneeded: string[] = [];
   #file: EnvFile | undefined;
   /** Where the next write() goes. */
   #filePosition = 0;
@@ -347,15 +349,20 @@ export class WalWriter {
     return this.#keepSpare(path, true);
   }
 
-  /** Frames up to and including `lsn` are no longer needed: whole segments become spares or are removed. */
-  truncate(lsn: number): void {
+  /**
+   * Frames up to and including `lsn` are no longer needed: whole segments become spares or are removed. `inSlices`: removing is left to
+   * removeUnneeded(); segments that a crash leaves go with a later truncate().
+   */
+  truncate(lsn: number, inSlices = false): void {
     this.#checkUsable();
     const freed = this.#takeObsolete(lsn);
     if (freed.length === 0) return;
     const renamed: string[] = [];
     for (const segment of freed) {
-      if (this.#spares.length + renamed.length >= this.#spareSegmentsMax) this.#env.remove(segment.path);
-      else {
+      if (this.#spares.length + renamed.length >= this.#spareSegmentsMax) {
+        if (inSlices) this.#unneeded.push(segment.path);
+        else this.#env.remove(segment.path);
+      } else {
         const sparePath = segment.path.replace(/\.log$/, '.spare');
         this.#env.rename(segment.path, sparePath);
         renamed.push(sparePath);
@@ -366,10 +373,22 @@ export class WalWriter {
     for (const path of renamed) this.#keepSpare(path, false);
   }
 
+  /** Whether removeUnneeded() has something to do. */
+  get hasUnneeded(): boolean {
+    return this.#unneeded.length > 0;
+  }
+
+  /** Removes one segment: that takes as long as the file system needs to free it. What cannot be removed stays until the next open. */
+  removeUnneeded(): void {
+    const path = this.#unneeded.shift();
+    if (path !== undefined) removeQuietly(this.#env, path);
+  }
+
   /** Writes and syncs what is there, then closes. The file is closed even when that fails. */
   close(): void {
     if (this.#isClosed) return;
     try {
+      while (this.hasUnneeded) this.removeUnneeded();
       if (this.#failure === undefined) this.sync();
     } finally {
       this.#isClosed = true;

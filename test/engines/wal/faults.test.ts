@@ -281,3 +281,148 @@ describe('an error while reading', () => {
     expect(failure(() => recover(env)).code).toBe('ERR_PERMISSION');
   });
 });
+
+describe('a sync behind the thread’s back', () => {
+  const EAGER = { ...SMALL, backgroundSyncBytes: 8 << 10 };
+  const settled = (): Promise<void> =>
+    new Promise((resolve) =>
+      setImmediate(() => {
+        setImmediate(resolve);
+      }),
+    );
+  beforeEach(() => {
+    writer.close();
+    writer = WalWriter.open(env, DIRECTORY, EAGER, recover(disk));
+  });
+
+  test('makes durable what was written before it began, and says so only when it has ended', async () => {
+    const records = appendMany(writer, 3, 3000);
+    const early = writer.lastLsn;
+    records.push(append(writer, payloadOf(4, 100)));
+    expect(writer.syncedLsn).toBe(0);
+    expect(lsns(recover(disk.crash(new Random(1), 'drop-all')).records)).toEqual([]);
+    await settled();
+    expect(writer.syncedLsn).toBe(early);
+    expect(recover(disk.crash(new Random(1), 'drop-all')).records).toEqual(records.slice(0, early));
+    // From now on a loss of these is damage: the next record says that they were durable.
+    records.push(append(writer, payloadOf(5, 100)));
+    expect(recover(disk).records).toEqual(records);
+    for (const state of crashes()) expect(recover(state).lastLsn).toBeGreaterThanOrEqual(early);
+  });
+
+  test('is one at a time, and the next one begins with the next write', async () => {
+    const before = env.count('sync');
+    appendMany(writer, 15, 3000);
+    expect(env.count('sync')).toBe(before + 1);
+    await settled();
+    appendMany(writer, 1, 100);
+    expect(env.count('sync')).toBe(before + 2);
+    await settled();
+    expect(writer.syncedLsn).toBe(writer.lastLsn);
+    // Nothing is left for the caller's own.
+    writer.sync();
+    expect(env.count('sync')).toBe(before + 2);
+  });
+
+  test('that fails ends the log as any failed sync does', async () => {
+    const records = appendMany(writer, 2, 3000);
+    const rule = env.addRule({ operation: 'sync', path: LOG, times: 1, error: 'EIO' });
+    records.push(append(writer, payloadOf(3, 3000)));
+    expect(rule.firedCount).toBe(1);
+    await settled();
+    expect(writer.failure).toMatchObject({ code: 'ERR_IO', message: expect.stringContaining('could not be synced') });
+    expect(writer.syncedLsn).toBe(0);
+    const syncs = env.count('sync');
+    for (const call of [() => writer.begin(), () => writer.sync(), () => writer.writeOut(), () => writer.truncate(1)]) {
+      expect(failure(call)).toMatchObject({
+        code: 'ERR_IO',
+        message: expect.stringContaining('accepts nothing since'),
+      });
+    }
+    writer.close();
+    expect(env.count('sync')).toBe(syncs);
+    const next = WalWriter.open(env, DIRECTORY, EAGER, recover(disk));
+    expect(next.syncedLsn).toBe(3);
+    for (const state of crashes()) expect(recover(state).records).toEqual(records);
+  });
+
+  test('takes no failure away from a sync that is waited for meanwhile', async () => {
+    // Each handle is told of a failed write-back once: the two must not share one.
+    const handles = new Set<unknown>();
+    const open = env.open.bind(env);
+    env.open = (path, mode) => {
+      const file = open(path, mode);
+      const watch = (name: 'sync' | 'syncAsync'): void => {
+        const call = file[name]!.bind(file);
+        file[name] = () => {
+          if (LOG.test(path)) handles.add(`${name} ${segmentPaths(disk).length}`).add(file);
+          return call() as Promise<void>;
+        };
+      };
+      watch('sync');
+      watch('syncAsync');
+      return file;
+    };
+    writer.close();
+    writer = WalWriter.open(env, DIRECTORY, EAGER, recover(disk));
+    handles.clear();
+    appendMany(writer, 3, 3000);
+    writer.sync();
+    expect([...handles].filter((handle) => typeof handle === 'object')).toHaveLength(2);
+    expect([...handles].filter((handle) => typeof handle === 'string')).toEqual([
+      expect.stringMatching(/^syncAsync/),
+      expect.stringMatching(/^sync /),
+    ]);
+    expect(writer.syncedLsn).toBe(3);
+    await settled();
+    expect(writer).toMatchObject({ syncedLsn: 3, failure: undefined });
+  });
+
+  test('of a segment that has ended meanwhile, or of a log that was closed, harms nothing', async () => {
+    const records = [
+      append(writer, payloadOf(1, FULL)),
+      append(writer, payloadOf(2, FULL)),
+      append(writer, payloadOf(3, 100)),
+    ];
+    expect(writer.syncedLsn).toBe(2);
+    await settled();
+    expect(writer).toMatchObject({ syncedLsn: 2, failure: undefined });
+    records.push(append(writer, payloadOf(4, 10_000)));
+    writer.close();
+    await settled();
+    expect(writer.failure).toBeUndefined();
+    expect(recover(disk.crash(new Random(1), 'drop-all')).records).toEqual(records);
+  });
+
+  test('that finds no handle leaves all to the sync at the change of segments', async () => {
+    env.addRule({ operation: 'open', path: LOG, times: 1, error: 'EMFILE' });
+    appendMany(writer, 3, 3000);
+    await settled();
+    expect(writer).toMatchObject({ syncedLsn: 0, failure: undefined });
+    appendMany(writer, 3, 3000);
+    await settled();
+    expect(writer.syncedLsn).toBe(6);
+  });
+});
+
+test('segments that go in slices are counted no more and removed one by one; a crash in between costs nothing', () => {
+  writer.close();
+  writer = WalWriter.open(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 1 }, recover(disk));
+  const records = Array.from({ length: 6 }, (_, i) => append(writer, payloadOf(i + 1, FULL)));
+  writer.truncate(5, true);
+  expect(writer).toMatchObject({ segmentCount: 1, spareCount: 1, hasUnneeded: true });
+  const left: number[] = [];
+  for (;;) {
+    for (const state of [disk, ...crashes()]) {
+      const recovery = recover(state, { fromLsn: 6 });
+      expect(recovery.records).toEqual(records.slice(5, recovery.lastLsn));
+      const next = WalWriter.open(state.crash(new Random(2), 'keep-all'), DIRECTORY, SMALL, recovery);
+      next.truncate(recovery.lastLsn);
+      expect(next.segmentCount).toBe(1);
+    }
+    left.push(segmentPaths(disk).length);
+    if (!writer.hasUnneeded) break;
+    writer.removeUnneeded();
+  }
+  expect(left).toEqual([5, 4, 3, 2, 1]);
+});

@@ -72,6 +72,19 @@ export function envSuite(name: string, open: () => { env: Env; root: string }): 
       await expect(file.readAsync!(into, 0, 1, 0)).rejects.toMatchObject({ code: 'ERR_INTERNAL' });
     });
 
+    test('a sync that does not block ends well, and is refused on a closed file', async () => {
+      const { env, at } = scene();
+      const file = env.open(at('f'), 'create');
+      file.write(text('abc'), 0, 3, 0);
+      const syncing = file.syncAsync!();
+      file.write(text('d'), 0, 1, 3);
+      await syncing;
+      file.sync();
+      expect(file.size()).toBe(4);
+      file.close();
+      await expect(file.syncAsync!()).rejects.toMatchObject({ code: 'ERR_INTERNAL' });
+    });
+
     test('a read is short only at the end of the file', () => {
       const { env, at } = scene();
       writeText(env, at('f'), 'abcdef');
