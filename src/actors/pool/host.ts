@@ -76,6 +76,8 @@ const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 /** A log longer than this is checkpointed when the store closes, so that it opens fast. */
 const CLOSE_CHECKPOINT_LOG_BYTES = 4 << 20;
+/** Memtables of trees go to files before that; so long, at most. */
+const CLOSE_FLUSH_MS_MAX = 10_000;
 /** Between two looks at a shard that died and whose successor is not up yet. */
 const RESTART_POLL_MS = 5;
 
@@ -992,8 +994,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
         const state = this.control.shardState(handle.index);
         if (state === ShardState.Running) {
           const counters = this.control.shardCounters(handle.index);
-          if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES)
+          if (counters[ShardCounter.LogBytes]! > CLOSE_CHECKPOINT_LOG_BYTES) {
+            await this.#flushTrees(handle);
             await this.#checkpointShard(handle).catch(() => undefined);
+          }
         }
         handle.isStopping = true;
         if (state !== ShardState.Failed) await handle.remote.close();
@@ -1012,6 +1016,16 @@ export class PoolHost extends EventEmitter<HostEvents> {
     await this.#background.close();
     this.#lock?.release();
     if (failures.length > 0) throw failures[0];
+  }
+
+  /** So that the next opening has less log to read. A disk that is full or slow must not keep the store open: the log has everything. */
+  async #flushTrees(handle: ShardHandle): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, CLOSE_FLUSH_MS_MAX);
+    });
+    await Promise.race([handle.remote.flushTrees().catch(() => undefined), late]);
+    clearTimeout(timer);
   }
 
   /** Ends everything at once, without closing: for tests of what a killed process leaves. */

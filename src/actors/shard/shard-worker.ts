@@ -154,6 +154,13 @@ export class ShardControl {
     return removed;
   }
 
+  /** Resolves when what trees held in memory is in files, or cannot go there. */
+  flushTrees(): Promise<void> {
+    const flushed = this.#shard.flushTrees();
+    this.#loop.wake();
+    return flushed;
+  }
+
   cancelCompact(id: string): void {
     this.#shard.cancelCompact(id);
     this.#loop.wake();
