@@ -47,23 +47,21 @@ it('batches of all sizes, made while others wait, hold what their callers gave',
 });
 
 it('an encoding that makes a batch of its own while a batch is put together disturbs neither', async () => {
-  let pool: ConcordPool<string, string> | undefined;
   const inner: Promise<void>[] = [];
-  const open = await ConcordPool.open<string, string>(':memory:', {
+  const open: ConcordPool<string, string> = await ConcordPool.open<string, string>(':memory:', {
     shards: 1,
     valueEncoding: {
       name: 'nesting',
       encode: (text: string) => {
         if (text.startsWith('outer')) {
           const key = `of ${text}`;
-          inner.push(pool!.batch([{ type: 'put', key, value: `inner ${text}`.repeat(20) }]));
+          inner.push(open.batch([{ type: 'put', key, value: `inner ${text}`.repeat(20) }]));
         }
         return text;
       },
       decode: (bytes: Uint8Array) => Buffer.from(bytes).toString('utf8'),
     },
   });
-  pool = open;
   try {
     const names = Array.from({ length: 100 }, (_, at) => `outer ${at}`);
     await open.batch(names.map((name) => ({ type: 'put' as const, key: name, value: name })));
