@@ -86,7 +86,8 @@ export class LsmScene {
 
   constructor(options: SceneOptions = {}, memOptions: MemEnvOptions = {}) {
     this.#options = options;
-    this.mem = new MemEnv({ seed: options.seed ?? 1, ...memOptions });
+    // A recovery goes by the clock of the disk: what expires must not go before the scene says so.
+    this.mem = new MemEnv({ seed: options.seed ?? 1, startMs: this.nowMs, ...memOptions });
     this.env = new FaultEnv(this.mem);
     this.layout = this.#newLayout();
     this.#open({ isNew: true });
