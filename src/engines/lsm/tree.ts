@@ -24,7 +24,7 @@ import type { LsmIdentity, LsmJobResult, TableInfo } from './types.js';
 /** Metadata of tables is kept in memory within this share of the arena; beyond it blocks of it come through the cache. */
 const RESIDENT_SHARE = 4;
 /** Files deleted between two groups: each takes milliseconds where freed blocks are discarded. */
-const DELETIONS_PER_SLICE = 2;
+const DELETIONS_PER_SLICE = 1;
 
 interface InstalledTable {
   readonly unit: UnitId;

@@ -8,7 +8,8 @@
  *
  * The caller builds the payload in the writer's own buffer behind room for the header, so a group is copied once, from the client's
  * ring into the buffer that is written. Segment files are preallocated: spares made elsewhere or recycled from the log's own old end;
- * without a spare the file grows by zeroed steps.
+ * without a spare the file grows by zeroed steps. A log that is hardly ever synced has nothing of zeros but the work of writing them: its new
+ * files grow with their frames.
  *
  * Invariants
  * - LSNs are consecutive; frames reach the file in LSN order.
@@ -66,6 +67,8 @@ export interface WalOptions {
   readonly spareSegmentsMax?: number | undefined;
 }
 
+/** Syncs of a segment that were waited for from which on preallocation pays. */
+const SYNCS_MIN = 4;
 /** Frames at the `memory` level are written at the latest when this much has gathered. */
 const BUFFERED_BYTES_MAX = 1 << 20;
 const BUFFER_BYTES_INITIAL = 256 << 10;
@@ -110,6 +113,10 @@ export class WalWriter {
   /** Where the next write() goes. */
   #filePosition = 0;
   #allocatedBytes = 0;
+  /** In the current segment. */
+  #syncCount = 0;
+  /** Syncs were waited for in this segment or the one before; nothing is known yet of the first. */
+  #preallocates = true;
   /** Of the current segment, for syncs that nobody waits for; see EnvFile.syncAsync(). */
   #syncHandle: EnvFile | undefined;
   #isSyncingBehind = false;
@@ -333,11 +340,13 @@ export class WalWriter {
     this.#syncFile(this.#file!);
     this.#syncedLsn = this.#writtenLsn;
     this.#syncBegunTo = this.#filePosition;
+    if (++this.#syncCount >= SYNCS_MIN) this.#preallocates = true;
   }
 
-  /** Time to have a spare made: more than half of the segment is used and none is ready. */
+  /** Time to have a spare made: more than half of the segment is used, none is ready, and it would be of use. */
   wantsSpare(): boolean {
-    return this.#spares.length === 0 && this.#spareSegmentsMax > 0 && this.#filePosition * 2 > this.#segmentBytes;
+    if (!this.#preallocates || this.#spares.length > 0 || this.#spareSegmentsMax === 0) return false;
+    return this.#filePosition * 2 > this.#segmentBytes;
   }
 
   /** Takes a file made by preallocateSegment(). False: not needed (it is removed), or gone. */
@@ -465,7 +474,7 @@ export class WalWriter {
     assert(end <= this.#segmentBytes, `log position ${end} beyond the segment of ${this.#segmentBytes} bytes`);
     const terminatorBytes = Math.min(TERMINATOR_BYTES, this.#segmentBytes - end);
     this.bytes.fill(0, byteCount, byteCount + terminatorBytes);
-    if (end + terminatorBytes > this.#allocatedBytes) this.#allocate(end + terminatorBytes);
+    if (this.#preallocates && end + terminatorBytes > this.#allocatedBytes) this.#allocate(end + terminatorBytes);
     try {
       this.#file!.write(this.bytes, 0, byteCount + terminatorBytes, this.#filePosition);
     } catch (error) {
@@ -473,6 +482,7 @@ export class WalWriter {
       throw error;
     }
     this.#filePosition = end;
+    if (end + terminatorBytes > this.#allocatedBytes) this.#allocatedBytes = end + terminatorBytes;
     this.#bufferedBytes = 0;
     this.#segments.at(-1)!.usedBytes = end;
   }
@@ -644,6 +654,7 @@ export class WalWriter {
       this.#syncFile(this.#file!);
       this.#syncedLsn = this.#writtenLsn;
     }
+    if (this.#file !== undefined) this.#preallocates = this.#syncCount >= SYNCS_MIN;
     const generation = this.#nextGeneration;
     assert(generation <= U32_MAX, 'log generations are used up');
     const path = `${this.#directory}/${segmentName(generation)}`;
@@ -670,6 +681,7 @@ export class WalWriter {
     const previous = this.#file;
     this.#file = file;
     this.#filePosition = this.#syncBegunTo = SEGMENT_HEADER_BYTES;
+    this.#syncCount = 0;
     this.#allocatedBytes = prepared.fileBytes;
     this.#seed = prepared.seed;
     this.#generation = generation;
@@ -699,8 +711,11 @@ export class WalWriter {
       });
       let fileBytes = spare?.fileBytes ?? 0;
       if (spare === undefined) {
-        fileBytes = Math.min(this.#segmentBytes, block.length + this.#preallocateBytes);
-        writeZeros(file, block.length, fileBytes);
+        fileBytes = block.length;
+        if (this.#preallocates) {
+          fileBytes = Math.min(this.#segmentBytes, block.length + this.#preallocateBytes);
+          writeZeros(file, block.length, fileBytes);
+        }
       }
       file.write(block, 0, block.length, 0);
       file.sync();

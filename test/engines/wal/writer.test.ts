@@ -278,6 +278,36 @@ describe('spares', () => {
     expect(recover(env).lastLsn).toBe(2);
   });
 
+  test('are of no use to a log that is hardly ever synced: its new files grow with their frames', () => {
+    const writer = WalWriter.create(env, DIRECTORY, SMALL);
+    const fill = (syncs: number): void => {
+      append(writer, payloadOf(writer.lastLsn + 1, FULL / 2));
+      for (let i = 0; i < syncs; i++) {
+        append(writer, payloadOf(writer.lastLsn + 1, 3000));
+        writer.sync();
+      }
+    };
+    const fileBytes = (): number => readFile(env, segmentPaths(env).at(-1)!).length;
+    append(writer, payloadOf(1, FULL - 100));
+    // Nothing is known yet of the first segment.
+    expect(writer.wantsSpare()).toBe(true);
+    append(writer, payloadOf(2, FULL / 2 + 100));
+    expect(writer.wantsSpare()).toBe(false);
+    expect(fileBytes()).toBe(SEGMENT_HEADER_BYTES + frameBytes(FULL / 2 + 100) + 16);
+    // The third one is synced often: it and the fourth are prepared.
+    fill(5);
+    expect(writer.segmentCount).toBe(3);
+    expect(writer.wantsSpare()).toBe(true);
+    fill(0);
+    expect(writer.segmentCount).toBe(4);
+    expect(writer.wantsSpare()).toBe(true);
+    fill(3);
+    expect(writer).toMatchObject({ segmentCount: 5 });
+    expect(writer.wantsSpare()).toBe(false);
+    writer.close();
+    expect(recover(env, { mode: 'strict' }).lastLsn).toBe(writer.lastLsn);
+  });
+
   test('too many, of a wrong size, vanished or foreign ones are not taken', () => {
     const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 1 });
     const large = preallocateSegment(env, DIRECTORY, 2 * SEGMENT_BYTES);
