@@ -51,6 +51,7 @@ import { attachLsm, isLsmRootChunk, lsmSiteOf, type LsmRoot, type LsmSite } from
 import { LsmFiles } from '../lsm/read/files.js';
 import type { LsmJobs } from '../lsm/types.js';
 import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
+import { segmentGeneration } from '../wal/format.js';
 import { WalWriter } from '../wal/writer.js';
 import {
   BLOB_REFERENCE_BYTES,
@@ -304,6 +305,14 @@ export class ShardStore {
       return new ShardStore(options, arena, spaces, new MemoryLog(), report, base);
     }
     const replay = new Replay(spaces, arena, base, options);
+    const site = lsmSiteOf(arena);
+    if (site !== undefined && !options.readOnly) {
+      // Files that a replay fills must not outlive the rest of their groups, which the log alone may have, and not on disk yet.
+      site.syncLog = () => {
+        syncSegments(env, directory);
+        site.syncLog = () => undefined;
+      };
+    }
     const wal = recoverWal(env, directory, {
       storeId: options.storeId,
       shard: options.shard,
@@ -923,6 +932,19 @@ export class ShardStore {
       this.#lsm?.close();
       LsmFiles.known(this.arena)?.close();
       this.#log.close();
+    }
+  }
+}
+
+/** What a process that was killed had written of its log, and perhaps not synced. @throws ERR_IO */
+function syncSegments(env: Env, directory: string): void {
+  for (const name of env.list(directory)) {
+    if (segmentGeneration(name) === undefined) continue;
+    const file = env.open(`${directory}/${name}`, 'write');
+    try {
+      file.sync();
+    } finally {
+      file.close();
     }
   }
 }
