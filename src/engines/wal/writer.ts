@@ -2,7 +2,8 @@
  * The writer of a shard's write-ahead log.
  *
  *   begin() → payload at bytes[position…], ensure() → commit() = one frame, one LSN, one write()     sync() = one fdatasync
- *   every 2 MiB that nobody synced: an fdatasync behind the thread's back, so that the one at the change of segments finds little left to do
+ *   every 2 MiB that nobody synced: an fdatasync behind the thread's back, so that the one at the change of segments finds little left to do.
+ *   Such a log changes segments from three quarters on at the first moment at which the disk has just answered quickly
  *
  *   bytes   [ buffered frames … | header | payload → position ]        segment  [ header | frames … | end | zeros or old bytes ]
  *
@@ -67,6 +68,8 @@ export interface WalOptions {
   readonly spareSegmentsMax?: number | undefined;
 }
 
+/** A sync behind the thread's back that took no longer says that the disk has no queue. */
+const QUICK_SYNC_MS = 8;
 /** Syncs of a segment that were waited for from which on preallocation pays. */
 const SYNCS_MIN = 4;
 /** Frames at the `memory` level are written at the latest when this much has gathered. */
@@ -122,6 +125,10 @@ export class WalWriter {
   #isSyncingBehind = false;
   /** A sync that covers the segment up to here has begun. */
   #syncBegunTo = 0;
+  /** The next one begins when the segment is written up to here. */
+  #syncDueAt = 0;
+  /** A good moment to go on in the next segment. */
+  #rollsEarly = false;
   #seed = 0;
   #generation = 0;
   #nextGeneration: number;
@@ -291,6 +298,9 @@ export class WalWriter {
       if (this.#filePosition + this.#bufferedBytes + frameBytes(payloadBytes) > this.#segmentBytes) {
         this.#flushBefore(payloadBytes);
         this.#roll();
+      } else if (this.#rollsEarly) {
+        this.#flushBefore(payloadBytes);
+        this.#rollEarly();
       } else if (buffered && this.#bufferedBytes >= BUFFERED_BYTES_MAX) this.#flushBefore(payloadBytes);
       const start = this.#frameStart;
       const sealed = sealFrame(
@@ -310,7 +320,7 @@ export class WalWriter {
         this.#writtenLsn = lsn;
       }
       this.#lastLsn = lsn;
-      if (this.#filePosition - this.#syncBegunTo >= this.#backgroundSyncBytes) this.#syncBehind();
+      if (this.#filePosition >= this.#syncDueAt) this.#syncBehind();
       return lsn;
     } finally {
       this.#frameStart = NO_FRAME;
@@ -324,7 +334,7 @@ export class WalWriter {
     assert(this.#frameStart === NO_FRAME, 'writeOut() in the middle of a frame');
     this.#write(this.#bufferedBytes);
     this.#writtenLsn = this.#lastLsn;
-    if (this.#filePosition - this.#syncBegunTo >= this.#backgroundSyncBytes) this.#syncBehind();
+    if (this.#filePosition >= this.#syncDueAt) this.#syncBehind();
   }
 
   /** Everything committed so far is durable when it returns. */
@@ -339,7 +349,7 @@ export class WalWriter {
     if (this.#syncedLsn === this.#lastLsn) return;
     this.#syncFile(this.#file!);
     this.#syncedLsn = this.#writtenLsn;
-    this.#syncBegunTo = this.#filePosition;
+    this.#noteSyncBegun();
     if (++this.#syncCount >= SYNCS_MIN) this.#preallocates = true;
   }
 
@@ -533,7 +543,7 @@ export class WalWriter {
   /** Begins a sync of what is written, unless the last one is still under way. */
   #syncBehind(): void {
     if (this.#isSyncingBehind) return;
-    this.#syncBegunTo = this.#filePosition;
+    this.#noteSyncBegun();
     let handle;
     try {
       handle = this.#syncHandle ??= this.#env.open(this.#segments.at(-1)!.path, 'write');
@@ -544,18 +554,42 @@ export class WalWriter {
     if (handle.syncAsync === undefined) return;
     const own = handle;
     const lsn = this.#writtenLsn;
+    const begunMs = this.#env.now();
     this.#isSyncingBehind = true;
     handle.syncAsync().then(
       () => {
         // Earlier segments were synced before this one came into being.
         if (this.#failure === undefined && lsn > this.#syncedLsn) this.#syncedLsn = lsn;
         this.#endSyncBehind(own);
+        if (own === this.#syncHandle) this.#rollsEarly = this.#isGoodMoment(begunMs);
       },
       (error: unknown) => {
         if (this.#failure === undefined && !this.#isClosed) this.#fail(error, 'the log could not be synced');
         this.#endSyncBehind(own);
       },
     );
+  }
+
+  #noteSyncBegun(): void {
+    const at = this.#filePosition;
+    this.#syncBegunTo = at;
+    // Towards the end in smaller steps: each is a chance to change segments.
+    this.#syncDueAt = at + (this.#isNearEnd ? this.#backgroundSyncBytes / 4 : this.#backgroundSyncBytes);
+  }
+
+  get #isNearEnd(): boolean {
+    return this.#filePosition * 4 >= this.#segmentBytes * 3;
+  }
+
+  /** A sync that began at `begunMs` has just ended: whether one more would be short. */
+  #isGoodMoment(begunMs: number): boolean {
+    if (!this.#isNearEnd || this.#filePosition - this.#syncBegunTo > this.#backgroundSyncBytes / 8) return false;
+    try {
+      return this.#env.now() - begunMs <= QUICK_SYNC_MS;
+    } catch {
+      // A machine that is no more has no clock.
+      return false;
+    }
   }
 
   #endSyncBehind(handle: EnvFile): void {
@@ -680,7 +714,9 @@ export class WalWriter {
     this.#closeSyncHandle();
     const previous = this.#file;
     this.#file = file;
-    this.#filePosition = this.#syncBegunTo = SEGMENT_HEADER_BYTES;
+    this.#filePosition = SEGMENT_HEADER_BYTES;
+    this.#noteSyncBegun();
+    this.#rollsEarly = false;
     this.#syncCount = 0;
     this.#allocatedBytes = prepared.fileBytes;
     this.#seed = prepared.seed;
@@ -688,6 +724,16 @@ export class WalWriter {
     this.#nextGeneration = generation + 1;
     this.#segments.push({ path, generation, firstLsn: this.#lastLsn + 1, usedBytes: SEGMENT_HEADER_BYTES });
     previous?.close();
+  }
+
+  /** While the current segment has room a next one that cannot be had is no failure. */
+  #rollEarly(): void {
+    this.#rollsEarly = false;
+    try {
+      this.#roll();
+    } catch (error) {
+      if (this.#failure !== undefined || !(error instanceof ConcordError)) throw error;
+    }
   }
 
   /** A synced file with the header of `generation`, under a name that no recovery reads. */

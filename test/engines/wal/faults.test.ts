@@ -394,6 +394,31 @@ describe('a sync behind the thread’s back', () => {
     expect(recover(disk.crash(new Random(1), 'drop-all')).records).toEqual(records);
   });
 
+  test('that was quick lets the next segment begin before this one is full, if one can be had', async () => {
+    const records = appendMany(writer, 15, 3000);
+    await settled();
+    // The first of these begins a sync that covers all but the record behind it.
+    records.push(append(writer, payloadOf(16, 100)));
+    expect(writer.currentSegmentFill).toBeGreaterThan(0.75);
+    await settled();
+    env.fillDisk(/(tmp|spare)$/);
+    const before = writer.segmentCount;
+    records.push(append(writer, payloadOf(17, 100)));
+    expect([writer.segmentCount, writer.failure]).toEqual([before, undefined]);
+    env.freeDisk();
+    records.push(append(writer, payloadOf(18, 2000)));
+    await settled();
+    records.push(append(writer, payloadOf(19, 100)));
+    expect([writer.segmentCount, writer.syncedLsn]).toEqual([before + 1, 18]);
+    for (const state of [disk, ...crashes()])
+      expect(recover(state).records).toEqual(records.slice(0, recover(state).lastLsn));
+    expect(recover(disk).records).toEqual(records);
+    // Waited for, or with a long way to go, it stays as it was.
+    appendMany(writer, 10, 3000);
+    await settled();
+    expect(writer.segmentCount).toBe(before + 1);
+  });
+
   test('that finds no handle leaves all to the sync at the change of segments', async () => {
     env.addRule({ operation: 'open', path: LOG, times: 1, error: 'EMFILE' });
     appendMany(writer, 3, 3000);
