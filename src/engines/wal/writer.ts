@@ -403,12 +403,16 @@ export class WalWriter {
     if (path !== undefined) removeQuietly(this.#env, path);
   }
 
-  /** Writes and syncs what is there, then closes. The file is closed even when that fails. */
+  /** Writes and syncs what is there, removes spares, then closes. The file is closed even when that fails. */
   close(): void {
     if (this.#isClosed) return;
     try {
       while (this.hasUnneeded) this.removeUnneeded();
-      if (this.#failure === undefined) this.sync();
+      if (this.#failure === undefined) {
+        this.sync();
+        // They are for a log at work. One that rests needs none.
+        for (const { path } of this.#spares.splice(0)) removeQuietly(this.#env, path);
+      }
     } finally {
       this.#isClosed = true;
       this.#frameStart = NO_FRAME;
