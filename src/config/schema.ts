@@ -138,7 +138,7 @@ export const lsmShape = {
     kind: 'integer',
     description: 'entries of a block between two keys that are stored whole',
     changes: 'restart',
-    unset: '16',
+    unset: '8',
   }),
   bitsPerKey: key(z.union([z.int().min(0).max(64), z.literal('monkey')]).optional(), {
     kind: 'integer',
