@@ -3,7 +3,7 @@
  * Reads run in the caller's thread on shared memory: encode the key, pin, search, copy, unpin. Threads: the one that owns the client.
  */
 import { KeyScratch, MAX_KEY_BYTES, type KeyEncodingName } from '../../shared/codec/key-encoding.js';
-import { invalidArgument } from '../../shared/errors.js';
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { EXPIRY_SPACE_ID, engineCodeOfTag, engineOfCode } from '../../engines/engine.js';
 import { COLD_ATTEMPTS_MAX, ColdReadError } from '../../engines/lsm/read/cold.js';
 import type { SpaceView } from '../client/space-view.js';
@@ -53,6 +53,17 @@ export interface Entry<K, V> {
 /** A line of the index of what expires: time, space, number, key. */
 const KEY_BYTES_MAX = 16 + MAX_KEY_BYTES;
 const EMPTY_RANGE: EncodedRange = { low: undefined, high: undefined };
+
+/**
+ * What a writer that died has locked is given free by the host, in whose thread this may be: its event loop comes round before the caller can try again. A
+ * caller that tries again at once would keep it from that for ever.
+ */
+async function rethrowLater(error: unknown): Promise<never> {
+  if (error instanceof ConcordError && error.code === 'ERR_OWNER_DIED') {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  throw error;
+}
 
 export abstract class Reads<K, V> {
   /** @internal */
@@ -157,9 +168,14 @@ export abstract class Reads<K, V> {
     const length = source.keyEncoding.encode(key, scratch);
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
-    const outcome = view.mayBeCold
-      ? view.tryFind(scratch.bytes, length, this.readSeq, readMs, true)
-      : view.find(scratch.bytes, length, this.readSeq, readMs);
+    let outcome: boolean | ColdReadError;
+    try {
+      outcome = view.mayBeCold
+        ? view.tryFind(scratch.bytes, length, this.readSeq, readMs, true)
+        : view.find(scratch.bytes, length, this.readSeq, readMs);
+    } catch (error) {
+      return rethrowLater(error);
+    }
     let own: Buffer | undefined;
     if (outcome instanceof ColdReadError) {
       own = Buffer.from(scratch.bytes.subarray(0, length));
@@ -266,8 +282,12 @@ export abstract class Reads<K, V> {
 
   async #has(key: K, options?: ReadOptions): Promise<boolean> {
     const signal = checkSignal(options);
-    await this.#at(options).#warm(key, signal);
-    return this.hasSync(key, options);
+    try {
+      await this.#at(options).#warm(key, signal);
+      return this.hasSync(key, options);
+    } catch (error) {
+      return rethrowLater(error);
+    }
   }
 
   /** The entry with its version and, if it expires, when; or undefined. */
@@ -301,8 +321,12 @@ export abstract class Reads<K, V> {
   /** getEntry(), untraced. */
   protected async entryOf(key: K, options?: ReadOptions): Promise<Entry<K, V> | undefined> {
     const signal = checkSignal(options);
-    await this.#at(options).#warm(key, signal);
-    return this.getEntrySync(key, options);
+    try {
+      await this.#at(options).#warm(key, signal);
+      return this.getEntrySync(key, options);
+    } catch (error) {
+      return rethrowLater(error);
+    }
   }
 
   /** Itself, or what the snapshot of the options sees of this space. @throws ERR_INVALID_ARG */
