@@ -6,7 +6,7 @@
  *
  * Reloads run one after another. Threads: any.
  */
-import { unwatchFile, watchFile } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { valueAt } from './check.js';
 import type { Origin } from './check.js';
@@ -76,12 +76,12 @@ const INTERVAL_MS = 1000;
 
 export class ConfigWatcher {
   readonly #options: ConfigWatcherOptions;
-  readonly #onStat = (): void => void this.reload();
   /** As last loaded: what has been told already. */
   #loaded: LoadedConfig;
   /** By path: the value in effect. */
   readonly #running: Map<string, unknown>;
   #file: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
   #reloading: Promise<void> = Promise.resolve();
   #isClosed = false;
 
@@ -94,15 +94,29 @@ export class ConfigWatcher {
 
   /**
    * Looked at rather than subscribed to: that survives editors that replace the file, links that are switched (as container platforms do), file
-   * systems without notification, and a file that is gone for a while. Does not keep the process alive.
+   * systems without notification, and a file that is gone for a while. The first look always loads: the file may have changed between being
+   * read and being watched. Does not keep the process alive.
    */
   #watch(file: string | undefined): void {
     if (file === this.#file) return;
-    if (this.#file !== undefined) unwatchFile(this.#file, this.#onStat);
+    clearInterval(this.#timer);
     this.#file = file;
-    if (file !== undefined) {
-      watchFile(file, { interval: this.#options.intervalMs ?? INTERVAL_MS, persistent: false }, this.#onStat);
-    }
+    if (file === undefined) return;
+    let seen: string | undefined;
+    let isLooking = false;
+    const look = async (): Promise<void> => {
+      const now = await stampOf(file);
+      // Noted before it is loaded: a change while it is loaded shows at the next look.
+      if (now !== seen) {
+        seen = now;
+        await this.reload();
+      }
+    };
+    this.#timer = setInterval(() => {
+      if (isLooking) return;
+      isLooking = true;
+      void look().finally(() => (isLooking = false));
+    }, this.#options.intervalMs ?? INTERVAL_MS).unref();
   }
 
   /** Loads and applies now. Resolves when that is done, whether it went well or not. */
@@ -143,5 +157,15 @@ export class ConfigWatcher {
     this.#isClosed = true;
     this.#watch(undefined);
     await this.#reloading;
+  }
+}
+
+/** Differs after every change of a file that a file system can show; 'none' if there is none that can be read. */
+async function stampOf(file: string): Promise<string> {
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs } = await stat(file, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs].join(' ');
+  } catch {
+    return 'none';
   }
 }

@@ -220,6 +220,25 @@ describe('a watcher', () => {
     expect(applied).toHaveLength(3);
   });
 
+  test('notices a file that changes between being loaded and being watched', async () => {
+    const file = fresh();
+    writeFileSync(file, 'log: { level: warn }');
+    const running = load(file);
+    writeFileSync(file, 'log: { level: fatal }');
+    const applied: string[][] = [];
+    const watcher = new ConfigWatcher({
+      running,
+      load: () => load(file),
+      apply: () => Promise.resolve([]),
+      onApplied: (changes) => applied.push(paths(changes)),
+      onRestartNeeded: () => undefined,
+      onError: () => undefined,
+      intervalMs: 10,
+    });
+    await until(() => applied.length === 1);
+    await watcher.close();
+  });
+
   test('after any edits runs what the last right file says, as far as it is live', async () => {
     const edit = fc.record({
       level: fc.constantFrom('info', 'warn', 'loud'),
