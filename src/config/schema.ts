@@ -103,7 +103,7 @@ export const lsmShape = {
   compaction: key(z.enum(COMPACTION_STYLES).optional(), {
     kind: 'text',
     description:
-      'how tables are merged. leveled: few bytes on disk, fast reads; tiered: fewer rewrites; fifo: never, the oldest go',
+      'how tables are merged. leveled: few bytes on disk, fast reads; tiered: fewer rewrites; fifo: only many small runs, the oldest go',
     changes: 'restart',
     unset: 'leveled',
   }),

@@ -15,6 +15,7 @@ import {
 } from '../../shared/memory/arena.js';
 import { ConcordError } from '../../shared/errors.js';
 import { CopyPool } from '../../shared/memory/copy-pool.js';
+import { WORD_COPY_BYTES_MAX, copyWords } from '../../shared/memory/copy-words.js';
 import { walkChain } from './overflow.js';
 import { ColdPages, PrivatePage, cacheOwnerOfSlot } from './paged/cold-pages.js';
 import { COLD } from './paged/format.js';
@@ -36,9 +37,6 @@ import {
   skipVarint,
 } from './page.js';
 import { checkPage } from './search.js';
-
-/** Above it the native copy wins; at most POOLED_BYTES_MAX. */
-const WORD_COPY_BYTES_MAX = 768;
 
 /** Longest value that a chain in a file may claim; one in memory is bounded by the arena. */
 const COLD_VALUE_BYTES_MAX = 2 ** 28;
@@ -300,32 +298,4 @@ export abstract class EntryView {
     });
     return buffer;
   }
-}
-
-/** Whole words by words, the last 1 … 3 bytes one by one, so that nothing beyond source or target is touched. */
-function copyWords(
-  from: Int32Array,
-  fromBytes: Uint8Array,
-  start: number,
-  length: number,
-  to: Int32Array,
-  toWord: number,
-  toBytes: Uint8Array,
-): void {
-  const words = length >>> 2;
-  const shift = (start & 3) << 3;
-  let source = start >>> 2;
-  const end = toWord + words;
-  if (shift === 0) {
-    for (let word = toWord; word < end; word++) to[word] = from[source++]!;
-  } else if (words > 0) {
-    const back = 32 - shift;
-    let low = from[source]!;
-    for (let word = toWord; word < end; word++) {
-      const high = from[++source]!;
-      to[word] = (low >>> shift) | (high << back);
-      low = high;
-    }
-  }
-  for (let index = words << 2; index < length; index++) toBytes[index] = fromBytes[start + index]!;
 }

@@ -18,7 +18,6 @@ export function runCompaction(
   task: CompactionTask,
   onProgress?: (writtenBytes: number) => void,
 ): LsmJobResult {
-  const startMs = env.now();
   const jobEnv = new JobEnv(env, { cancel: task.cancel, rate: task.rate, priority: 'compaction', onProgress });
   const rules = new VersionRules({
     snapshots: task.snapshots,
@@ -47,16 +46,7 @@ export function runCompaction(
       }
       merge.advance();
     }
-    const { tables, blobs } = output.finish();
-    return {
-      tables,
-      blobs,
-      readBytes: jobEnv.readBytes,
-      writtenBytes: jobEnv.writtenBytes,
-      entriesIn: output.entriesIn,
-      entriesOut: output.entriesOut,
-      durationMs: Math.max(0, env.now() - startMs),
-    };
+    return output.finish();
   } catch (error) {
     output.abort();
     throw error;

@@ -22,7 +22,6 @@ export function runFlush(
   task: FlushTask,
   onProgress?: (writtenBytes: number) => void,
 ): LsmJobResult {
-  const startMs = env.now();
   const jobEnv = new JobEnv(env, { cancel: task.cancel, rate: task.rate, priority: 'flush', onProgress });
   const rules = new VersionRules({
     snapshots: task.snapshots,
@@ -63,16 +62,7 @@ export function runFlush(
         output.write(walk.copyValue(), 0, valueLength, seq, flags, expiresAt);
       }
     }
-    const { tables, blobs } = output.finish();
-    return {
-      tables,
-      blobs,
-      readBytes: jobEnv.readBytes,
-      writtenBytes: jobEnv.writtenBytes,
-      entriesIn: output.entriesIn,
-      entriesOut: output.entriesOut,
-      durationMs: Math.max(0, env.now() - startMs),
-    };
+    return output.finish();
   } catch (error) {
     output.abort();
     throw error;

@@ -20,7 +20,7 @@ import { BlobWriter } from '../blob/blob-writer.js';
 import { blobName, tableName } from '../manifest/names.js';
 import { EntryFlag, KEY_BYTES_MAX } from '../table/entry.js';
 import { TableWriter } from '../table/table-writer.js';
-import type { BlobFileInfo, BlobReference, LsmIdentity, TableInfo, TableOptions } from '../types.js';
+import type { BlobFileInfo, BlobReference, LsmIdentity, LsmJobResult, TableInfo, TableOptions } from '../types.js';
 import type { JobEnv } from './job-env.js';
 import { Verdict, type VersionRules } from './versions.js';
 
@@ -52,8 +52,9 @@ export interface JobOutputParameters {
 }
 
 export class JobOutput {
-  entriesIn = 0;
-  entriesOut = 0;
+  #entriesIn = 0;
+  #entriesOut = 0;
+  readonly #startedMs: number;
   /** Of the entry offered last: key[0, keyLength). */
   readonly #key = new Uint8Array(KEY_BYTES_MAX);
   #keyLength = -1;
@@ -84,6 +85,7 @@ export class JobOutput {
 
   constructor(env: JobEnv, rules: VersionRules, parameters: JobOutputParameters) {
     this.#env = env;
+    this.#startedMs = env.now();
     this.#rules = rules;
     this.#parameters = parameters;
     this.#nextFile = parameters.firstFile;
@@ -94,7 +96,7 @@ export class JobOutput {
 
   /** Whether the version must be written; then write() follows with its value, or nothing does if it is false. */
   offer(key: Uint8Array, keyLength: number, seq: number, flags: number, expiresAt: number): boolean {
-    this.entriesIn++;
+    this.#entriesIn++;
     if (--this.#toCancelCheck === 0) {
       this.#toCancelCheck = CANCEL_INTERVAL;
       this.#env.checkCancelled();
@@ -153,15 +155,24 @@ export class JobOutput {
     this.#addReference(encodeBlobReference(this.#reference, 0, this.#blob!.end()), seq, flags, expiresAt);
   }
 
-  /** All of it is written, synced and has its names. */
-  finish(): { readonly tables: readonly TableInfo[]; readonly blobs: readonly BlobFileInfo[] } {
+  /** All of it is written, synced and has its names. Of the job: what it read and wrote, and how long it took since this was made. */
+  finish(): LsmJobResult {
     this.#waiting.length = 0;
     this.#endTable();
     this.#endBlob();
     this.#closeReaders();
     if (this.#env.hasCreated) this.#env.syncDirectory(this.#parameters.directory);
     this.#env.checkCancelled();
-    return { tables: this.#tables, blobs: this.#blobs };
+    const { readBytes, writtenBytes } = this.#env;
+    return {
+      tables: this.#tables,
+      blobs: this.#blobs,
+      readBytes,
+      writtenBytes,
+      entriesIn: this.#entriesIn,
+      entriesOut: this.#entriesOut,
+      durationMs: Math.max(0, this.#env.now() - this.#startedMs),
+    };
   }
 
   /** Nothing of it stays. Never throws. */
@@ -225,7 +236,7 @@ export class JobOutput {
     }
     const table = (this.#table ??= this.#beginTable());
     table.add(this.#key, this.#keyLength, value, valueStart, valueLength, seq, flags, expiresAt);
-    this.entriesOut++;
+    this.#entriesOut++;
   }
 
   #addReference(length: number, seq: number, flags: number, expiresAt: number): void {

@@ -12,12 +12,12 @@
  */
 import type { ArenaReader, UnitId } from '../../../shared/memory/arena.js';
 import { CopyPool } from '../../../shared/memory/copy-pool.js';
+import { WORD_COPY_BYTES_MAX, copyWords } from '../../../shared/memory/copy-words.js';
 import { KEY_BYTES_MAX } from '../../btree/page.js';
 import type { EngineCursor } from '../../engine.js';
 import { EntryFlag } from '../table/entry.js';
 import type { BlobReference } from '../types.js';
 import { copyBlob, readBlob, referenceAt } from './blob-values.js';
-import { WORD_COPY_BYTES_MAX, copyWords } from './copy.js';
 import { RangePrefix } from './range-prefix.js';
 import { RunCursor } from './run-cursor.js';
 import { MemtableSource, type Source } from './source.js';

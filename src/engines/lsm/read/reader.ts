@@ -14,6 +14,7 @@
  */
 import type { ArenaReader, UnitId } from '../../../shared/memory/arena.js';
 import { CopyPool, POOLED_BYTES_MAX } from '../../../shared/memory/copy-pool.js';
+import { WORD_COPY_BYTES_MAX, copyWords } from '../../../shared/memory/copy-words.js';
 import { KEY_BYTES_MAX } from '../../btree/page.js';
 import type { EngineReader } from '../../engine.js';
 import { TableReader } from '../../memtable/reader.js';
@@ -23,7 +24,6 @@ import { EntryFlag } from '../table/entry.js';
 import { KeyHash } from '../table/filter.js';
 import type { BlobReference } from '../types.js';
 import { copyBlob, mustBeLoaded, readBlob, referenceAt } from './blob-values.js';
-import { WORD_COPY_BYTES_MAX, copyWords } from './copy.js';
 import { IndexCursor } from './index-cursor.js';
 import { TableView } from './table-view.js';
 import { LsmView, compareKeys } from './view.js';

@@ -1,6 +1,6 @@
 /** Copies of values out of shared memory. Threads: any; no state. */
 
-/** Up to here copying by words is faster than a call into the engine's copy, which costs 200 ns out of shared memory. */
+/** Up to here copying by words is faster than the native copy, which costs 200 ns out of shared memory. At most POOLED_BYTES_MAX. */
 export const WORD_COPY_BYTES_MAX = 768;
 
 /**
