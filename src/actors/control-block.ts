@@ -3,19 +3,21 @@
  * published and not yet published, the table of open snapshots, one line per client thread, and the board of metrics.
  *
  *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
- *   line 1      commit counter (i64): the next sequence number to hand out
+ *   line 1      commit counter (i64): the next sequence number to hand out · coordinator's state · restarts
+ *   line 2      the coordinator's doorbell
  *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · doorbell
  *   per client  doorbell
  *   slots       4,096 × u8: the shard of each hash slot
  *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
  *   snapshots   1,024 × { owner, ready, sequence (i64), opened at (f64 ms) }
  *   board       what is counted and timed: see metrics/board.ts
+ *   commits     transactions over several shards on their way: see commit-board.ts
  *
  * Why a snapshot is consistent. A shard, for each group: (1) pending := lower bound, (2) takes numbers, (3) writes the log,
  * (4) applying := a stamp no other group has, (5) reads the snapshot table, (6) applies, (7) publishes, (8) published := last, applying := pending := 0.
  * An opener: (a) claims a slot without a number, (b) waits for groups that were applying already, (c) takes S = the highest published
  * number, stores it in the slot, looks again and goes back to (b) without a number if a higher one is published by now, (d) waits until no
- * shard has 0 < pending ≤ S. A group whose (5) missed the claim was applying at (b) and is published, so within S. A group whose (5) saw
+ * shard has 0 < pending ≤ S and no transaction with a number ≤ S waits to be applied (commit-board.ts). A group whose (5) missed the claim was applying at (b) and is published, so within S. A group whose (5) saw
  * the claim without a number keeps the newest version below its own first number of each key. That is what S needs: the groups of its shard
  * before it are within S, since one above S that was published before this (5) would have been found at the second look of (c). A group
  * whose (5) saw the number keeps what it needs. A group not seen at (d) took its numbers after S was published: they are above S. All words
@@ -26,6 +28,7 @@
 import { ConcordError } from '../shared/errors.js';
 import { HASH_SLOTS } from '../shared/hash.js';
 import { Doorbell } from '../shared/memory/park.js';
+import { CommitBoard, commitBoardBytes } from './commit-board.js';
 import { MetricsBoard, boardBytes } from './metrics/board.js';
 
 export const MAX_SHARDS = 64;
@@ -36,7 +39,7 @@ export const MAX_SNAPSHOTS = 1024;
 export const MAX_SEQUENCE = 2 ** 48 - 1;
 
 const MAGIC = 0x434b5643;
-const LAYOUT_VERSION = 3;
+const LAYOUT_VERSION = 4;
 const LINE_BYTES = 64;
 const LINE_WORDS = LINE_BYTES / 4;
 
@@ -50,7 +53,10 @@ const HEADER_CROWDED_UNTIL = 6;
 const HEADER_DURABILITY = 7;
 
 const COUNTER_LINE = 1;
-const SHARDS_LINE = 2;
+const COORDINATOR_STATE_WORD = COUNTER_LINE * LINE_WORDS + 4;
+const COORDINATOR_RESTARTS_WORD = COUNTER_LINE * LINE_WORDS + 5;
+const COORDINATOR_BELL_LINE = 2;
+const SHARDS_LINE = 3;
 /** Lines per shard: one for the sequence words, one for the doorbell. */
 const SHARD_LINES = 2;
 const SHARD_PENDING_I64 = 0;
@@ -104,6 +110,7 @@ export class ControlBlock {
   /** Shard of each hash slot. */
   readonly slots: Uint8Array;
   readonly board: MetricsBoard;
+  readonly commits: CommitBoard;
   /** This thread gave its client slot back: the snapshots under that number are another thread's now. */
   detached = false;
   #snapshotHint = 0;
@@ -120,10 +127,11 @@ export class ControlBlock {
     }
     this.shards = this.#words[HEADER_SHARDS]!;
     this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
+    this.commits = new CommitBoard(sab, commitsByte(this.shards), this.shards);
   }
 
   static create(shards: number): ControlBlock {
-    const sab = new SharedArrayBuffer(BOARD_BYTE + boardBytes(MAX_CLIENTS, shards));
+    const sab = new SharedArrayBuffer(commitsByte(shards) + commitBoardBytes(shards));
     const words = new Int32Array(sab);
     words[HEADER_MAGIC] = MAGIC;
     words[HEADER_VERSION] = LAYOUT_VERSION;
@@ -207,6 +215,11 @@ export class ControlBlock {
     return Number(Atomics.add(this.#longs, counter, BigInt(count)));
   }
 
+  /** A number of its own, for a transaction: the coordinator's under its claim, or any thread's as the id of one. */
+  takeCommitNumber(): number {
+    return Number(Atomics.add(this.#longs, (COUNTER_LINE * LINE_BYTES) / 8, 1n));
+  }
+
   /** Shard thread: from here on the snapshot table is read for this group. */
   beginApplying(shard: number): void {
     this.#applyingStamp += 1n;
@@ -261,6 +274,28 @@ export class ControlBlock {
 
   shardDoorbell(shard: number): Doorbell {
     return new Doorbell(this.#words, (SHARDS_LINE + shard * SHARD_LINES + 1) * LINE_WORDS);
+  }
+
+  /** As of a shard. */
+  get coordinatorState(): number {
+    return Atomics.load(this.#words, COORDINATOR_STATE_WORD);
+  }
+
+  set coordinatorState(state: number) {
+    Atomics.store(this.#words, COORDINATOR_STATE_WORD, state);
+  }
+
+  get coordinatorRestarts(): number {
+    return Atomics.load(this.#words, COORDINATOR_RESTARTS_WORD);
+  }
+
+  /** Host only. */
+  countCoordinatorRestart(): void {
+    Atomics.add(this.#words, COORDINATOR_RESTARTS_WORD, 1);
+  }
+
+  get coordinatorDoorbell(): Doorbell {
+    return new Doorbell(this.#words, COORDINATOR_BELL_LINE * LINE_WORDS);
   }
 
   clientDoorbell(client: number): Doorbell {
@@ -336,7 +371,7 @@ export class ControlBlock {
       const pending = this.#pending(shard);
       if (pending !== 0 && pending <= sequence) return false;
     }
-    return true;
+    return !this.commits.isUnapplied(sequence);
   }
 
   /** Steps (b) to (d) as a generator that yields while it must wait. */
@@ -409,3 +444,7 @@ export class ControlBlock {
 
 /** A shard that does not publish within this time is dead or stuck; the opener gives up with ERR_TIMEOUT. */
 const SNAPSHOT_WAIT_MS_MAX = 10_000;
+
+function commitsByte(shards: number): number {
+  return Math.ceil((BOARD_BYTE + boardBytes(MAX_CLIENTS, shards)) / LINE_BYTES) * LINE_BYTES;
+}
