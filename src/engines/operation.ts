@@ -17,14 +17,30 @@
  * Values above BLOB_MIN_BYTES and batches above BATCH_INLINE_MAX_BYTES travel as Chunk records that are interleaved with other callers'
  * operations, followed by one PutBlob or ApplyBatch that names them; so no caller waits for the whole of another's 64 MiB.
  *
- * Each record takes `span` sequence numbers: one, or for ApplyBatch one per inner operation.
+ * Each record takes `span` sequence numbers: one, or for ApplyBatch one per inner operation. Prepare and Resolve take none: what a transaction
+ * over several shards writes has the number of its commit, in all of them.
+ *
+ *   Prepare   key    txn f64 · mask low u32 · mask high u32 · client u32 · zero u32     mask: shards that it writes to, one bit each
+ *             value  its writes here: Put and Delete records as in a batch, one per key
+ *   Resolve   key    txn f64 · number f64 (0: it was given up)                          value: none
+ *
+ * OPERATION_JOINED says that the next record belongs to the same atomic unit: all of a batch or transaction but the last carry it.
  * Golden bytes: test/golden/operation.txt. Threads: any; pure functions.
  */
 import { ConcordError } from '../shared/errors.js';
 import { SPACE_ID_MAX } from './engine.js';
 
 /** On disk: never renumber, never reuse. */
-export const OperationKind = { Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 } as const;
+export const OperationKind = {
+  Put: 1,
+  Delete: 2,
+  ClearRange: 3,
+  Chunk: 4,
+  PutBlob: 5,
+  ApplyBatch: 6,
+  Prepare: 7,
+  Resolve: 8,
+} as const;
 
 /** Flags of ClearRange: which bounds are there. Key = low bound (inclusive), value = high bound (exclusive). */
 export const CLEAR_HAS_LOW = 1;
@@ -34,11 +50,19 @@ export const CHUNK_OF_BATCH = 1;
 
 /** Flag of Put, Delete, ClearRange and PutBlob: the extension is there. */
 export const OPERATION_EXTENDED = 0x80;
+/** Flag of Put, Delete and PutBlob: the next record belongs to the same batch or transaction. */
+export const OPERATION_JOINED = 0x40;
 
 export const OPERATION_HEADER_BYTES = 8;
 export const OPERATION_EXTENSION_BYTES = 12;
 /** Key of Chunk, value of PutBlob and ApplyBatch. */
 export const BLOB_REFERENCE_BYTES = 24;
+/** Key of Prepare. */
+export const PREPARE_KEY_BYTES = 24;
+/** Key of Resolve. */
+export const RESOLVE_KEY_BYTES = 16;
+/** Sequence numbers and transaction ids have 48 bits. */
+export const NUMBER_MAX = 2 ** 48 - 1;
 
 /** Longest value, in bytes. */
 export const MAX_VALUE_BYTES = 256 * 1024 * 1024;
@@ -154,6 +178,75 @@ export function readBlobReference(bytes: Uint8Array, at: number): BlobReference 
   return { client: view.getUint32(0, true), blob: view.getUint32(4, true), offset, count: view.getUint32(16, true) };
 }
 
+const f64 = new Float64Array(1);
+const f64Bytes = new Uint8Array(f64.buffer);
+
+/** An f64 at any place. */
+export function readNumber(bytes: Uint8Array, at: number): number {
+  for (let i = 0; i < 8; i++) f64Bytes[i] = bytes[at + i]!;
+  return f64[0]!;
+}
+
+export function writeNumber(bytes: Uint8Array, at: number, value: number): void {
+  f64[0] = value;
+  for (let i = 0; i < 8; i++) bytes[at + i] = f64Bytes[i]!;
+}
+
+/** Whether it may be a sequence number or a transaction's id, or 0 for none. */
+export function isNumber(value: number): boolean {
+  return value >= 0 && value <= NUMBER_MAX && Math.floor(value) === value && !Object.is(value, -0);
+}
+
+/** Of a prepared transaction: what stands in its record beside the writes. */
+export interface PrepareKey {
+  id: number;
+  /** Shards that it writes to: bit s of (high, low). */
+  maskLow: number;
+  maskHigh: number;
+  /** Slot of the client that asked for it. */
+  client: number;
+}
+
+export function writePrepareKey(bytes: Uint8Array, at: number, { id, maskLow, maskHigh, client }: PrepareKey): void {
+  writeNumber(bytes, at, id);
+  writeU32(bytes, at + 8, maskLow);
+  writeU32(bytes, at + 12, maskHigh);
+  writeU32(bytes, at + 16, client);
+  writeU32(bytes, at + 20, 0);
+}
+
+/** Of a (checked) Prepare record. */
+export function readPrepareKey(bytes: Uint8Array, at: number): PrepareKey {
+  const key = at + OPERATION_HEADER_BYTES;
+  return {
+    id: readNumber(bytes, key),
+    maskLow: readU32(bytes, key + 8),
+    maskHigh: readU32(bytes, key + 12),
+    client: readU32(bytes, key + 16),
+  };
+}
+
+/** Of a (checked) Prepare or Resolve record. */
+export function readTransactionId(bytes: Uint8Array, at: number): number {
+  return readNumber(bytes, at + OPERATION_HEADER_BYTES);
+}
+
+/** Of a (checked) Resolve record: 0 for a transaction that was given up. */
+export function readResolveNumber(bytes: Uint8Array, at: number): number {
+  return readNumber(bytes, at + OPERATION_HEADER_BYTES + 8);
+}
+
+function writeU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
+}
+
+function readU32(bytes: Uint8Array, at: number): number {
+  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+}
+
 /**
  * Checks the record at `at` against `end` and returns its size in bytes, padding included.
  * @throws ERR_CORRUPT when any field is impossible; after a normal return every offset derived from the header is in bounds.
@@ -167,34 +260,87 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
   const extensionBytes = flags >= OPERATION_EXTENDED ? OPERATION_EXTENSION_BYTES : 0;
   const size = OPERATION_HEADER_BYTES + extensionBytes + keyLength + valueLength;
   if (size > end - at || ((size + 3) & ~3) > end - at) throw corrupt(at, `${size} bytes do not fit into ${end - at}`);
-  let flagsMax = 0;
-  if (kind === OperationKind.Chunk) {
-    flagsMax = CHUNK_OF_BATCH;
+  let flagsKnown = 0;
+  if (kind === OperationKind.Put || kind === OperationKind.Delete) {
+    flagsKnown = OPERATION_EXTENDED | OPERATION_JOINED;
+  } else if (kind === OperationKind.Chunk) {
+    flagsKnown = CHUNK_OF_BATCH;
     if (keyLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'chunk without a blob reference');
     const { offset, count } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
     if (offset === 0 && (count > MAX_VALUE_BYTES || valueLength > count)) throw corrupt(at, `a blob of ${count} bytes`);
   } else if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
+    if (kind === OperationKind.PutBlob) flagsKnown = OPERATION_EXTENDED | OPERATION_JOINED;
     if (valueLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'blob operation without a blob reference');
   } else if (kind === OperationKind.ClearRange) {
-    flagsMax = CLEAR_HAS_LOW | CLEAR_HAS_HIGH;
-  } else if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
+    flagsKnown = OPERATION_EXTENDED | CLEAR_HAS_LOW | CLEAR_HAS_HIGH;
+  } else if (kind === OperationKind.Prepare) {
+    checkPrepare(bytes, at, keyLength, valueLength);
+  } else if (kind === OperationKind.Resolve) {
+    checkResolve(bytes, at, keyLength, valueLength);
+  } else {
     throw corrupt(at, `unknown kind ${kind}`);
   }
+  if ((flags & ~flagsKnown) !== 0) throw corrupt(at, `unknown flags ${flags} of kind ${kind}`);
   if (extensionBytes > 0) {
-    if (kind === OperationKind.Chunk || kind === OperationKind.ApplyBatch)
-      throw corrupt(at, 'an extension of a chunk or batch');
     if (readOperationSpace(bytes, at) > SPACE_ID_MAX || bytes[at + 18] !== 0 || bytes[at + 19] !== 0)
       throw corrupt(at, 'an impossible extension');
     if (kind !== OperationKind.Put && kind !== OperationKind.PutBlob && readOperationExpiry(bytes, at) !== 0)
       throw corrupt(at, 'only what is put expires');
   }
-  if ((flags & ~OPERATION_EXTENDED) > flagsMax) throw corrupt(at, `unknown flags ${flags} of kind ${kind}`);
   return (size + 3) & ~3;
+}
+
+/**
+ * Checks records that are all Put or Delete and belong together: the writes of a transaction, [start, end). Returns how many there are.
+ * @throws ERR_CORRUPT
+ */
+export function checkWrites(bytes: Uint8Array, start: number, end: number): number {
+  let writes = 0;
+  for (let at = start; at < end;) {
+    const size = end - at < OPERATION_HEADER_BYTES ? 0 : checkWrite(bytes, at, end);
+    if (size === 0) throw corrupt(at, 'a write of a transaction is cut off');
+    const isJoined = (bytes[at + 1]! & OPERATION_JOINED) !== 0;
+    at += size;
+    if (isJoined !== at < end) throw corrupt(at - size, 'the writes of a transaction are not joined, or with nothing');
+    writes++;
+  }
+  return writes;
+}
+
+function checkWrite(bytes: Uint8Array, at: number, end: number): number {
+  // Looked at first: a Prepare within a Prepare would be checked within a check.
+  const kind = bytes[at];
+  if (kind !== OperationKind.Put && kind !== OperationKind.Delete)
+    throw corrupt(at, `a transaction cannot write by operations of kind ${kind}`);
+  return checkOperation(bytes, at, end);
+}
+
+function checkPrepare(bytes: Uint8Array, at: number, keyLength: number, valueLength: number): void {
+  if (bytes[at + 1] !== 0 || keyLength !== PREPARE_KEY_BYTES || valueLength === 0)
+    throw corrupt(at, 'a prepared transaction without its id, or without writes');
+  const key = at + OPERATION_HEADER_BYTES;
+  const txn = readNumber(bytes, key);
+  if (!isNumber(txn) || txn === 0) throw corrupt(at, `impossible transaction ${txn}`);
+  for (let byte = key + 20; byte < key + 24; byte++)
+    if (bytes[byte] !== 0) throw corrupt(at, 'bytes that must be zero');
+  const start = key + PREPARE_KEY_BYTES;
+  checkWrites(bytes, start, start + valueLength);
+}
+
+function checkResolve(bytes: Uint8Array, at: number, keyLength: number, valueLength: number): void {
+  if (bytes[at + 1] !== 0 || keyLength !== RESOLVE_KEY_BYTES || valueLength !== 0)
+    throw corrupt(at, 'the end of a transaction without its id');
+  const txn = readNumber(bytes, at + OPERATION_HEADER_BYTES);
+  const number = readNumber(bytes, at + OPERATION_HEADER_BYTES + 8);
+  if (!isNumber(txn) || txn === 0 || !isNumber(number))
+    throw corrupt(at, `impossible transaction ${txn} with number ${number}`);
 }
 
 /** Sequence numbers the (checked) record takes. */
 export function operationSpan(bytes: Uint8Array, at: number): number {
-  if (bytes[at] !== OperationKind.ApplyBatch) return 1;
+  const kind = bytes[at]!;
+  if (kind < OperationKind.ApplyBatch) return 1;
+  if (kind !== OperationKind.ApplyBatch) return 0;
   return Math.max(1, readBlobReference(bytes, operationKeyAt(bytes, at) + readKeyLength(bytes, at)).count);
 }
 
