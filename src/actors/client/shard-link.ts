@@ -4,6 +4,8 @@
  *   submit… → ring (or the wait queue while the ring is full) → publish → … → settle()
  *
  * A full ring makes a call wait in the queue, in order; nothing is refused, dropped or spun on. Requests in the queue have bytes of their own.
+ * A request that waits for a lock is answered Deferred: those behind it are settled before it, and it by an answer of its own.
+ *
  * Blobs (long values, long batches) are cut into chunks, a few in flight at a time, so that other calls pass between them. A call that must
  * not overtake a blob (same key, a batch that may hold the key, a clear) waits for it, and then others wait for that call.
  *
@@ -47,6 +49,19 @@ const BLOB_WINDOW_CHUNKS = 4;
  * that a burst of durable writes is not cut into many small groups.
  */
 const PUBLISH_RECORDS = 8;
+
+/** Its shard has said that it takes longer. */
+interface DeferredRequest {
+  readonly resolve: Resolve;
+  readonly reject: Reject;
+  readonly meter: SpaceMeter | undefined;
+  readonly sinceMs: number;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly error: ErrorRecord | undefined;
+}
 
 interface QueuedRequest {
   readonly bytes: Buffer;
@@ -125,7 +140,9 @@ export class ShardLink {
   #unpublished = 0;
   /** When the first of the requests that are not published was made: that of all of them, for the clock is dear. */
   #batchMs = 0;
-  readonly #answers = new Map<number, { status: number; error: ErrorRecord | undefined }>();
+  readonly #answers = new Map<number, Answer>();
+  /** By request number. */
+  readonly #deferred = new Map<number, DeferredRequest>();
 
   #queue: QueuedRequest[] = [];
   #queueHead = 0;
@@ -160,7 +177,7 @@ export class ShardLink {
 
   /** Requests that are not settled yet, queued ones included. */
   get pending(): number {
-    return ((this.#issued - this.#settled) | 0) + this.#queue.length - this.#queueHead;
+    return ((this.#issued - this.#settled) | 0) + this.#deferred.size + this.#queue.length - this.#queueHead;
   }
 
   get queued(): number {
@@ -361,27 +378,43 @@ export class ShardLink {
       const meter = this.#meters[slot];
       this.#meters[slot] = undefined;
       count++;
-      if (meter !== undefined) meter.writeTook(nowMs - this.#since[slot]!);
-      if (this.#answers.size === 0) {
-        resolve(true);
+      const answer = this.#answers.size === 0 ? undefined : this.#answers.get(request);
+      if (answer !== undefined) {
+        this.#answers.delete(request);
+        const call = { resolve, reject, meter, sinceMs: this.#since[slot]! };
+        if (answer.status === ResponseStatus.Deferred) this.#deferred.set(request, call);
+        else this.#settleCall(call, answer, nowMs);
         continue;
       }
-      const answer = this.#answers.get(request);
-      this.#answers.delete(request);
-      if (answer === undefined) resolve(true);
-      else if (answer.status === ResponseStatus.ConditionFailed) {
-        if (meter !== undefined) meter.counts[Counter.Conflicts]!++;
-        resolve(false);
-      } else {
-        if (meter !== undefined) meter.counts[Counter.Failures]!++;
-        reject(ConcordError.fromRecord(answer.error!));
-      }
+      if (meter !== undefined) meter.writeTook(nowMs - this.#since[slot]!);
+      resolve(true);
     }
     if (this.#queueHead < this.#queue.length) {
       this.#refill();
       this.publish();
     }
     return count;
+  }
+
+  #settleCall({ resolve, reject, meter, sinceMs }: DeferredRequest, { status, error }: Answer, nowMs: number): void {
+    if (meter !== undefined) meter.writeTook(nowMs - sinceMs);
+    if (status === ResponseStatus.Done) resolve(true);
+    else if (status === ResponseStatus.ConditionFailed) {
+      if (meter !== undefined) meter.counts[Counter.Conflicts]!++;
+      resolve(false);
+    } else {
+      if (meter !== undefined) meter.counts[Counter.Failures]!++;
+      reject(ConcordError.fromRecord(error!));
+    }
+  }
+
+  /** The shard that had deferred them is dead. */
+  #forgetDeferred(answer: Answer): void {
+    for (const [request, { status }] of this.#answers) {
+      if (status === ResponseStatus.Deferred) this.#answers.set(request, answer);
+    }
+    for (const call of this.#deferred.values()) this.#settleCall(call, answer, performance.now());
+    this.#deferred.clear();
   }
 
   #readResponses(): number {
@@ -392,11 +425,18 @@ export class ShardLink {
       const request = ring.bytes.readInt32LE(at);
       const status = ring.bytes[at + 4]!;
       let error: ErrorRecord | undefined;
-      if (status === ResponseStatus.Error) {
+      if (status === ResponseStatus.Error || status === ResponseStatus.Forgotten) {
         const text = ring.bytes.toString('utf8', at + RESPONSE_HEADER_BYTES, at + ring.length);
         error = JSON.parse(text) as ErrorRecord;
       }
-      this.#answers.set(request, { status, error });
+      const deferred = this.#deferred.get(request);
+      if (status === ResponseStatus.Forgotten) {
+        this.#forgetDeferred({ status: ResponseStatus.Error, error });
+      } else if (deferred === undefined) this.#answers.set(request, { status, error });
+      else {
+        this.#deferred.delete(request);
+        this.#settleCall(deferred, { status, error }, performance.now());
+      }
     }
     if (count > 0) ring.release();
     return count;
@@ -407,6 +447,11 @@ export class ShardLink {
     // What was answered before is not lost.
     this.settle();
     this.#lost = error;
+    for (const { meter, reject } of this.#deferred.values()) {
+      if (meter !== undefined) meter.counts[Counter.Failures]!++;
+      reject(error);
+    }
+    this.#deferred.clear();
     while (this.#settled !== this.#issued) {
       this.#settled = (this.#settled + 1) | 0;
       const slot = this.#settled & this.#mask;

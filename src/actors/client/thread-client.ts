@@ -40,18 +40,27 @@ export interface ClientSetup {
   readonly control: SharedArrayBuffer;
   readonly arenas: ArenaLayout[];
   readonly rings: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
+  /** To the coordinator; a store that has none takes no transactions over several shards. */
+  readonly coordinator?: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer } | undefined;
 }
 
-export interface ShardLine {
-  readonly arena: ArenaReader;
+/** One actor that this thread sends requests to. */
+export interface ActorLine {
   readonly link: ShardLink;
   readonly doorbell: Doorbell;
+}
+
+export interface ShardLine extends ActorLine {
+  readonly arena: ArenaReader;
 }
 
 export class ThreadClient {
   readonly client: number;
   readonly control: ControlBlock;
   readonly shards: readonly ShardLine[];
+  readonly coordinator: ActorLine | undefined;
+  /** The shards', then the coordinator's. */
+  readonly #lines: readonly ActorLine[];
   readonly meters: ThreadMeters;
   /** On the board: calls to each shard that are not settled. */
   readonly #pendingWords: Int32Array;
@@ -86,6 +95,18 @@ export class ThreadClient {
         doorbell,
       };
     });
+    this.coordinator = this.#coordinatorLine(setup, onSubmit);
+    this.#lines = this.coordinator === undefined ? this.shards : [...this.shards, this.coordinator];
+  }
+
+  #coordinatorLine({ client, coordinator }: ClientSetup, onSubmit: () => void): ActorLine | undefined {
+    if (coordinator === undefined) return undefined;
+    const doorbell = this.control.coordinatorDoorbell;
+    const onPublish = (): void => {
+      doorbell.unpark();
+    };
+    const { requests, responses } = coordinator;
+    return { link: new ShardLink(COORDINATOR, client, requests, responses, onSubmit, onPublish), doorbell };
   }
 
   /** The space as this thread reads it, by shard. */
@@ -127,7 +148,7 @@ export class ThreadClient {
   /** Calls that are not settled. */
   get pending(): number {
     let pending = 0;
-    for (const { link } of this.shards) pending += link.pending;
+    for (const { link } of this.#lines) pending += link.pending;
     return pending;
   }
 
@@ -143,6 +164,15 @@ export class ThreadClient {
     }
   }
 
+  /** @throws ERR_CLOSED, ERR_SHARD_FAILED, ERR_READ_ONLY */
+  requireCoordinator(): ShardLink {
+    if (this.closed || this.control.poolState !== PoolState.Open)
+      throw new ConcordError('ERR_CLOSED', 'the store is closed');
+    if (this.coordinator === undefined) throw new ConcordError('ERR_READ_ONLY', 'the store is open to read only');
+    if (this.control.coordinatorState === ShardState.Failed) throw coordinatorFailed();
+    return this.coordinator.link;
+  }
+
   #submitted(): void {
     if (this.#publishQueued) return;
     this.#publishQueued = true;
@@ -152,10 +182,10 @@ export class ThreadClient {
 
   readonly #publish = (): void => {
     this.#publishQueued = false;
-    for (const { link, doorbell } of this.shards) {
+    for (const { link, doorbell } of this.#lines) {
       link.publish();
       const { pending } = link;
-      this.#pendingWords[link.shard] = pending;
+      if (link.shard !== COORDINATOR) this.#pendingWords[link.shard] = pending;
       if (pending > 0) doorbell.unpark();
     }
     if (this.#parked) return;
@@ -170,11 +200,11 @@ export class ThreadClient {
     if (this.#publishQueued) this.#publish();
     let settled = 0;
     let pending = 0;
-    for (const { link, doorbell } of this.shards) {
+    for (const { link, doorbell } of this.#lines) {
       if (link.pending === 0) continue;
       settled += link.settle();
       const left = link.pending;
-      this.#pendingWords[link.shard] = left;
+      if (link.shard !== COORDINATOR) this.#pendingWords[link.shard] = left;
       pending += left;
       // Refilled from the wait queue, outside of any submit.
       if (settled > 0) doorbell.unpark();
@@ -196,7 +226,7 @@ export class ThreadClient {
 
   async #park(): Promise<void> {
     this.#doorbell.raise();
-    if (this.shards.some(({ link }) => link.pending > 0 && link.hasAnswers)) {
+    if (this.#lines.some(({ link }) => link.pending > 0 && link.hasAnswers)) {
       this.#doorbell.lower();
       setImmediate(this.#pump);
       return;
@@ -218,10 +248,13 @@ export class ThreadClient {
   /** Calls to a shard that failed for good will not be answered. */
   #rejectLost(): void {
     const isClosed = this.control.poolState === PoolState.Closed;
-    for (const [shard, { link }] of this.shards.entries()) {
+    for (const { link } of this.#lines) {
+      const { shard } = link;
       if (link.pending === 0) continue;
       if (isClosed) link.rejectAll(new ConcordError('ERR_CLOSED', 'the store was closed'));
-      else if (this.control.shardState(shard) === ShardState.Failed) {
+      else if (shard === COORDINATOR) {
+        if (this.control.coordinatorState === ShardState.Failed) link.rejectAll(coordinatorFailed());
+      } else if (this.control.shardState(shard) === ShardState.Failed) {
         link.rejectAll(
           new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down`, { shard }),
         );
@@ -242,11 +275,17 @@ export class ThreadClient {
   /** The pool is gone: rejects what is still open. */
   abandon(error: Error): void {
     this.close();
-    for (const { link } of this.shards) link.rejectAll(error);
+    for (const { link } of this.#lines) link.rejectAll(error);
     this.meters.detach();
     this.#wakeIdle();
     this.#closeFiles();
   }
 }
 
+function coordinatorFailed(): ConcordError {
+  return new ConcordError('ERR_SHARD_FAILED', 'the coordinator failed repeatedly and stays down; reopen the store');
+}
+
+/** In the place of a shard's number. */
+const COORDINATOR = -1;
 const CORES = availableParallelism();
