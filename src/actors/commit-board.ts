@@ -260,16 +260,26 @@ export class CommitBoard {
   }
 
   /** Any thread, blocking: until the shard has applied what is decided now. @throws ERR_TIMEOUT */
-  waitForShard(shard: number): void {
+  waitForShardSync(shard: number, waitMsMax: number): void {
     const { head } = this;
-    const deadline = Date.now() + READ_WAIT_MS_MAX;
+    const deadline = Date.now() + Math.min(waitMsMax, READ_WAIT_MS_MAX);
     while (this.isBehind(shard, head)) {
-      if (Date.now() > deadline) {
-        throw new ConcordError('ERR_TIMEOUT', `shard ${shard} did not apply a commit within ${READ_WAIT_MS_MAX} ms`, {
-          shard,
-        });
-      }
+      if (Date.now() > deadline) throw late(shard);
       Atomics.wait(this.#words, LINE_WORDS - 1, 0, READ_POLL_MS);
     }
   }
+
+  /** The same while the event loop runs. */
+  async waitForShard(shard: number): Promise<void> {
+    const { head } = this;
+    const deadline = Date.now() + READ_WAIT_MS_MAX;
+    while (this.isBehind(shard, head)) {
+      if (Date.now() > deadline) throw late(shard);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+function late(shard: number): ConcordError {
+  return new ConcordError('ERR_TIMEOUT', `shard ${shard} has not applied a commit that others have`, { shard });
 }

@@ -96,6 +96,17 @@ export abstract class Reads<K, V> {
     return this.source.valueEncoding.name;
   }
 
+  /** For a read of the key whose `length` bytes are in the scratch. */
+  #viewOf(length: number): SpaceView {
+    const { source, scratch } = this;
+    return this.readSeq === Infinity ? source.newestViewOf(scratch, length) : source.viewOf(scratch, length);
+  }
+
+  /** Before it, with the event loop running: undefined when nothing is to be waited for. The scratch may be another's after that. */
+  #whenNewest(length: number): Promise<void> | undefined {
+    return this.readSeq === Infinity ? this.source.whenNewest(this.scratch, length) : undefined;
+  }
+
   /**
    * The value, copied from shared memory in this thread, or undefined. No message, no lock: about a microsecond.
    * @throws ERR_INVALID_ARG, ERR_KEY_TOO_LARGE, ERR_CLOSED, ERR_SPACE_DROPPED, ERR_DECODE, ERR_CORRUPT
@@ -105,7 +116,7 @@ export abstract class Reads<K, V> {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
-    const view = source.viewOf(scratch, length);
+    const view = this.#viewOf(length);
     if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
     try {
@@ -147,9 +158,17 @@ export abstract class Reads<K, V> {
   async #warm(key: K, signal: AbortSignal | undefined): Promise<void> {
     if (this.source.pending !== undefined) await this.source.pending;
     const { source, scratch } = this;
-    if (!source.views.some((view) => view.mayBeCold)) return;
+    const mayBeCold = source.views.some((view) => view.mayBeCold);
+    if (!mayBeCold && this.client.control.commits.isEmpty) return;
     this.assertOpen();
     const length = source.keyEncoding.encode(key, scratch);
+    const newest = this.#whenNewest(length);
+    if (newest !== undefined) {
+      await newest;
+      signal?.throwIfAborted();
+      return this.#warm(key, signal);
+    }
+    if (!mayBeCold) return;
     const view = source.viewOf(scratch, length);
     const outcome = view.tryFind(scratch.bytes, length, this.readSeq, this.readMs, false);
     const isFound =
@@ -166,6 +185,12 @@ export abstract class Reads<K, V> {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
+    const newest = this.#whenNewest(length);
+    if (newest !== undefined) {
+      await newest;
+      signal?.throwIfAborted();
+      return this.#get(key, { signal });
+    }
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
     let outcome: boolean | ColdReadError;
@@ -269,7 +294,7 @@ export abstract class Reads<K, V> {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
-    const view = source.viewOf(scratch, length);
+    const view = this.#viewOf(length);
     if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return false;
     view.release();
     return true;
@@ -296,7 +321,7 @@ export abstract class Reads<K, V> {
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
-    const view = source.viewOf(scratch, length);
+    const view = this.#viewOf(length);
     if (!view.find(scratch.bytes, length, this.readSeq, this.readMs)) return undefined;
     let raw: RawValue;
     let version: number;

@@ -112,6 +112,8 @@ export class ShardScan {
   ended = false;
   /** The chunk at hand, if it was read without a snapshot, is of one state. */
   isStable = true;
+  /** Of the chunk at hand, read without a snapshot: what it was read from. */
+  #metaUnit: UnitId = 0;
 
   constructor(
     view: SpaceView,
@@ -141,6 +143,17 @@ export class ShardScan {
     if (this.isStable) this.#view.meter.chunkTook(performance.now() - startedMs, this.count);
   }
 
+  /** Whether every transaction shows on all of its shards, or on none. */
+  get isCommitFree(): boolean {
+    return this.#control.commits.length === 0;
+  }
+
+  /** Whether nothing was published since the chunk at hand was read. */
+  get isUnchanged(): boolean {
+    const { arena, line } = this.#view;
+    return arena.published() === this.#metaUnit && !this.#control.isApplying(line.link.shard);
+  }
+
   #copyChunk(cursor: EngineCursor, metaUnit: UnitId, atSeq: number, atMs: number, max: number): void {
     const { range, reverse, wantKeys, wantValues, merges } = this.#shape;
     const { low, high } = range;
@@ -152,7 +165,7 @@ export class ShardScan {
     const scratch = this.#keyScratch;
     const resume = this.#resume;
     const needsStability = atSeq === Infinity;
-    const { arena, engine } = this.#view;
+    const { engine } = this.#view;
     const { shard } = this.#view.line.link;
     if (needsStability && (this.#control.isApplying(shard) || engine?.isOrdered === false)) {
       this.isStable = false;
@@ -193,7 +206,10 @@ export class ShardScan {
       else cursor.next();
     }
     // The pinned meta page cannot be reused, so an unchanged one means that nothing was published.
-    if (needsStability) this.isStable = arena.published() === metaUnit && !this.#control.isApplying(shard);
+    if (needsStability) {
+      this.#metaUnit = metaUnit;
+      this.isStable = this.isUnchanged;
+    }
     this.keys = keys;
     this.rawKeys = rawKeys;
     this.values = values;
@@ -255,7 +271,10 @@ export class MergedScan {
 
   /** Whether the chunks at hand, read without a snapshot, are of one state and hold everything the scan will give. */
   get holdsAll(): boolean {
-    return this.#shards.every((shard) => shard.isStable && (shard.ended || shard.count >= this.#remaining));
+    const shards = this.#shards;
+    if (!shards.every((shard) => shard.isStable && (shard.ended || shard.count >= this.#remaining))) return false;
+    // One state of several shards: none of them has changed while the others were read, and no transaction shows on some of them only.
+    return shards.length === 1 || (shards[0]!.isCommitFree && shards.every((shard) => shard.isUnchanged));
   }
 
   restart(): void {
