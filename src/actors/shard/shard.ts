@@ -8,7 +8,6 @@
  */
 import { assert } from '../../shared/assert.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
-import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
 import {
   BLOB_REFERENCE_BYTES,
   CLEAR_HAS_HIGH,
@@ -40,19 +39,9 @@ import type { Space } from '../../engines/store/space-table.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
 import { ShardMeter } from '../metrics/shard-meter.js';
 import type { SyncClock } from '../metrics/timed-env.js';
-import type { Doorbell } from '../../shared/memory/park.js';
-import {
-  COMPLETED_WORD,
-  Condition,
-  REQUEST_HEADER_BYTES,
-  RESPONSE_HEADER_BYTES,
-  RequestType,
-  ResponseStatus,
-  announceTaken,
-  confirmTaken,
-  readRequestVersion,
-  takenCount,
-} from './request.js';
+import { Condition, REQUEST_HEADER_BYTES, RequestType, ResponseStatus, readRequestVersion } from './request.js';
+import { BatchNeeds } from './batch-needs.js';
+import { ClientLink, type ClearInProgress } from './client-link.js';
 import { NO_STALLS, WriteGate } from './write-gate.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
@@ -81,22 +70,6 @@ const GATES_LOOK_MS = 50;
 /** What a moved space's new engine puts into its files is looked after so often. */
 const STORING_LOOK_MS = 5;
 
-/** A record read from a ring that must wait for the next group. */
-interface HeldRequest {
-  bytes: Buffer;
-  words: Int32Array;
-  length: number;
-}
-
-interface ClearInProgress {
-  readonly spaceId: number;
-  low: Buffer | undefined;
-  high: Buffer | undefined;
-  /** Of an engine without order: where in its own the next slice begins. */
-  position: Uint8Array | undefined;
-  level: DurabilityLevel;
-}
-
 /** What is to be compacted: plain data. */
 export interface CompactRequest {
   /** By which it is cancelled. */
@@ -112,49 +85,6 @@ const COMPACT_ALL: CompactRequest = { id: '', spaceId: undefined, low: undefined
 
 interface SwitchInProgress {
   readonly waiters: { resolve: () => void; reject: (error: Error) => void }[];
-}
-
-class ClientLink {
-  readonly client: number;
-  readonly requests: RingConsumer;
-  readonly responses: RingProducer;
-  readonly doorbell: Doorbell;
-  taken: number;
-  /** Of these: whose room the client has back. */
-  released: number;
-  completed: number;
-  held: HeldRequest | undefined;
-  /** The held request waits for files to catch up: until then it is not looked at, on performance.now()'s clock. */
-  heldUntilMs = 0;
-  clear: ClearInProgress | undefined;
-  /** Responses that found the ring full. */
-  readonly backlog: Buffer[] = [];
-  /** The client is gone; what it published is still served, nobody listens to the answers. */
-  leaving: (() => void) | undefined;
-
-  constructor(client: number, requestRing: SharedArrayBuffer, responseRing: SharedArrayBuffer, doorbell: Doorbell) {
-    this.client = client;
-    this.requests = new RingConsumer(requestRing);
-    this.responses = new RingProducer(responseRing);
-    this.doorbell = doorbell;
-    this.taken = takenCount(this.requests.header, this.requests.position);
-    this.released = this.taken;
-    this.completed = Atomics.load(this.requests.header, COMPLETED_WORD);
-  }
-
-  /** Gives the room of what was taken back. From here on a successor does not take it again. */
-  release(): void {
-    const { requests, taken } = this;
-    if (taken === this.released) return;
-    announceTaken(requests.header, taken, requests.position);
-    requests.release();
-    confirmTaken(requests.header, taken);
-    this.released = taken;
-  }
-
-  get idle(): boolean {
-    return this.held === undefined && this.clear === undefined && !this.requests.pending();
-  }
 }
 
 /** What became of a request that was looked at. */
@@ -226,7 +156,7 @@ export class Shard {
       this.#respondError(link, request, error);
       if (request === link.taken) break;
     }
-    this.#complete(link);
+    link.complete();
   }
 
   /** The client is gone: serves what it had published, drops what it had begun, then resolves. */
@@ -299,14 +229,14 @@ export class Shard {
     this.#next = (this.#next + 1) % count;
     for (let i = 0; i < count; i++) {
       const link = links[(this.#next + i) % count]!;
-      if (link.backlog.length > 0 && !this.#flushBacklog(link)) continue;
+      if (link.backlog.length > 0 && !link.flushBacklog()) continue;
       if (link.clear !== undefined) continue;
       taken += this.#drain(link);
       if (this.#isFull()) break;
     }
     if (taken > 0) {
       this.#commitGroup();
-      for (const link of links) if (link.completed !== link.taken) this.#complete(link);
+      for (const link of links) if (link.completed !== link.taken) link.complete();
       this.#meter.answered();
       this.#counters[ShardCounter.Requests]! += taken;
     } else {
@@ -432,7 +362,7 @@ export class Shard {
         if (version !== expected) {
           if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
           this.#counters[ShardCounter.ConditionsFailed]!++;
-          this.#respond(link, request, ResponseStatus.ConditionFailed, '');
+          link.respond(request, ResponseStatus.ConditionFailed, '');
           return Taken.Done;
         }
       }
@@ -740,7 +670,7 @@ export class Shard {
         store.discardGroup();
         this.#respondError(link, link.taken, error.toRecord());
         link.clear = undefined;
-        this.#complete(link);
+        link.complete();
         return;
       }
       if (store.groupRecords > 0) this.#commit(clear.level);
@@ -753,7 +683,7 @@ export class Shard {
       this.#respondError(link, link.taken, isRefusal ? error.toRecord() : this.#failed(error));
     }
     link.clear = undefined;
-    this.#complete(link);
+    link.complete();
   }
 
   /** True when it was the last part. */
@@ -862,47 +792,7 @@ export class Shard {
   // ---- answers ------------------------------------------------------------------------------------------------------------------------
 
   #respondError(link: ClientLink, request: number, error: ErrorRecord): void {
-    this.#respond(link, request, ResponseStatus.Error, JSON.stringify(error));
-  }
-
-  #respond(link: ClientLink, request: number, status: number, text: string): void {
-    if (link.leaving !== undefined) return;
-    const response = Buffer.alloc(RESPONSE_HEADER_BYTES + Buffer.byteLength(text));
-    response.writeInt32LE(request, 0);
-    response[4] = status;
-    response.write(text, RESPONSE_HEADER_BYTES);
-    if (link.backlog.length > 0 || !tryWrite(link.responses, response)) link.backlog.push(response);
-  }
-
-  /** True when nothing is left behind. */
-  #flushBacklog(link: ClientLink): boolean {
-    if (link.leaving !== undefined) link.backlog.length = 0;
-    while (link.backlog.length > 0) {
-      if (!tryWrite(link.responses, link.backlog[0]!)) break;
-      link.backlog.shift();
-    }
-    link.responses.publish();
-    if (link.backlog.length > 0) {
-      link.doorbell.unpark();
-      return false;
-    }
-    this.#complete(link);
-    return true;
-  }
-
-  /** Everything taken is settled, except a held request and a clear that goes on. Responses must be out before. */
-  #complete(link: ClientLink): void {
-    link.release();
-    link.responses.publish();
-    if (link.backlog.length === 0) {
-      const open = link.held !== undefined || link.clear !== undefined ? 1 : 0;
-      const completed = (link.taken - open) | 0;
-      if (completed !== link.completed) {
-        link.completed = completed;
-        Atomics.store(link.requests.header, COMPLETED_WORD, completed);
-      }
-    }
-    link.doorbell.unpark();
+    link.respond(request, ResponseStatus.Error, JSON.stringify(error));
   }
 
   // ---- idle work ------------------------------------------------------------------------------------------------------------------------
@@ -1253,60 +1143,9 @@ export class Shard {
   }
 }
 
-interface SpaceNeeds {
-  operations: number;
-  bytes: number;
-  /** Key and value of the largest operation. */
-  largestBytes: number;
-  expiring: number;
-  nextExpiry: number;
-}
-
-/** What a batch asks of each space. */
-class BatchNeeds {
-  readonly spaces = new Map<Space, SpaceNeeds>();
-  operations = 0;
-  deletesOnly = true;
-
-  /** Checks its records. @throws ERR_CORRUPT, ERR_SPACE_DROPPED */
-  constructor(store: ShardStore, bytes: Buffer, start: number, end: number) {
-    for (let at = start; at < end;) {
-      const size = checkOperation(bytes, at, end);
-      const kind = bytes[at]!;
-      if (kind !== OperationKind.Put && kind !== OperationKind.Delete) {
-        throw new ConcordError('ERR_INTERNAL', `a batch cannot hold operations of kind ${kind}`);
-      }
-      if (kind === OperationKind.Put) this.deletesOnly = false;
-      const space = store.spaces.require(readOperationSpace(bytes, at));
-      let needs = this.spaces.get(space);
-      if (needs === undefined) {
-        this.spaces.set(space, (needs = { operations: 0, bytes: 0, largestBytes: 0, expiring: 0, nextExpiry: 0 }));
-      }
-      needs.operations++;
-      needs.bytes += size;
-      needs.largestBytes = Math.max(needs.largestBytes, readKeyLength(bytes, at) + readValueLength(bytes, at));
-      const expiresAt = readOperationExpiry(bytes, at);
-      if (expiresAt !== 0) {
-        needs.expiring++;
-        needs.nextExpiry = needs.nextExpiry === 0 ? expiresAt : Math.min(needs.nextExpiry, expiresAt);
-      }
-      this.operations++;
-      at += size;
-    }
-  }
-}
-
 /** Engines without files of their own take whatever fits. */
 function mustAskFlow(space: Space): boolean {
   return space.engine.background !== undefined || space.building !== undefined;
-}
-
-function tryWrite(ring: RingProducer, response: Buffer): boolean {
-  const length = Math.min(response.length, ring.maxRecordBytes);
-  const at = ring.reserve(length);
-  if (at < 0) return false;
-  response.copy(ring.bytes, at, 0, length);
-  return true;
 }
 
 /** In the log: of a delete that the shard itself orders, at most. */
