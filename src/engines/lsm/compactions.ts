@@ -7,6 +7,8 @@
  * A plan is done as a whole or not at all: when one of its jobs fails the others are told to stop, what they wrote is deleted, and its tables are left alone for
  * a while. Plans that run, or rest after a failure, are busy to the picker: nothing else touches their tables.
  *
+ * What runs because the tree was quiet (quiet.ts) is given up when a memtable is full again: the flush, and what follows from it, need the workers.
+ *
  * Requests for a range are served one after another; each begins when the memtables of its time are in tables.
  *
  * Threads: the shard's thread only.
@@ -25,6 +27,9 @@ import type { CompactionTask, LsmJobResult, LsmOptions, LsmOutcome } from './typ
 const EDITS_PER_SLICE = 16;
 /** A tree is idle when nothing was written to it for so long. */
 const IDLE_MS = 2000;
+/** And quiet, after so long: what is left of a load is merged. Each time that this had to be given up it takes twice as long. */
+const QUIET_MS_MIN = 500;
+const QUIET_MS_MAX = 60_000;
 
 export interface CompactionContext {
   readonly tree: LsmTree;
@@ -103,6 +108,9 @@ export class Compactions {
   #operationsSeen = -1;
   #idleAtMs = Infinity;
   #isIdle = false;
+  #quietAtMs = Infinity;
+  #quietMs = QUIET_MS_MIN;
+  #isQuiet = false;
   #isFlushing = false;
 
   constructor(options: LsmOptions, site: LsmSite | undefined) {
@@ -117,6 +125,11 @@ export class Compactions {
   /** Tables have come: there may be something to do. */
   treeChanged(): void {
     this.#mustPick = true;
+  }
+
+  /** Whether nothing was written to the tree for a while; operations: see CompactionContext. */
+  isQuiet(operations: number, nowMs: number): boolean {
+    return operations === this.#operationsSeen && nowMs >= this.#quietAtMs;
   }
 
   /** `done` is called from within a later work(). Returns how to give the request up. */
@@ -146,7 +159,10 @@ export class Compactions {
 
   /** When work() has something to do by itself, ms since the epoch. */
   get dueAtMs(): number {
-    let dueAtMs = Math.min(this.#pickDueAtMs, this.#isFlushing || this.isRunning ? Infinity : this.#idleAtMs);
+    let dueAtMs = this.#pickDueAtMs;
+    if (!this.#isFlushing && !this.isRunning) {
+      dueAtMs = Math.min(dueAtMs, this.#idleAtMs, this.#isQuiet ? Infinity : this.#quietAtMs);
+    }
     for (const { untilMs } of this.#resting) dueAtMs = Math.min(dueAtMs, untilMs);
     const isWaiting = this.#mustPick || this.#running.some(({ results }) => results !== undefined);
     if (this.#retryAtMs === 0) return dueAtMs;
@@ -180,12 +196,17 @@ export class Compactions {
     if (operations !== this.#operationsSeen) {
       this.#operationsSeen = operations;
       this.#idleAtMs = nowMs + IDLE_MS;
+      this.#quietAtMs = nowMs + this.#quietMs;
     } else if (nowMs >= this.#idleAtMs && !isFlushing && !this.isRunning) {
       this.#idleAtMs = Infinity;
       this.#isIdle = true;
       this.#mustPick = true;
     }
     if (isFlushing || this.#idleAtMs !== Infinity) this.#isIdle = false;
+    const isQuiet = !isFlushing && nowMs >= this.#quietAtMs;
+    if (isQuiet && !this.#isQuiet) this.#mustPick = true;
+    this.#isQuiet = isQuiet;
+    if (isFlushing) for (const { plan, cancel } of this.#running) if (plan.cause === 'quiet') cancelJob(cancel);
   }
 
   // ---- beginning ----------------------------------------------------------------------------------------------------------------------
@@ -243,6 +264,7 @@ export class Compactions {
       memtableSeq,
       nowMs,
       isIdle: this.#isIdle,
+      isQuiet: this.#isQuiet,
       manual: this.#requests[0]?.range,
     };
   }
@@ -276,7 +298,8 @@ export class Compactions {
         cancel,
         rate: site.rate,
       },
-      Math.max(1, site.jobs.parallelism - this.figures.runningTasks),
+      // What may wait leaves workers for what may not.
+      plan.cause === 'quiet' ? 1 : Math.max(1, site.jobs.parallelism - this.figures.runningTasks),
     );
     const running: RunningPlan = {
       plan,
@@ -333,9 +356,15 @@ export class Compactions {
         running.results = results;
         continue;
       }
-      this.figures.failedJobs++;
-      this.#failures++;
-      this.isDiskFull = failure.code === 'ERR_DISK_FULL';
+      if (running.plan.cause === 'quiet') {
+        this.#quietMs = Math.min(QUIET_MS_MAX, 2 * this.#quietMs);
+        this.#quietAtMs = nowMs + this.#quietMs;
+      }
+      if (running.plan.cause !== 'quiet' || failure.code !== 'ERR_CLOSED') {
+        this.figures.failedJobs++;
+        this.#failures++;
+        this.isDiskFull = failure.code === 'ERR_DISK_FULL';
+      }
       this.#running = this.#running.filter((other) => other !== running);
       for (const result of results) tree.deleteFiles(result);
       for (const { firstFile, files } of running.tasks) tree.deleteLeftovers(firstFile, files);
@@ -362,6 +391,7 @@ export class Compactions {
     this.#failures = 0;
     this.isDiskFull = false;
     this.#mustPick = true;
+    if (plan.cause === 'quiet') this.#quietMs = QUIET_MS_MIN;
     const { figures } = this;
     figures.compactions++;
     for (const { readBytes, writtenBytes, durationMs } of results) {

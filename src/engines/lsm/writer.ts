@@ -53,6 +53,7 @@ import {
   writeAmplification,
   writeFlow,
 } from './compaction/debt.js';
+import { isQuietFlush } from './compaction/quiet.js';
 import type { LevelFigures, LsmFigures } from './figures.js';
 import { cancelJob, retryMs } from './job-control.js';
 import { runFlush } from './jobs/flush.js';
@@ -597,6 +598,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     site.runJobHere();
     if (this.#isMemoryShort() && this.#active.memoryBytes >= FREEZE_BYTES_MIN) this.#freeze();
     let hasChanged = this.#installFlushes(nowMs);
+    if (this.#mustStoreInQuiet(nowMs)) this.#freeze();
     this.#startFlushes(nowMs);
     const tree = this.#tree;
     if (tree !== undefined) {
@@ -609,6 +611,16 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     site.removeCondemned();
     this.#answerWaiters();
     return hasChanged;
+  }
+
+  /** Nobody writes, and what is in memory would go down to one run with what is left in level 0. */
+  #mustStoreInQuiet(nowMs: number): boolean {
+    const tree = this.#tree;
+    const compactions = this.#compactions;
+    if (tree === undefined || this.#frozen.length > 0 || compactions.isRunning) return false;
+    if (!compactions.isQuiet(this.#operations, nowMs)) return false;
+    const { liveKeyBytes, liveValueBytes } = this.#active.counts();
+    return isQuietFlush(liveKeyBytes + liveValueBytes, tree.shape, this.options);
   }
 
   #snapshotList(): number[] {

@@ -5,6 +5,7 @@
  *   2. what the style asks for           leveled.ts, tiered.ts, fifo.ts      scores of 1 and more
  *   3. what somebody asked for           manual.ts
  *   4. garbage that is rewritten         garbage.ts                          if there is much, or the tree is idle
+ *   5. what is left in level 0           quiet.ts                            while nobody writes
  *
  * Ask again after each change, and with the plan among the busy ones until there is none: several run at once where they do not meet (tree-view.ts).
  *
@@ -16,6 +17,7 @@ import { expiryDueAtMs, pickDrops, pickGarbage } from './garbage.js';
 import { pickLeveled } from './leveled.js';
 import { isManualDone as isDone, pickManual } from './manual.js';
 import type { CompactionPlan, ManualRange, PickState } from './plan.js';
+import { pickQuiet } from './quiet.js';
 import { pickTiered } from './tiered.js';
 import { TreeView } from './tree-view.js';
 
@@ -34,7 +36,7 @@ export function pickCompaction(
   const byStyle = pickByStyle(view);
   if (byStyle !== undefined) return byStyle;
   const manual = state.manual === undefined ? undefined : pickManual(view, state.manual);
-  return manual ?? pickGarbage(view);
+  return manual ?? pickGarbage(view) ?? pickQuiet(view);
 }
 
 function pickByStyle(view: TreeView): CompactionPlan | undefined {

@@ -25,6 +25,8 @@ export interface PickState {
   readonly nowMs: number;
   /** Nothing else has to be done: garbage below the thresholds is looked for as well. */
   readonly isIdle: boolean;
+  /** Nothing has been written for a while, and nothing is being flushed. */
+  readonly isQuiet?: boolean | undefined;
   readonly manual?: ManualRange | undefined;
 }
 
@@ -42,7 +44,17 @@ export interface ManualRange {
 }
 
 export type CompactionCause =
-  'level0' | 'size' | 'runs' | 'space' | 'fifo' | 'manual' | 'blobs' | 'tombstones' | 'expired' | 'range-tombstones';
+  | 'level0'
+  | 'size'
+  | 'runs'
+  | 'space'
+  | 'fifo'
+  | 'manual'
+  | 'blobs'
+  | 'tombstones'
+  | 'expired'
+  | 'range-tombstones'
+  | 'quiet';
 
 export interface CompactionPlan {
   /**
