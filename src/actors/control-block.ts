@@ -5,7 +5,7 @@
  *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
  *   line 1      commit counter (i64): the next sequence number to hand out · coordinator's state · restarts
  *   line 2      the coordinator's doorbell
- *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · doorbell
+ *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · decisions needed from (i64) · doorbell
  *   per client  doorbell
  *   slots       4,096 × u8: the shard of each hash slot
  *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
@@ -64,6 +64,7 @@ const SHARD_PUBLISHED_I64 = 1;
 const SHARD_APPLYING_I64 = 2;
 const SHARD_STATE_WORD = 6;
 const SHARD_RESTARTS_WORD = 7;
+const SHARD_DECISIONS_I64 = 4;
 const CLIENTS_LINE = SHARDS_LINE + MAX_SHARDS * SHARD_LINES;
 const SNAPSHOTS_LINE = CLIENTS_LINE + MAX_CLIENTS;
 const SNAPSHOT_WORDS = 8;
@@ -243,6 +244,21 @@ export class ControlBlock {
 
   published(shard: number): number {
     return Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_PUBLISHED_I64)));
+  }
+
+  /**
+   * Coordinator: the lowest number of a transaction that the shard has applied and could lose and ask for again; Infinity: none. Decisions with this number or a
+   * higher one must not be forgotten.
+   */
+  decisionsNeededFrom(shard: number): number {
+    const number = Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_DECISIONS_I64)));
+    return number === 0 ? Infinity : number;
+  }
+
+  /** Shard thread. */
+  setDecisionsNeededFrom(shard: number, number: number): void {
+    const long = this.#shardLong(shard, SHARD_DECISIONS_I64);
+    Atomics.store(this.#longs, long, number === Infinity ? 0n : BigInt(number));
   }
 
   #pending(shard: number): number {
