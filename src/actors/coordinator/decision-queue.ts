@@ -1,0 +1,195 @@
+/**
+ * The coordinator's end of one client's rings: requests to decide come in, completions go out in their order.
+ *
+ *   request ring   [ completed, room given back | in flight: read, not completed | not read ]
+ *                                               ▲ #releaser                      ▲ #reader
+ *
+ * Unlike a shard, which gives the room of a request back when it has read it, a request stays in the ring until it is completed: a coordinator that takes
+ * over from a dead one meets it again. To decide it twice is harmless. To refuse it once and decide it the next time is not, so a refusal is noted
+ * in the ring's header before its answer is published.
+ *
+ *   request ring, user line 0, word 3   the request that was refused last
+ *
+ * Threads: the coordinator's.
+ */
+import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
+import type { Doorbell } from '../../shared/memory/park.js';
+import { RING_USER_WORDS, RingConsumer, RingProducer } from '../../shared/memory/ring.js';
+import {
+  COMPLETED_WORD,
+  REQUEST_HEADER_BYTES,
+  RESPONSE_HEADER_BYTES,
+  RequestType,
+  ResponseStatus,
+  announceTaken,
+  confirmTaken,
+  takenCount,
+} from '../shard/request.js';
+
+/** Behind the three words of announceTaken(). */
+const REFUSED_WORD = RING_USER_WORDS + 3;
+/** id f64 · participants 2 × u32 */
+const DECIDE_BODY_BYTES = 16;
+
+export const DECISION_RING_BYTES = 256 << 10;
+export const DECISION_RESPONSE_RING_BYTES = 32 << 10;
+
+/** A request that was read and is not completed. */
+interface Flight {
+  readonly id: number;
+  isDone: boolean;
+  error: ErrorRecord | undefined;
+}
+
+export type Decide = (request: number, id: number, maskLow: number, maskHigh: number, level: number) => void;
+
+export class DecisionQueue {
+  readonly client: number;
+  /** The client is gone: its requests are served, nobody listens to the answers. */
+  leaving: (() => void) | undefined;
+  readonly #ring: SharedArrayBuffer;
+  /** Reads ahead and gives nothing back; made anew when the other has, since it would not know of that room. */
+  #reader: RingConsumer | undefined;
+  readonly #releaser: RingConsumer;
+  readonly #responses: RingProducer;
+  readonly #doorbell: Doorbell;
+  readonly #flights: Flight[] = [];
+  /** Number of the last request that is completed. */
+  #completed: number;
+  /** A request whose refusal a predecessor may have told. */
+  readonly #refusedBefore: number | undefined;
+
+  constructor(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer, doorbell: Doorbell) {
+    this.client = client;
+    this.#ring = requests;
+    this.#releaser = new RingConsumer(requests);
+    this.#responses = new RingProducer(responses);
+    this.#doorbell = doorbell;
+    const { header } = this.#releaser;
+    this.#completed = takenCount(header, this.#releaser.position);
+    const next = (this.#completed + 1) | 0;
+    this.#refusedBefore = Atomics.load(header, REFUSED_WORD) === next ? next : undefined;
+    // A predecessor may have died between giving the room back and saying so.
+    if (Atomics.load(header, COMPLETED_WORD) !== this.#completed) {
+      Atomics.store(header, COMPLETED_WORD, this.#completed);
+      doorbell.unpark();
+    }
+  }
+
+  /** Requests that are not completed. */
+  get inFlight(): number {
+    return this.#flights.length;
+  }
+
+  /** Whether take() would meet a request, or settle() could go on. */
+  get hasWork(): boolean {
+    return this.#readerNow().pending() || this.#flights[0]?.isDone === true;
+  }
+
+  get hasRequests(): boolean {
+    return this.#readerNow().pending();
+  }
+
+  /** Whether every request in flight is beyond what may be undone. */
+  areAll(isSettled: (id: number) => boolean): boolean {
+    return this.#flights.every(({ id, isDone }) => isDone || isSettled(id));
+  }
+
+  #readerNow(): RingConsumer {
+    if (this.#reader !== undefined) return this.#reader;
+    const reader = new RingConsumer(this.#ring);
+    for (let i = 0; i < this.#flights.length; i++) reader.next();
+    this.#reader = reader;
+    return reader;
+  }
+
+  /** Reads up to `max` requests. Returns how many. */
+  take(max: number, decide: Decide): number {
+    const reader = this.#readerNow();
+    let taken = 0;
+    while (taken < max) {
+      const at = reader.next();
+      if (at < 0) break;
+      taken++;
+      const { bytes, length } = reader;
+      const isWhole = length >= REQUEST_HEADER_BYTES + DECIDE_BODY_BYTES && bytes[at] === RequestType.Decide;
+      const body = at + REQUEST_HEADER_BYTES;
+      const id = isWhole ? bytes.readDoubleLE(body) : 0;
+      this.#flights.push({ id, isDone: false, error: undefined });
+      const request = (this.#completed + this.#flights.length) | 0;
+      if (!isWhole) {
+        const message = `the coordinator was sent a request of type ${bytes[at]} with ${length} bytes`;
+        this.answer(request, new ConcordError('ERR_INTERNAL', message, { outcome: 'aborted' }).toRecord());
+      } else if (request === this.#refusedBefore) {
+        const message = `transaction ${id} was refused before the coordinator restarted`;
+        const details = { transaction: id, outcome: 'aborted' };
+        this.answer(request, new ConcordError('ERR_CONFLICT', message, details).toRecord());
+      } else decide(request, id, bytes.readInt32LE(body + 8), bytes.readInt32LE(body + 12), bytes[at + 1]!);
+    }
+    return taken;
+  }
+
+  /** The request is done, or failed. It is completed by settle(), when those before it are. */
+  answer(request: number, error: ErrorRecord | undefined): void {
+    const flight = this.#flights[((request - this.#completed) | 0) - 1];
+    if (flight === undefined || flight.isDone) return;
+    flight.isDone = true;
+    flight.error = error;
+  }
+
+  /** Completes what is done, in order; wakes the client. Returns how many. */
+  settle(): number {
+    const flights = this.#flights;
+    let count = 0;
+    let done = 0;
+    while (done < flights.length && flights[done]!.isDone) {
+      const { error } = flights[done]!;
+      if (error === undefined) {
+        done++;
+        continue;
+      }
+      count += this.#complete(done);
+      done = 0;
+      if (!this.#respond(error)) break;
+      count += this.#complete(1);
+    }
+    count += this.#complete(done);
+    if (count > 0) this.#doorbell.unpark();
+    return count;
+  }
+
+  /** Says of the oldest request in flight that it failed. False: no room for the answer now. */
+  #respond(error: ErrorRecord): boolean {
+    if (this.leaving !== undefined) return true;
+    const request = (this.#completed + 1) | 0;
+    const text = Buffer.from(JSON.stringify(error));
+    const at = this.#responses.reserve(RESPONSE_HEADER_BYTES + text.length);
+    if (at < 0) {
+      this.#doorbell.unpark();
+      return false;
+    }
+    if (error.details.outcome === 'aborted') Atomics.store(this.#releaser.header, REFUSED_WORD, request);
+    const { bytes } = this.#responses;
+    bytes.fill(0, at, at + RESPONSE_HEADER_BYTES);
+    bytes.writeInt32LE(request, at);
+    bytes[at + 4] = ResponseStatus.Error;
+    bytes.set(text, at + RESPONSE_HEADER_BYTES);
+    this.#responses.publish();
+    return true;
+  }
+
+  /** The oldest `count` in flight: their room goes back, then the client may know. */
+  #complete(count: number): number {
+    if (count === 0) return 0;
+    const releaser = this.#releaser;
+    for (let i = 0; i < count; i++) releaser.next();
+    this.#flights.splice(0, count);
+    this.#completed = (this.#completed + count) | 0;
+    announceTaken(releaser.header, this.#completed, releaser.position);
+    releaser.release();
+    confirmTaken(releaser.header, this.#completed);
+    Atomics.store(releaser.header, COMPLETED_WORD, this.#completed);
+    this.#reader = undefined;
+    return count;
+  }
+}
