@@ -141,7 +141,16 @@ test('the bytes of every kind of record stay what they were', () => {
 });
 
 test('kinds, flags and limits stay what they were', () => {
-  expect(OperationKind).toEqual({ Put: 1, Delete: 2, ClearRange: 3, Chunk: 4, PutBlob: 5, ApplyBatch: 6 });
+  expect(OperationKind).toEqual({
+    Put: 1,
+    Delete: 2,
+    ClearRange: 3,
+    Chunk: 4,
+    PutBlob: 5,
+    ApplyBatch: 6,
+    Prepare: 7,
+    Resolve: 8,
+  });
   expect([CLEAR_HAS_LOW, CLEAR_HAS_HIGH, CHUNK_OF_BATCH]).toEqual([1, 2, 1]);
   expect([OPERATION_HEADER_BYTES, BLOB_REFERENCE_BYTES]).toEqual([8, 24]);
   expect([OPERATION_EXTENDED, OPERATION_EXTENSION_BYTES, SPACE_ID_MAX]).toEqual([128, 12, 268435453]);

@@ -130,7 +130,7 @@ export async function exportSnapshot(
           if ((++entries & 1023) === 0 && isCancelled())
             throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
           const { seq, expiresAt } = cursor;
-          if (expiresAt !== 0) expiring.push({ key: indexKey(expiresAt, id, seq), value: key, seq, expiresAt: 0 });
+          if (expiresAt !== 0) expiring.push({ key: indexKey(expiresAt, id, seq, key), value: key, seq, expiresAt: 0 });
           yield { key, value: cursor.copyValue(), seq, expiresAt };
         }
       };
@@ -144,7 +144,7 @@ export async function exportSnapshot(
         if (expiresAt === 0) return;
         const key = Buffer.allocUnsafe(cursor.keyLength);
         cursor.copyKey(key, 0);
-        expiring.push({ key: indexKey(expiresAt, id, seq), value: key, seq, expiresAt: 0 });
+        expiring.push({ key: indexKey(expiresAt, id, seq, key), value: key, seq, expiresAt: 0 });
       });
       if (isCancelled()) throw new ConcordError('ERR_CLOSED', 'the export was cancelled');
     }

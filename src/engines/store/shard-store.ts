@@ -4,6 +4,10 @@
  *
  *   beginGroup() → append(record)… → commit(level, firstSequence)      log → (sync) → apply → publish
  *
+ * Transactions over several shards are prepared by one group and resolved by a later one (prepared.ts):
+ *
+ *   appendPrepare(…) … addResolve(id, number) …                        the group's other operations come behind what it resolves
+ *
  * Must hold: a record is admitted (memory, limits) before it is appended, so a logged group can always be applied; a group whose log write
  * failed leaves no trace in memory; a frame is applied exactly if its last sequence number is above the published one, in life and in recovery.
  * Threads: the shard's thread only.
@@ -51,7 +55,7 @@ import { attachLsm, isLsmRootChunk, lsmSiteOf, type LsmRoot, type LsmSite } from
 import { LsmFiles } from '../lsm/read/files.js';
 import type { LsmJobs } from '../lsm/types.js';
 import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
-import { segmentGeneration } from '../wal/format.js';
+import { FRAME_HEADER_BYTES, segmentGeneration } from '../wal/format.js';
 import { WalWriter } from '../wal/writer.js';
 import {
   BLOB_REFERENCE_BYTES,
@@ -67,6 +71,8 @@ import {
   operationBytes,
   operationKeyAt,
   operationSpan,
+  PREPARE_KEY_BYTES,
+  RESOLVE_KEY_BYTES,
   readBlobReference,
   readKeyLength,
   readOperationExpiry,
@@ -75,9 +81,19 @@ import {
   writeBlobReference,
   writeOperationExtension,
   writeOperationHeader,
+  writePrepareKey,
+  type PrepareKey,
 } from '../operation.js';
 import { MemoryLog, type GroupLog } from './group-log.js';
 import { GroupOrder } from './group-order.js';
+import {
+  PREPARED_MAX,
+  PreparedTransactions,
+  RESOLVE_RECORD_BYTES,
+  copyOf,
+  prepareRecordBytes,
+  type PreparedTransaction,
+} from './prepared.js';
 import { SpaceTable, markRows, type ExpiredEntry, type Space, type TableSweep } from './space-table.js';
 import type { SpaceDefinition, SwitchProgress } from './space.js';
 
@@ -127,13 +143,17 @@ export interface RecoveryReport {
   readonly checkpoint: { readonly path: string; readonly lsn: number } | undefined;
   readonly wal: WalRecovery | undefined;
   readonly operationsReplayed: number;
+  /** Transactions that are prepared here, and wait for the decision. */
+  readonly prepared: readonly number[];
+  /** Salvage: those that were prepared before frames that are lost. What became of them is not known: they are given up. */
+  readonly abandoned: readonly number[];
 }
 
 /** What a checkpoint job needs to read the pinned state from another thread. */
 export interface CheckpointPlan {
   readonly metaUnit: number;
   readonly lsn: number;
-  /** First frame a recovery from this checkpoint needs: blobs that are on their way began there. */
+  /** First frame a recovery from this checkpoint needs: blobs and prepared transactions that are on their way began there. */
   readonly replayFromLsn: number;
   readonly publishedSeq: number;
   /** Spaces that are not written as pages: their entries as of publishedSeq follow the image. */
@@ -165,6 +185,8 @@ interface DroppedBlob {
 }
 
 const NO_BYTES = new Uint8Array(0);
+/** Kept free in a frame for Resolve records, at most. */
+const PREPARED_KEPT_BYTES = PREPARED_MAX * RESOLVE_RECORD_BYTES;
 const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
 const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0 };
 /** Pages that a checkpoint's preparation writes between two groups. */
@@ -175,6 +197,8 @@ const RECOVERY_PUBLISH_OPERATIONS = 512;
 export class ShardStore {
   readonly arena: ArenaWriter;
   readonly spaces: SpaceTable;
+  /** Transactions over several shards on their way. */
+  readonly prepared: PreparedTransactions;
   readonly recovery: RecoveryReport;
   readonly #options: ShardStoreOptions;
   readonly #log: GroupLog;
@@ -211,6 +235,7 @@ export class ShardStore {
     options: ShardStoreOptions,
     arena: ArenaWriter,
     spaces: SpaceTable,
+    prepared: PreparedTransactions,
     log: GroupLog,
     recovery: RecoveryReport,
     publishedSeq: number,
@@ -218,6 +243,7 @@ export class ShardStore {
     this.#options = options;
     this.arena = arena;
     this.spaces = spaces;
+    this.prepared = prepared;
     this.#log = log;
     this.recovery = recovery;
     this.#publishedSeq = publishedSeq;
@@ -225,7 +251,7 @@ export class ShardStore {
     this.#lsm = lsmSiteOf(arena);
     if (this.#lsm !== undefined) {
       this.#lsm.syncLog = () => {
-        if (!this.#options.readOnly && this.#hasSeveralSpaces()) this.sync();
+        if (!this.#options.readOnly && (this.#hasSeveralSpaces() || this.#hasUnsettled)) this.sync();
       };
     }
     this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
@@ -300,11 +326,18 @@ export class ShardStore {
     publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());
 
+    const prepared = new PreparedTransactions(spaces);
     if (directory === undefined) {
-      const report: RecoveryReport = { checkpoint: undefined, wal: undefined, operationsReplayed: 0 };
-      return new ShardStore(options, arena, spaces, new MemoryLog(), report, base);
+      const report: RecoveryReport = {
+        checkpoint: undefined,
+        wal: undefined,
+        operationsReplayed: 0,
+        prepared: [],
+        abandoned: [],
+      };
+      return new ShardStore(options, arena, spaces, prepared, new MemoryLog(), report, base);
     }
-    const replay = new Replay(spaces, arena, base, options);
+    const replay = new Replay(spaces, prepared, arena, base, options);
     const site = lsmSiteOf(arena);
     if (site !== undefined && !options.readOnly) {
       // Files that a replay fills must not outlive the rest of their groups, which the log alone may have, and not on disk yet.
@@ -325,6 +358,9 @@ export class ShardStore {
       },
     });
     const unfinished = replay.finish();
+    const lostUpTo = wal.losses.reduce((lsn, { lsnFrom, lsnTo }) => Math.max(lsn, lsnTo ?? lsnFrom), 0);
+    const abandoned = prepared.forgetBefore(lostUpTo);
+    prepared.endReplay();
     // Numbers go on behind all that is in files, whatever the log has lost.
     const publishedSeq = Math.max(replay.publishedSeq, spaces.storedSeqMax);
     if (publishedSeq > replay.publishedSeq) publishTrees(arena, publishedSeq);
@@ -338,8 +374,14 @@ export class ShardStore {
       ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
     };
     const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
-    const report: RecoveryReport = { checkpoint: found, wal, operationsReplayed: replay.operations };
-    const store = new ShardStore(options, arena, spaces, log, report, publishedSeq);
+    const report: RecoveryReport = {
+      checkpoint: found,
+      wal,
+      operationsReplayed: replay.operations,
+      prepared: Array.from(prepared.all, ({ id }) => id),
+      abandoned,
+    };
+    const store = new ShardStore(options, arena, spaces, prepared, log, report, publishedSeq);
     store.#dropped.push(...unfinished);
     return store;
   }
@@ -361,9 +403,14 @@ export class ShardStore {
     return this.#records;
   }
 
-  /** Sequence numbers the group needs. */
+  /** Prepare and Resolve records in the group so far: they are no `records`. */
+  get groupControls(): number {
+    return this.prepared.controls;
+  }
+
+  /** Sequence numbers the group needs. One with nothing but Prepare and Resolve records takes one. */
   get groupSpan(): number {
-    return this.#span;
+    return this.#span === 0 && this.prepared.controls > 0 ? 1 : this.#span;
   }
 
   get groupBytes(): number {
@@ -395,9 +442,16 @@ export class ShardStore {
     return this.spaces.ask(space, operations, bytes, expiring, deletesOnly, largestBytes);
   }
 
-  /** Whether a record of this many bytes fits into the group's frame. */
+  /** Whether a record of this many bytes fits into the group's frame. What is prepared may have to be resolved in it, too. */
   fits(bytes: number): boolean {
-    return this.#groupBytes + this.#dropped.length * DROP_RECORD_BYTES + bytes <= this.#log.payloadBytesMax;
+    const kept = this.#dropped.length * DROP_RECORD_BYTES + this.prepared.resolveBytes;
+    return this.#groupBytes + kept + bytes <= this.#log.payloadBytesMax;
+  }
+
+  /** Bytes of writes (operation records) that a transaction may have here: they fit into a frame, whatever else is prepared. */
+  get transactionBytesMax(): number {
+    const { payloadBytesMax } = this.#log;
+    return payloadBytesMax - prepareRecordBytes(0) - Math.min(PREPARED_KEPT_BYTES, payloadBytesMax >>> 3);
   }
 
   /** Appends the (checked, admitted) record at `start` of `source`, `length` bytes, a multiple of 4. `words` is the same memory. */
@@ -434,6 +488,60 @@ export class ShardStore {
     this.#records = records;
     this.#span += span;
     this.#groupBytes += length;
+  }
+
+  /**
+   * Appends a transaction's Prepare record: from this group on its (admitted, checked) writes, the records in `source` from `start` to `end`, are kept until
+   * it is resolved. @throws ERR_CORRUPT when it writes a key twice, ERR_INTERNAL when it is prepared already: nothing is appended
+   */
+  appendPrepare(key: PrepareKey, source: Uint8Array, start: number, end: number): void {
+    const writes = copyOf(source, start, end);
+    this.#log.ensure(prepareRecordBytes(writes.length));
+    this.prepared.prepare(key, writes);
+    const bytes = this.#log.bytes;
+    const at = this.#log.position;
+    writeOperationHeader(bytes, at, OperationKind.Prepare, 0, PREPARE_KEY_BYTES, writes.length);
+    writePrepareKey(bytes, at + OPERATION_HEADER_BYTES, key);
+    bytes.set(writes, at + OPERATION_HEADER_BYTES + PREPARE_KEY_BYTES);
+    this.#log.position = at + prepareRecordBytes(writes.length);
+    this.#groupBytes += prepareRecordBytes(writes.length);
+  }
+
+  /**
+   * The group resolves a prepared transaction: it is applied with the number of its commit, which is above all that is published and below the group's own,
+   * or given up (number 0). A number that is published already was applied by a predecessor: it is only recorded. False: it is not prepared here. May come
+   * when the group's numbers are taken already; what is given up also between groups. If the group fails or is discarded, commits must be told again.
+   * @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL: a page that it changes cannot be read; it stays prepared
+   */
+  addResolve(id: number, number: number): boolean {
+    const { prepared } = this;
+    const found = prepared.get(id);
+    if (found === undefined) return false;
+    if (number !== 0 && this.isPaged) {
+      const { writes } = found;
+      for (let at = 0; at < writes.length; at += checkOperation(writes, at, writes.length)) this.#fetch(writes, at);
+    }
+    prepared.resolve(id, number);
+    if (number !== 0 && found.operations > 1) this.holdTogether();
+    return true;
+  }
+
+  /** The lowest number in the group that begins with `firstSeq`: what snapshots without a number may see is below. */
+  lowestNumber(firstSeq: number): number {
+    return Math.min(firstSeq, this.prepared.lowestNumber);
+  }
+
+  /**
+   * Commits with this number and higher ones must not be forgotten by whoever decides them: a power loss could bring them back as prepared. Infinity: all
+   * that are applied are safe. See sync().
+   */
+  get decisionsNeededFrom(): number {
+    return this.prepared.decisionsNeededFrom(this.#log.syncedLsn);
+  }
+
+  /** What is prepared or resolved depends on the log being ahead of files. */
+  get #hasUnsettled(): boolean {
+    return this.prepared.size > 0 || this.decisionsNeededFrom !== Infinity;
   }
 
   /**
@@ -536,8 +644,9 @@ export class ShardStore {
     this.#holdsTogether = true;
   }
 
-  /** Gives the group up; nothing happened. */
+  /** Gives the group up; nothing happened. What it was to give up is given up by the next one. */
   discardGroup(): void {
+    this.prepared.discard();
     this.#records = 0;
     this.#span = 0;
     this.#groupBytes = 0;
@@ -550,24 +659,56 @@ export class ShardStore {
    */
   commit(level: DurabilityLevel, firstSeq: number, beforeApply: () => void): void {
     const log = this.#log;
+    const { prepared } = this;
     const records = this.#records;
-    const lastSeq = firstSeq + this.#span - 1;
+    const span = this.groupSpan;
     const builtAt = log.payloadStart;
+    // What a thread that dies has applied of a transaction must be in its log: it is not told a second time.
+    const safety = prepared.controls > 0 ? Math.max(level, Durability.Os) : level;
     this.#records = 0;
     try {
+      if (prepared.controls > 0) this.#appendResolves();
       // At the memory level too: the frame is only buffered, but if there is no place for it the group must not be seen.
-      log.commit(firstSeq, this.#span, level === Durability.Memory);
+      log.commit(firstSeq, span, safety === Durability.Memory);
       const before = log.writtenLsn === log.lastLsn - 1 ? 0 : this.#unwrittenBytes;
-      this.#unwrittenBytes = level === Durability.Memory ? before + this.#groupBytes : 0;
-      if (level === Durability.Sync) log.sync();
+      this.#unwrittenBytes = safety === Durability.Memory ? before + this.#groupBytes : 0;
+      if (safety === Durability.Sync) log.sync();
     } catch (error) {
+      prepared.discard();
       throw fromSystemError(error, 'writing the log', this.#options.directory ?? '');
     }
     this.#dropped.splice(0, this.#droppedLogged);
+    prepared.logged(log.lastLsn);
     beforeApply();
     // The log may have moved the frame to make room.
     this.#apply(records, firstSeq, log.payloadStart - builtAt);
-    this.#publish(lastSeq);
+    this.#publish(firstSeq + span - 1);
+    prepared.published();
+  }
+
+  #appendResolves(): void {
+    const log = this.#log;
+    log.ensure(this.prepared.controls * RESOLVE_RECORD_BYTES);
+    const { position } = log;
+    log.position = this.prepared.writeResolves(log.bytes, position);
+    this.#groupBytes += log.position - position;
+  }
+
+  /**
+   * For a log that has failed for good: applies and publishes the group's commits without it, and gives everything else of the group up. The Prepare
+   * records and the decisions are in their logs, so a recovery finds the same.
+   */
+  commitUnlogged(firstSeq: number, beforeApply: () => void): void {
+    const { prepared } = this;
+    this.#records = 0;
+    this.#span = 0;
+    this.#groupBytes = 0;
+    this.#log.discard();
+    prepared.noteUnlogged();
+    beforeApply();
+    this.#apply(0, firstSeq, 0);
+    this.#publish(firstSeq);
+    prepared.published();
   }
 
   /** Frames of the `memory` level that are not written yet go to the operating system. */
@@ -608,6 +749,7 @@ export class ShardStore {
     const { spaces } = this;
     spaces.lsn = this.#log.lastLsn;
     spaces.beginGroup(this.#publishedSeq, this.#holdsTogether);
+    if (this.prepared.controls > 0) this.#applyResolves();
     if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
       const { order } = this.#order;
       for (let i = 0; i < records; i++) {
@@ -619,6 +761,18 @@ export class ShardStore {
     let seq = firstSeq;
     for (let i = 0; i < records; i++) {
       seq = applyRecord(spaces, bytes, recordAt[i]! + moved, seq, this);
+    }
+  }
+
+  /** Their room is kept for them, but where a tree has grown meanwhile it may have become too little. */
+  #applyResolves(): void {
+    const { arena } = this;
+    const before = arena.reserveMode;
+    arena.reserveMode = true;
+    try {
+      this.prepared.apply(this.#publishedSeq);
+    } finally {
+      arena.reserveMode = before;
     }
   }
 
@@ -845,7 +999,7 @@ export class ShardStore {
   wantsCheckpoint(checkpointLogBytes: number): boolean {
     const { logBytes } = this;
     if (logBytes <= checkpointLogBytes || logBytes <= this.dataBytes) return false;
-    const needed = this.spaces.neededFromLsn;
+    const needed = Math.min(this.spaces.neededFromLsn, this.prepared.neededFromLsn);
     if (needed === Infinity || logBytes - this.#log.bytesFrom(needed) > checkpointLogBytes) return true;
     for (const { engine } of this.spaces.backgroundSpaces) {
       const { background } = engine;
@@ -886,7 +1040,7 @@ export class ShardStore {
     const pagedRoots = capturePaged(this.arena, (tag) => spaceIdOfTag(tag) !== BUILDING_SPACE_ID);
     this.#pin = this.arena.pinLong();
     const lsn = this.#log.lastLsn;
-    let replayFromLsn = Math.min(lsn + 1, this.spaces.neededFromLsn);
+    let replayFromLsn = Math.min(lsn + 1, this.spaces.neededFromLsn, this.prepared.neededFromLsn);
     for (const incoming of this.#blobs.values()) replayFromLsn = Math.min(replayFromLsn, incoming.firstLsn);
     const entrySpaces: number[] = [];
     const lsmSpaces: number[] = [];
@@ -1177,9 +1331,30 @@ function loadEntries(
   }
 }
 
+const NOTHING_RESOLVED = { resolved: [], isWalked: false } as const;
+
+/** Whether the payload may end with a Resolve record: they are the last ones. Cheap, and wrong only in that other bytes may look like one. */
+function endsWithResolve(bytes: Uint8Array, start: number, end: number): boolean {
+  const at = end - RESOLVE_RECORD_BYTES;
+  return (
+    at >= start &&
+    bytes[at] === OperationKind.Resolve &&
+    bytes[at + 1] === 0 &&
+    readKeyLength(bytes, at) === RESOLVE_KEY_BYTES &&
+    readValueLength(bytes, at) === 0
+  );
+}
+
+function damaged({ file, offset, start, lsn }: WalFrame, at: number, text: string): ConcordError {
+  // Where the record stands in its file.
+  const place = offset + FRAME_HEADER_BYTES + (at - start);
+  return new ConcordError('ERR_CORRUPT', `${file} at ${place}: ${text}`, { file, offset: place, lsn });
+}
+
 /** Applies recovered frames. Frames the checkpoint covers only contribute chunks of blobs that end behind it. */
 class Replay implements BlobTable {
   readonly #spaces: SpaceTable;
+  readonly #prepared: PreparedTransactions;
   readonly #arena: ArenaWriter;
   readonly #blobs = new Map<number, IncomingBlob>();
   publishedSeq: number;
@@ -1187,7 +1362,7 @@ class Replay implements BlobTable {
   lsn = 0;
   /** The last number that stands in the log. */
   logSeq = 0;
-  readonly #skipsMissingBlobs: boolean;
+  readonly #isSalvage: boolean;
   readonly #env: Env;
   readonly #isReadOnly: boolean;
   /** Engines with files of their own may lack what the checkpoint covers for all others. */
@@ -1199,10 +1374,17 @@ class Replay implements BlobTable {
   #unpublished = 0;
   #lastSeq: number;
 
-  constructor(spaces: SpaceTable, arena: ArenaWriter, publishedSeq: number, options: ShardStoreOptions) {
+  constructor(
+    spaces: SpaceTable,
+    prepared: PreparedTransactions,
+    arena: ArenaWriter,
+    publishedSeq: number,
+    options: ShardStoreOptions,
+  ) {
     this.#spaces = spaces;
+    this.#prepared = prepared;
     this.#arena = arena;
-    this.#skipsMissingBlobs = options.recoveryMode === 'salvage';
+    this.#isSalvage = options.recoveryMode === 'salvage';
     this.publishedSeq = publishedSeq;
     this.#lastSeq = publishedSeq;
     this.#env = options.env;
@@ -1224,19 +1406,39 @@ class Replay implements BlobTable {
     const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
     const isApplied = !covered || this.#looksAtCovered;
     let seq = firstSeq;
+    const { resolved, isWalked } = endsWithResolve(bytes, frame.start, end)
+      ? this.#resolvesOf(frame, covered, isApplied)
+      : NOTHING_RESOLVED;
     // The live store published after each group. Where its memory was nearly used up, so must this.
-    if (isApplied && this.#unpublished > 0 && !this.#spaces.admitsAny(operationCount, end - frame.start))
-      this.#publish();
+    if (isApplied && this.#unpublished > 0) {
+      let operations = operationCount;
+      let payloadBytes = end - frame.start;
+      for (const { prepared } of resolved) {
+        operations += prepared.operations;
+        payloadBytes += prepared.writes.length;
+      }
+      if (!this.#spaces.admitsAny(operations, payloadBytes)) this.#publish();
+    }
     this.#spaces.lsn = frame.lsn;
+    for (const { prepared, number } of resolved) {
+      this.#prepared.applyWrites(prepared, number);
+      this.operations += prepared.operations;
+      this.#unpublished += prepared.operations;
+    }
     for (let at = frame.start; at < end;) {
       const size = checkOperation(bytes, at, end);
-      if (isApplied && (covered || this.#skipsMissingBlobs) && this.#isMissingBlob(bytes, at)) {
+      const kind = bytes[at];
+      if (kind === OperationKind.Prepare) {
+        if (!isWalked) this.#prepared.replayPrepare(bytes, at, frame.lsn);
+      } else if (kind === OperationKind.Resolve) {
+        if (!isWalked) throw damaged(frame, at, 'a transaction is resolved by a record that is not the last');
+      } else if (isApplied && (covered || this.#isSalvage) && this.#isMissingBlob(bytes, at)) {
         // Of a covered one the chunks may have been cut off: then whatever it was for has it.
         seq += operationSpan(bytes, at);
       } else if (isApplied) {
         seq = applyRecord(this.#spaces, bytes, at, seq, this);
         this.operations++;
-      } else if (bytes[at] === OperationKind.Chunk) {
+      } else if (kind === OperationKind.Chunk) {
         this.applyChunk(bytes, at, frame.lsn);
       } else {
         this.#forgetBlobOf(bytes, at);
@@ -1248,6 +1450,29 @@ class Replay implements BlobTable {
     this.#lastSeq = Math.max(this.#lastSeq, this.#appliedSeq);
     this.#unpublished += operationCount;
     if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
+  }
+
+  /** Looks at the Prepare and Resolve records of a frame that has some: what is resolved comes before all other operations. */
+  #resolvesOf(
+    frame: WalFrame,
+    covered: boolean,
+    isApplied: boolean,
+  ): { resolved: { prepared: PreparedTransaction; number: number }[]; isWalked: true } {
+    const { bytes, start, end, lsn } = frame;
+    const resolved: { prepared: PreparedTransaction; number: number }[] = [];
+    let next = start;
+    for (let at = start; at < end; at = next) {
+      next = at + checkOperation(bytes, at, end);
+      if (bytes[at] === OperationKind.Prepare) this.#prepared.replayPrepare(bytes, at, lsn);
+      if (bytes[at] !== OperationKind.Resolve) continue;
+      const { prepared, number } = this.#prepared.replayResolve(bytes, at);
+      if (number === 0 || !isApplied) continue;
+      if (prepared !== undefined) resolved.push({ prepared, number });
+      // Of a covered one the Prepare record may have been cut off: then whatever it was for has it. Likewise if a dead thread has applied it.
+      else if (!covered && number > this.#lastSeq && !this.#isSalvage)
+        throw damaged(frame, at, `a transaction is committed with number ${number} that was not prepared`);
+    }
+    return { resolved, isWalked: true };
   }
 
   /** A record that names a blob of which some chunks are lost. */

@@ -11,8 +11,12 @@
  * everything passed at any time, without a log to catch up from, and a store in memory can do it too. At the end one publication exchanges them.
  * A writer that dies leaves a half filled engine under a name nobody looks for; its successor drops it and begins again.
  *
- * The index is a B+Tree of its own: expiresAt u48 · space u32 · seq u48 (big-endian) → key. It is derived: a line whose entry is gone or has another
- * version means nothing and is dropped when its time comes. Threads: the shard's thread only.
+ * The index is a B+Tree of its own: expiresAt u48 · space u32 · seq u48 · hash of the key u64 (big-endian) → key. What a transaction over several
+ * shards writes has one number, so a number alone does not tell lines apart; lines of stores that are older than that have no hash. It is derived:
+ * a line whose entry is gone or has another version means nothing and is dropped when its time comes.
+ *
+ * Reserved room. What is prepared (prepared.ts) is admitted when it is prepared and applied later: until then every ask counts it besides, as a group
+ * of its own. Threads: the shard's thread only.
  */
 import { assert } from '../../shared/assert.js';
 import { ConcordError } from '../../shared/errors.js';
@@ -36,15 +40,20 @@ import {
   type Engine,
   type EngineBackground,
   type EngineCursor,
+  type EngineReader,
   type EngineWriter,
   type SweepState,
 } from '../engine.js';
+import { hashBytes } from '../../shared/hash.js';
 import { SHARD_READER_SLOT } from '../reader-slots.js';
 import type { SpaceDefinition, SwitchProgress } from './space.js';
 
 export { JOB_READER_SLOT, SHARD_READER_SLOT } from '../reader-slots.js';
 
-const INDEX_KEY_BYTES = 16;
+const INDEX_KEY_BYTES = 24;
+/** Of older stores: without the hash. */
+const INDEX_KEY_BYTES_BEFORE = 16;
+const SECOND_HASH_SEED = 0x6c696e65;
 /** Spaces that are moved at a time: each takes another row of the meta page, which has room for all spaces and about a hundred more. */
 const BUILDINGS_MAX = 32;
 const NO_SNAPSHOTS = new Float64Array(0);
@@ -67,6 +76,7 @@ export interface Space {
   definition: SpaceDefinition;
   engine: EngineWriter;
   cursor: EngineCursor | undefined;
+  reader: EngineReader | undefined;
   building: Building | undefined;
   /** Of the engine: see Engine.expiresByItself. */
   expiresByItself: boolean;
@@ -80,6 +90,23 @@ export interface Space {
   askedBytes: number;
   /** Key and value of the largest operation; Infinity: not told. */
   askedLargest: number;
+  /** Of all that is prepared: what must stay admitted. The largest is one of those since nothing was. */
+  reservedTransactions: number;
+  reservedOperations: number;
+  reservedBytes: number;
+  reservedLargest: number;
+  reservedExpiring: number;
+}
+
+/** What the operations of a transaction ask of one space. */
+export interface RoomNeeds {
+  readonly spaceId: number;
+  operations: number;
+  bytes: number;
+  /** Key and value of the largest operation. */
+  largestBytes: number;
+  /** Puts of entries that expire. */
+  expiring: number;
 }
 
 /** An entry whose time has come. */
@@ -122,6 +149,8 @@ export class SpaceTable {
   #askedGroup = 1;
   #askedExpiring = 0;
   #askedOperations = 0;
+  /** Spaces that something prepared writes to. */
+  readonly #reserved = new Set<Space>();
 
   /**
    * Opens what the arena's rows hold. Spaces without a row begin empty; rows of spaces that are not defined any more, and engines that were being
@@ -203,6 +232,7 @@ export class SpaceTable {
     const space = this.#spaces.get(spaceId);
     if (space === undefined) return;
     this.#spaces.delete(spaceId);
+    this.#reserved.delete(space);
     space.building?.engine.destroy();
     space.engine.destroy();
     this.#listBackgrounds();
@@ -259,6 +289,7 @@ export class SpaceTable {
   }
 
   #admitsAsked(deletesOnly: boolean): boolean {
+    if (this.#reserved.size > 0) return this.#admitsBesideReserved(deletesOnly);
     const asked = this.#asked;
     const indexOperations = this.#indexOperations();
     const first = asked[0]!;
@@ -272,11 +303,87 @@ export class SpaceTable {
       if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
     }
     if (indexOperations > 0) {
-      units += this.#requireIndex().unitsNeeded(indexOperations, indexOperations * (INDEX_LINE_BYTES + 64));
+      units += this.#indexUnits(indexOperations);
     }
     if (units <= this.#arena.freeUnits(deletesOnly)) return true;
     this.#arena.reclaim();
     return units <= this.#arena.freeUnits(deletesOnly);
+  }
+
+  /** As two groups, one after the other: a tree that has grown by the first needs more for the second. */
+  #admitsBesideReserved(deletesOnly: boolean): boolean {
+    let units = this.#reservedUnits();
+    for (const space of this.#asked) {
+      const { engine, building, askedOperations, askedBytes, askedLargest } = space;
+      const operations = askedOperations + space.reservedOperations;
+      const bytes = askedBytes + space.reservedBytes;
+      if (!engine.admits(operations, bytes, deletesOnly, Math.max(askedLargest, space.reservedLargest))) return false;
+      units += engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
+      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
+    }
+    const indexOperations = this.#indexOperations();
+    if (indexOperations > 0) units += this.#indexUnits(indexOperations);
+    if (units <= this.#arena.freeUnits(deletesOnly)) return true;
+    this.#arena.reclaim();
+    return units <= this.#arena.freeUnits(deletesOnly);
+  }
+
+  #indexUnits(operations: number): number {
+    return this.#requireIndex().unitsNeeded(operations, operations * (INDEX_LINE_BYTES + 64));
+  }
+
+  /** What applying all that is prepared may take. */
+  #reservedUnits(): number {
+    let units = 0;
+    let operations = 0;
+    let expiring = 0;
+    for (const { engine, building, reservedOperations, reservedBytes, reservedLargest, reservedExpiring } of this
+      .#reserved) {
+      units += engine.unitsNeeded(reservedOperations, reservedBytes, reservedLargest);
+      if (building !== undefined) {
+        units += building.engine.unitsNeeded(reservedOperations, reservedBytes, reservedLargest);
+      }
+      operations += reservedOperations;
+      expiring += reservedExpiring;
+    }
+    const mayReplace = this.#index !== undefined && this.#index.counts().cells > 0;
+    const indexOperations = expiring * 2 + (mayReplace ? operations : 0);
+    return indexOperations === 0 ? units : units + this.#indexUnits(indexOperations);
+  }
+
+  /** Keeps the (admitted) room from other groups until release() is told the same. Spaces that are gone need none. */
+  reserve(needs: readonly RoomNeeds[]): void {
+    for (const { spaceId, operations, bytes, largestBytes, expiring } of needs) {
+      const space = this.get(spaceId);
+      if (space === undefined) continue;
+      this.#reserved.add(space);
+      space.reservedTransactions++;
+      space.reservedOperations += operations;
+      space.reservedBytes += bytes;
+      space.reservedLargest = Math.max(space.reservedLargest, largestBytes);
+      space.reservedExpiring += expiring;
+    }
+  }
+
+  release(needs: readonly RoomNeeds[]): void {
+    for (const { spaceId, operations, bytes, expiring } of needs) {
+      const space = this.get(spaceId);
+      if (space === undefined) continue;
+      space.reservedOperations -= operations;
+      space.reservedBytes -= bytes;
+      space.reservedExpiring -= expiring;
+      if (--space.reservedTransactions > 0) continue;
+      space.reservedLargest = 0;
+      this.#reserved.delete(space);
+    }
+  }
+
+  /** Work that asks nobody, and can do without, leaves that room too. @throws ERR_MEMORY_FULL */
+  #leaveReserved(): void {
+    if (this.#reserved.size === 0) return;
+    const units = this.#reservedUnits();
+    if (units <= this.#arena.freeUnits(false)) return;
+    throw new ConcordError('ERR_MEMORY_FULL', `${units} units are kept for transactions that are prepared`, { units });
   }
 
   /** Lines that may come and go: two for an entry that expires, and one for each that may replace such an entry. */
@@ -348,7 +455,7 @@ export class SpaceTable {
     if (space.group !== this.#group) this.#touch(space);
     const { engine } = space;
     engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
-    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (engine.replacedSeq !== 0) this.#unlist(space, key, keyStart, keyLength, seq);
     if (expiresAt !== 0 && mustList(space)) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
     if (hasPassed(space, key, keyStart, keyLength)) {
       space.building!.engine.put(key, keyStart, keyLength, value, valueStart, valueLength, seq, expiresAt);
@@ -374,7 +481,7 @@ export class SpaceTable {
     const { engine } = space;
     const copy = hasPassed(space, key, keyStart, keyLength) ? copyChain(this.#arena, chain) : undefined;
     engine.putOverflow(key, keyStart, keyLength, chain, seq, expiresAt);
-    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (engine.replacedSeq !== 0) this.#unlist(space, key, keyStart, keyLength, seq);
     if (expiresAt !== 0 && mustList(space)) this.#list(spaceId, key, keyStart, keyLength, seq, expiresAt);
     if (copy !== undefined) space.building!.engine.putOverflow(key, keyStart, keyLength, copy, seq, expiresAt);
   }
@@ -385,7 +492,7 @@ export class SpaceTable {
     if (space.group !== this.#group) this.#touch(space);
     const { engine } = space;
     engine.del(key, keyStart, keyLength, seq);
-    if (engine.replacedSeq !== 0) this.#unlist(spaceId, engine.replacedExpiresAt, engine.replacedSeq, seq);
+    if (engine.replacedSeq !== 0) this.#unlist(space, key, keyStart, keyLength, seq);
     if (hasPassed(space, key, keyStart, keyLength)) space.building!.engine.del(key, keyStart, keyLength, seq);
   }
 
@@ -421,14 +528,16 @@ export class SpaceTable {
 
   #list(spaceId: number, key: Uint8Array, keyStart: number, keyLength: number, seq: number, expiresAt: number): void {
     const index = this.#touchedIndex();
-    writeIndexKey(this.#indexKey, expiresAt, spaceId, seq);
+    writeIndexKey(this.#indexKey, expiresAt, spaceId, seq, key, keyStart, keyLength);
     index.put(this.#indexKey, 0, INDEX_KEY_BYTES, key, keyStart, keyLength, seq, 0);
   }
 
-  #unlist(spaceId: number, expiresAt: number, entrySeq: number, seq: number): void {
+  /** The line of what the engine has just replaced. */
+  #unlist({ id, engine }: Space, key: Uint8Array, keyStart: number, keyLength: number, seq: number): void {
     const index = this.#touchedIndex();
-    writeIndexKey(this.#indexKey, expiresAt, spaceId, entrySeq);
-    index.del(this.#indexKey, 0, INDEX_KEY_BYTES, seq);
+    writeIndexKey(this.#indexKey, engine.replacedExpiresAt, id, engine.replacedSeq, key, keyStart, keyLength);
+    if (index.del(this.#indexKey, 0, INDEX_KEY_BYTES, seq)) return;
+    index.del(this.#indexKey, 0, INDEX_KEY_BYTES_BEFORE, seq);
   }
 
   /** Entries that are listed to expire. */
@@ -466,7 +575,7 @@ export class SpaceTable {
     if (cursor === undefined) return 0;
     const stale: Uint8Array[] = [];
     for (let lines = 0; cursor.valid && lines < linesMax; lines++, cursor.next()) {
-      const line = new Uint8Array(INDEX_KEY_BYTES);
+      const line = new Uint8Array(cursor.keyLength);
       cursor.copyKey(line, 0);
       if (readBigEndian(line, 0, 6) > nowMs) break;
       const spaceId = readBigEndian(line, 6, 4);
@@ -493,7 +602,7 @@ export class SpaceTable {
     let removed = 0;
     try {
       for (const line of stale) {
-        index.del(line, 0, INDEX_KEY_BYTES, this.#publishedSeq);
+        index.del(line, 0, line.length, this.#publishedSeq);
         removed++;
       }
     } catch (error) {
@@ -563,6 +672,7 @@ export class SpaceTable {
       building.isStoring = true;
       return isStored(engine);
     }
+    this.#leaveReserved();
     this.beginGroup(publishedSeq, false);
     this.lsn = Infinity;
     this.#touch(space);
@@ -594,6 +704,7 @@ export class SpaceTable {
     space.engine = engine;
     space.building = undefined;
     space.cursor = undefined;
+    space.reader = undefined;
     space.expiresByItself = hasOwnExpiry(engine);
     this.#listBackgrounds();
     old.tag = rowTag(BUILDING_SPACE_ID, old.code);
@@ -617,6 +728,17 @@ export class SpaceTable {
       SHARD_READER_SLOT,
     );
     return space.cursor;
+  }
+
+  /** Finds single keys in the space's published state, for the shard itself. */
+  readerOf(space: Space): EngineReader {
+    space.reader ??= engineOfCode(space.engine.code).openReader(
+      this.#arena,
+      space.engine.row,
+      space.id,
+      SHARD_READER_SLOT,
+    );
+    return space.reader;
   }
 
   isOrdered(space: Space): boolean {
@@ -761,6 +883,7 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
     definition,
     engine,
     cursor: undefined,
+    reader: undefined,
     building: undefined,
     expiresByItself: hasOwnExpiry(engine),
     passesUpTo: 0,
@@ -769,6 +892,11 @@ function newSpace(definition: SpaceDefinition, engine: EngineWriter): Space {
     askedOperations: 0,
     askedBytes: 0,
     askedLargest: 0,
+    reservedTransactions: 0,
+    reservedOperations: 0,
+    reservedBytes: 0,
+    reservedLargest: 0,
+    reservedExpiring: 0,
   };
 }
 
@@ -805,16 +933,26 @@ function copyChain(arena: ArenaWriter, chain: OverflowChain): OverflowChain {
 }
 
 /** A line of the index. */
-export function indexKey(expiresAt: number, spaceId: number, seq: number): Buffer {
-  const key = Buffer.allocUnsafe(INDEX_KEY_BYTES);
-  writeIndexKey(key, expiresAt, spaceId, seq);
-  return key;
+export function indexKey(expiresAt: number, spaceId: number, seq: number, key: Uint8Array): Buffer {
+  const line = Buffer.allocUnsafe(INDEX_KEY_BYTES);
+  writeIndexKey(line, expiresAt, spaceId, seq, key, 0, key.length);
+  return line;
 }
 
-function writeIndexKey(into: Uint8Array, expiresAt: number, spaceId: number, seq: number): void {
+function writeIndexKey(
+  into: Uint8Array,
+  expiresAt: number,
+  spaceId: number,
+  seq: number,
+  key: Uint8Array,
+  keyStart: number,
+  keyLength: number,
+): void {
   writeBigEndian(into, 0, 6, expiresAt);
   writeBigEndian(into, 6, 4, spaceId);
   writeBigEndian(into, 10, 6, seq);
+  writeBigEndian(into, 16, 4, hashBytes(key, keyStart, keyLength) >>> 0);
+  writeBigEndian(into, 20, 4, hashBytes(key, keyStart, keyLength, SECOND_HASH_SEED) >>> 0);
 }
 
 function writeBigEndian(into: Uint8Array, at: number, bytes: number, value: number): void {

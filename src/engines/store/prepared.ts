@@ -1,0 +1,331 @@
+/**
+ * Transactions over several shards, as one of these shards has them: from their Prepare record to their Resolve record.
+ *
+ *   prepare ──logged──▶ prepared ──resolve (number N)──logged──▶ applied with N, published with the group      (number 0: given up)
+ *
+ *   log    … [ Prepare 7 ] …………………………………………… [ a b c · Resolve 7 → N ] …        N is above all published before, below the group's own numbers
+ *             └── kept from being cut ──────────────┘
+ *
+ * Must hold: what is prepared can be applied whatever else is written meanwhile (its room is reserved, see space-table.ts; its Resolve record has its
+ * place in any frame, see ShardStore.fits()). Within a group resolves come before all other operations, in life and in a replay. A group that fails
+ * leaves no trace of what was to be prepared in it, and what was to be resolved stays prepared.
+ *
+ * A replay knows what was applied by its number, as for any operation: N is in no group published before, and below the last number of its own. So what is
+ * covered is forgotten, and what a thread has applied that found no log to take the record (ShardStore.commitUnlogged()) is passed over.
+ *
+ * Whoever keeps the decisions (the coordinator) may forget one only when the Resolve records of it are durable: until then a power loss brings the
+ * transaction back as prepared. That is decisionsNeededFrom. Threads: the shard's thread only.
+ */
+import { assert } from '../../shared/assert.js';
+import { ConcordError } from '../../shared/errors.js';
+import {
+  OPERATION_HEADER_BYTES,
+  OperationKind,
+  PREPARE_KEY_BYTES,
+  RESOLVE_KEY_BYTES,
+  checkOperation,
+  operationKeyAt,
+  readKeyLength,
+  readOperationExpiry,
+  readOperationSpace,
+  readPrepareKey,
+  readResolveNumber,
+  readTransactionId,
+  readValueLength,
+  writeNumber,
+  writeOperationHeader,
+  type PrepareKey,
+} from '../operation.js';
+import { GroupOrder } from './group-order.js';
+import type { RoomNeeds, SpaceTable } from './space-table.js';
+
+/** Transactions that may be prepared in a shard at a time. */
+export const PREPARED_MAX = 1024;
+export const RESOLVE_RECORD_BYTES = OPERATION_HEADER_BYTES + RESOLVE_KEY_BYTES;
+/** More writes are told apart by a set. */
+const COMPARED_WRITES_MAX = 16;
+
+export interface PreparedTransaction extends Readonly<PrepareKey> {
+  /** Its operation records. */
+  readonly writes: Buffer;
+  readonly operations: number;
+  /** Frame of the Prepare record: the log is not cut beyond. */
+  readonly firstLsn: number;
+  readonly needs: readonly RoomNeeds[];
+}
+
+/** The end of a transaction; number 0: it was given up. */
+interface Resolve {
+  readonly id: number;
+  readonly number: number;
+}
+
+export class PreparedTransactions {
+  readonly #spaces: SpaceTable;
+  readonly #byId = new Map<number, PreparedTransaction>();
+  readonly #order = new GroupOrder();
+  #recordAt = new Int32Array(64);
+
+  // Of the open group. Those to be prepared have no frame yet.
+  readonly #prepares: PreparedTransaction[] = [];
+  readonly #resolves: Resolve[] = [];
+  /** Of the group that is being committed: room to be given back behind the publication. */
+  readonly #settled: PreparedTransaction[] = [];
+  /** Lowest numbers of groups whose Resolve records may not be durable, oldest first, and their frames. */
+  readonly #unsynced: { readonly number: number; readonly lsn: number }[] = [];
+  /** Lowest number that was applied without a record. */
+  #unlogged = Infinity;
+
+  constructor(spaces: SpaceTable) {
+    this.#spaces = spaces;
+  }
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  /** Also while it is only to be prepared, in the open group. */
+  has(id: number): boolean {
+    return this.get(id) !== undefined;
+  }
+
+  get(id: number): PreparedTransaction | undefined {
+    return this.#byId.get(id) ?? this.#prepares.find((prepare) => prepare.id === id);
+  }
+
+  get all(): IterableIterator<PreparedTransaction> {
+    return this.#byId.values();
+  }
+
+  /** First frame of the log that a recovery needs for them; Infinity: none. */
+  get neededFromLsn(): number {
+    let needed = Infinity;
+    for (const { firstLsn } of this.#byId.values()) needed = Math.min(needed, firstLsn);
+    return needed;
+  }
+
+  /** The lowest number whose decision must not be forgotten yet, for the sake of this shard; Infinity: none of those that are applied. */
+  decisionsNeededFrom(syncedLsn: number): number {
+    const unsynced = this.#unsynced;
+    while (unsynced.length > 0 && unsynced[0]!.lsn <= syncedLsn) unsynced.shift();
+    return Math.min(this.#unlogged, unsynced[0]?.number ?? Infinity);
+  }
+
+  // ---- the open group -------------------------------------------------------------------------------------------------------------------
+
+  /** Whether one more may be prepared. */
+  get hasRoom(): boolean {
+    return this.#byId.size + this.#prepares.length < PREPARED_MAX;
+  }
+
+  /** Prepare and Resolve records of the group. */
+  get controls(): number {
+    return this.#prepares.length + this.#resolves.length;
+  }
+
+  /** Resolve records that may have to go into the group. */
+  get resolveBytes(): number {
+    return this.#byId.size * RESOLVE_RECORD_BYTES;
+  }
+
+  /** The lowest number of the group's commits; Infinity: it has none. */
+  get lowestNumber(): number {
+    let lowest = Infinity;
+    for (const { number } of this.#resolves) if (number !== 0 && number < lowest) lowest = number;
+    return lowest;
+  }
+
+  /** @throws ERR_CORRUPT, ERR_INTERNAL: nothing is changed */
+  prepare(key: PrepareKey, writes: Buffer): void {
+    if (this.has(key.id)) throw new ConcordError('ERR_INTERNAL', `transaction ${key.id} is prepared already`);
+    this.#prepares.push(preparedOf(key, writes, 0));
+  }
+
+  /** Of one that is prepared. Harmless when it was told already. */
+  resolve(id: number, number: number): void {
+    assert(this.has(id), 'what is resolved is prepared');
+    if (!this.#resolves.some((resolve) => resolve.id === id)) this.#resolves.push({ id, number });
+  }
+
+  /** Writes the Resolve records, one behind the other. Returns where they end. */
+  writeResolves(bytes: Buffer, at: number): number {
+    for (const { id, number } of this.#resolves) {
+      writeOperationHeader(bytes, at, OperationKind.Resolve, 0, RESOLVE_KEY_BYTES, 0);
+      writeNumber(bytes, at + OPERATION_HEADER_BYTES, id);
+      writeNumber(bytes, at + OPERATION_HEADER_BYTES + 8, number);
+      at += RESOLVE_RECORD_BYTES;
+    }
+    return at;
+  }
+
+  /** The group is not to be. What was given up is given up by the next one; commits are told again by whoever decides them. */
+  discard(): void {
+    this.#prepares.length = 0;
+    let kept = 0;
+    for (const resolve of this.#resolves) {
+      if (resolve.number === 0 && this.#byId.has(resolve.id)) this.#resolves[kept++] = resolve;
+    }
+    this.#resolves.length = kept;
+  }
+
+  /** The group's frame is in the log. */
+  logged(lsn: number): void {
+    for (const prepare of this.#prepares) this.#add({ ...prepare, firstLsn: lsn });
+    this.#prepares.length = 0;
+    const number = this.lowestNumber;
+    if (number !== Infinity) this.#unsynced.push({ number, lsn });
+  }
+
+  #add(prepared: PreparedTransaction): void {
+    this.#byId.set(prepared.id, prepared);
+    this.#spaces.reserve(prepared.needs);
+  }
+
+  /** Applies the group's commits, before anything else of it. Numbers up to `publishedSeq` are in the spaces already. */
+  apply(publishedSeq: number): void {
+    for (const { id, number } of this.#resolves) {
+      const prepared = this.#byId.get(id);
+      assert(prepared !== undefined, 'what is resolved is prepared');
+      this.#byId.delete(id);
+      this.#settled.push(prepared);
+      if (number > publishedSeq) this.applyWrites(prepared, number);
+    }
+    this.#resolves.length = 0;
+  }
+
+  /** The group is published. */
+  published(): void {
+    if (this.#settled.length === 0) return;
+    for (const { needs } of this.#settled) this.#spaces.release(needs);
+    this.#settled.length = 0;
+  }
+
+  /** The group's commits are to be applied though no log takes their records. */
+  noteUnlogged(): void {
+    this.#prepares.length = 0;
+    this.#unlogged = Math.min(this.#unlogged, this.lowestNumber);
+  }
+
+  /** All writes with one number. What is gone, or has them, passes them over. */
+  applyWrites({ writes, operations, firstLsn }: PreparedTransaction, number: number): void {
+    const spaces = this.#spaces;
+    if (this.#recordAt.length < operations) this.#recordAt = new Int32Array(operations);
+    const recordAt = this.#recordAt;
+    let records = 0;
+    for (let at = 0; at < writes.length; at += checkOperation(writes, at, writes.length)) recordAt[records++] = at;
+    const { order } = this.#order.sort(writes, recordAt, records, 0) ? this.#order : NO_ORDER;
+    for (let i = 0; i < records; i++) {
+      const at = recordAt[order === undefined ? i : order[i]!]!;
+      const spaceId = readOperationSpace(writes, at);
+      const keyStart = operationKeyAt(writes, at);
+      const keyLength = readKeyLength(writes, at);
+      if (writes[at] === OperationKind.Delete) spaces.del(spaceId, writes, keyStart, keyLength, number);
+      else {
+        const valueStart = keyStart + keyLength;
+        const valueLength = readValueLength(writes, at);
+        const expiresAt = readOperationExpiry(writes, at);
+        spaces.put(spaceId, writes, keyStart, keyLength, writes, valueStart, valueLength, number, expiresAt);
+      }
+    }
+    // Engines with files of their own need the log from where the writes stand.
+    spaces.noteLsn(firstLsn);
+    if (this.#recordAt.length > 4096) this.#recordAt = new Int32Array(64);
+  }
+
+  // ---- a replay -------------------------------------------------------------------------------------------------------------------------
+
+  /** A (checked) Prepare record of the log. @throws ERR_CORRUPT */
+  replayPrepare(bytes: Uint8Array, at: number, lsn: number): void {
+    const key = readPrepareKey(bytes, at);
+    if (this.#byId.has(key.id))
+      throw new ConcordError('ERR_CORRUPT', `transaction ${key.id} is prepared twice in the log`, { lsn });
+    const start = at + OPERATION_HEADER_BYTES + PREPARE_KEY_BYTES;
+    this.#byId.set(key.id, preparedOf(key, copyOf(bytes, start, start + readValueLength(bytes, at)), lsn));
+  }
+
+  /** Of a (checked) Resolve record: what is to be applied, and with what number, or forgotten. */
+  replayResolve(bytes: Uint8Array, at: number): { prepared: PreparedTransaction | undefined; number: number } {
+    const id = readTransactionId(bytes, at);
+    const prepared = this.#byId.get(id);
+    this.#byId.delete(id);
+    return { prepared, number: readResolveNumber(bytes, at) };
+  }
+
+  /** What was prepared before frames that are lost: nobody knows whether it was resolved in them. Returns their ids. */
+  forgetBefore(lsn: number): number[] {
+    const ids: number[] = [];
+    for (const { id, firstLsn } of this.#byId.values()) if (firstLsn < lsn) ids.push(id);
+    for (const id of ids) this.#byId.delete(id);
+    return ids;
+  }
+
+  /** Those that are left are prepared. */
+  endReplay(): void {
+    for (const { needs } of this.#byId.values()) this.#spaces.reserve(needs);
+  }
+}
+
+const NO_ORDER: { readonly order: Int32Array | undefined } = { order: undefined };
+
+/** Bytes of a Prepare record. */
+export function prepareRecordBytes(writeBytes: number): number {
+  return OPERATION_HEADER_BYTES + PREPARE_KEY_BYTES + writeBytes;
+}
+
+export function copyOf(bytes: Uint8Array, start: number, end: number): Buffer {
+  const copy = Buffer.allocUnsafeSlow(end - start);
+  copy.set(bytes.subarray(start, end));
+  return copy;
+}
+
+/** `writes`: checked records; kept. @throws ERR_CORRUPT when a key is written twice: both would have one number */
+function preparedOf(key: PrepareKey, writes: Buffer, firstLsn: number): PreparedTransaction {
+  const needs: RoomNeeds[] = [];
+  const places: number[] = [];
+  for (let at = 0; at < writes.length;) {
+    const size = checkOperation(writes, at, writes.length);
+    const spaceId = readOperationSpace(writes, at);
+    let need = needs.find((other) => other.spaceId === spaceId);
+    if (need === undefined) {
+      need = { spaceId, operations: 0, bytes: 0, largestBytes: 0, expiring: 0 };
+      needs.push(need);
+    }
+    need.operations++;
+    need.bytes += size;
+    need.largestBytes = Math.max(need.largestBytes, readKeyLength(writes, at) + readValueLength(writes, at));
+    if (readOperationExpiry(writes, at) !== 0) need.expiring++;
+    places.push(at);
+    at += size;
+  }
+  if (places.length > COMPARED_WRITES_MAX ? hasTwiceOfMany(writes, places) : hasTwice(writes, places))
+    throw new ConcordError('ERR_CORRUPT', `transaction ${key.id} writes a key twice`);
+  return { ...key, writes, operations: places.length, firstLsn, needs };
+}
+
+function hasTwice(writes: Buffer, places: readonly number[]): boolean {
+  for (let i = 1; i < places.length; i++) {
+    const at = places[i]!;
+    const keyStart = operationKeyAt(writes, at);
+    const keyEnd = keyStart + readKeyLength(writes, at);
+    const spaceId = readOperationSpace(writes, at);
+    for (let j = 0; j < i; j++) {
+      const other = places[j]!;
+      const otherStart = operationKeyAt(writes, other);
+      const otherEnd = otherStart + readKeyLength(writes, other);
+      if (otherEnd - otherStart !== keyEnd - keyStart || readOperationSpace(writes, other) !== spaceId) continue;
+      if (writes.compare(writes, otherStart, otherEnd, keyStart, keyEnd) === 0) return true;
+    }
+  }
+  return false;
+}
+
+function hasTwiceOfMany(writes: Buffer, places: readonly number[]): boolean {
+  const seen = new Set<string>();
+  for (const at of places) {
+    const keyStart = operationKeyAt(writes, at);
+    seen.add(
+      `${readOperationSpace(writes, at)} ${writes.toString('latin1', keyStart, keyStart + readKeyLength(writes, at))}`,
+    );
+  }
+  return seen.size < places.length;
+}
