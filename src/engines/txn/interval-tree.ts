@@ -119,7 +119,7 @@ function insert<V>(at: Interval<V> | undefined, node: Interval<V>): Interval<V> 
       return right;
     }
   }
-  renew(at);
+  at.farthest = farther(at.farthest, node.high);
   return at;
 }
 

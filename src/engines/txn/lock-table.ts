@@ -64,7 +64,9 @@ const INLINE_KEY_BYTES = 32;
 const INLINE_KEYS_PER_BLOCK = 1024;
 /** Objects kept for reuse, of each kind. */
 const POOLED_MAX = 8192;
-/** An index of so few keys is given up with the last range. */
+/** Keys are put in order when so many times their number were looked through for ranges. */
+const SCANS_PER_INDEX = 16;
+/** The order of so few keys is given up with the last range. */
 const INDEXED_KEYS_KEPT_MIN = 256;
 const CONFLICT = 2;
 
@@ -307,11 +309,14 @@ class Lock<T> {
   }
 }
 
-/** The ranges of a space that are held or wanted, and then also its locked keys in order. */
+/** The ranges of a space that are held or wanted. */
 class SpaceRanges<T> {
   readonly held = new IntervalTree<Grant<T>>();
   readonly waiting = new IntervalTree<Point<T>>();
-  readonly keys = new IntervalTree<Lock<T>>();
+  /** The locked keys of the space in order, once that pays. */
+  keys: IntervalTree<Lock<T>> | undefined = undefined;
+  /** Keys that were looked through for want of an order. */
+  scanned = 0;
 }
 
 export class LockTable<T> {
@@ -787,9 +792,9 @@ export class LockTable<T> {
   #tryPoint(probe: LockWait<T>, point: Point<T>): number {
     const owner = probe.owner!;
     this.#checkRoom(owner, point);
-    probe.isUpgrade = this.#holdsAt(owner, point);
     if (point.isRange) this.#openSpace(point.space);
-    else point.lock = this.#find(point.space, point.bytes, point.start, point.length, point.hash);
+    probe.isUpgrade = this.#holdsAt(owner, point);
+    if (!point.isRange) point.lock = this.#find(point.space, point.bytes, point.start, point.length, point.hash);
     const id = this.#inTheWay(probe);
     if (id === 0) {
       this.#grantPoint(owner, point);
@@ -882,9 +887,7 @@ export class LockTable<T> {
         this.#meetHolder(grant.owner);
         isHeld = true;
       }
-    const locks: Lock<T>[] = [];
-    ranges.keys.findIn(locks, low, high);
-    for (const lock of locks) {
+    for (const lock of this.#locksIn(point.space, low, high)) {
       for (let grant = lock.grants; grant !== undefined; grant = grant.next)
         if (grant.owner !== owner && grant.mode + mode >= CONFLICT) {
           this.#meetHolder(grant.owner);
@@ -968,9 +971,7 @@ export class LockTable<T> {
     const held: Grant<T>[] = [];
     ranges.held.findIn(held, point.bytes, point.high);
     if (held.some((grant) => grant.owner === owner)) return true;
-    const locks: Lock<T>[] = [];
-    ranges.keys.findIn(locks, point.bytes, point.high);
-    return locks.some((lock) => grantOf(lock, owner) !== undefined);
+    return this.#locksIn(point.space, point.bytes, point.high).some((lock) => grantOf(lock, owner) !== undefined);
   }
 
   #coversPoint(owner: LockOwner<T>, point: Point<T>): boolean {
@@ -1017,7 +1018,9 @@ export class LockTable<T> {
   #seat(wait: LockWait<T>): void {
     const { owner } = wait;
     if (owner !== undefined) {
-      wait.isUpgrade = this.#holdsAt(owner, wait.points[0]!);
+      const point = wait.points[0]!;
+      if (point.isRange) this.#openSpace(point.space);
+      wait.isUpgrade = this.#holdsAt(owner, point);
       owner.waits.push(wait);
       this.#figures.waiting++;
     } else {
@@ -1127,9 +1130,9 @@ export class LockTable<T> {
     const waiting: Point<T>[] = [];
     ranges.waiting.findIn(waiting, low, high);
     for (const point of waiting) this.#look(point.wait);
-    const locks: Lock<T>[] = [];
-    ranges.keys.findIn(locks, low, high);
-    for (const { queue } of locks) if (queue !== undefined) for (const point of queue) this.#look(point.wait);
+    if (this.#waits.size === 0) return;
+    for (const { queue } of this.#locksIn(space, low, high))
+      if (queue !== undefined) for (const point of queue) this.#look(point.wait);
   }
 
   /** Who may come behind a seated request is looked at again. */
@@ -1408,7 +1411,7 @@ export class LockTable<T> {
     this.#counters[hash & (COUNTERS - 1)]!++;
     if (this.#spaces.size > 0) {
       const ranges = this.#spaces.get(space);
-      if (ranges !== undefined) this.#indexLock(ranges, lock);
+      if (ranges?.keys !== undefined) indexLock(ranges.keys, lock);
     }
     return lock;
   }
@@ -1436,10 +1439,11 @@ export class LockTable<T> {
     this.#locks--;
     this.#counters[lock.hash & (COUNTERS - 1)]!--;
     if (lock.interval !== undefined) {
-      this.#spaces.get(lock.space)!.keys.remove(lock.interval);
+      this.#spaces.get(lock.space)!.keys!.remove(lock.interval);
       lock.interval = undefined;
-      this.#closeSpace(lock.space);
     }
+    if (this.#spaces.size > 0 && this.#locks === INDEXED_KEYS_KEPT_MIN)
+      for (const space of [...this.#spaces.keys()]) this.#closeSpace(space);
     if (this.#locks === 0 && this.#buckets.length > BUCKETS_MIN * 64) this.#rehash(BUCKETS_MIN);
     if (this.#freeLockCount >= POOLED_MAX) return;
     lock.bytes = lock.inlineBytes;
@@ -1464,33 +1468,48 @@ export class LockTable<T> {
     this.#buckets = buckets;
   }
 
-  /** The ranges of a space; its locked keys are put in order when there were none. */
   #openSpace(space: number): SpaceRanges<T> {
     let ranges = this.#spaces.get(space);
-    if (ranges !== undefined) return ranges;
-    ranges = new SpaceRanges<T>();
-    this.#spaces.set(space, ranges);
-    for (const first of this.#buckets)
-      for (let lock = first; lock !== undefined; lock = lock.next)
-        if (lock.space === space) this.#indexLock(ranges, lock);
+    if (ranges === undefined) {
+      ranges = new SpaceRanges<T>();
+      this.#spaces.set(space, ranges);
+    }
     return ranges;
   }
 
-  #indexLock(ranges: SpaceRanges<T>, lock: Lock<T>): void {
-    const bytes = new Uint8Array(lock.length + 1);
-    for (let index = 0; index < lock.length; index++) bytes[index] = lock.bytes[lock.start + index]!;
-    lock.interval = ranges.keys.add(bytes.subarray(0, lock.length), bytes, lock);
-  }
-
-  /** Gives up the order of a space's keys when no range is left, unless it would be dear to make again. */
+  /** Forgets a space when no range is left, unless what was learnt would be dear to learn again. */
   #closeSpace(space: number): void {
     const ranges = this.#spaces.get(space);
     if (ranges === undefined || ranges.held.size > 0 || ranges.waiting.size > 0) return;
-    if (ranges.keys.size > INDEXED_KEYS_KEPT_MIN) return;
-    const locks: Lock<T>[] = [];
-    ranges.keys.findIn(locks, LOWEST_KEY, undefined);
-    for (const lock of locks) lock.interval = undefined;
+    if (this.#locks > INDEXED_KEYS_KEPT_MIN) return;
+    if (ranges.keys !== undefined) {
+      const locks: Lock<T>[] = [];
+      ranges.keys.findIn(locks, LOWEST_KEY, undefined);
+      for (const lock of locks) lock.interval = undefined;
+    }
     this.#spaces.delete(space);
+  }
+
+  /** The locked or wanted keys of [low, high) of a space that is open. */
+  #locksIn(space: number, low: Uint8Array, high: Uint8Array | undefined): Lock<T>[] {
+    const ranges = this.#spaces.get(space)!;
+    const locks: Lock<T>[] = [];
+    if (ranges.keys === undefined && ranges.scanned > SCANS_PER_INDEX * this.#locks) {
+      ranges.keys = new IntervalTree<Lock<T>>();
+      for (const first of this.#buckets)
+        for (let lock = first; lock !== undefined; lock = lock.next)
+          if (lock.space === space) indexLock(ranges.keys, lock);
+    }
+    if (ranges.keys !== undefined) {
+      ranges.keys.findIn(locks, low, high);
+      return locks;
+    }
+    ranges.scanned += this.#locks;
+    if (this.#locks === 0) return locks;
+    for (const first of this.#buckets)
+      for (let lock = first; lock !== undefined; lock = lock.next)
+        if (lock.space === space && isWithin(lock, low, high)) locks.push(lock);
+    return locks;
   }
 }
 
@@ -1585,6 +1604,17 @@ function isCompatible<T>(lock: Lock<T>, owner: LockOwner<T>, own: Grant<T> | und
   if (strong !== undefined && strong.owner !== owner && strong.mode + mode >= CONFLICT) return false;
   if (mode !== LockMode.Exclusive) return true;
   return lock.shared === (own !== undefined && own.mode === LockMode.Shared ? 1 : 0);
+}
+
+function isWithin<T>({ bytes, start, length }: Lock<T>, low: Uint8Array, high: Uint8Array | undefined): boolean {
+  if (compareBytes(bytes, start, length, low, 0, low.length) < 0) return false;
+  return high === undefined || compareBytes(bytes, start, length, high, 0, high.length) < 0;
+}
+
+function indexLock<T>(keys: IntervalTree<Lock<T>>, lock: Lock<T>): void {
+  const bytes = new Uint8Array(lock.length + 1);
+  for (let index = 0; index < lock.length; index++) bytes[index] = lock.bytes[lock.start + index]!;
+  lock.interval = keys.add(bytes.subarray(0, lock.length), bytes, lock);
 }
 
 function bucketOf(space: number, hash: number, bucketCount: number): number {
