@@ -227,6 +227,13 @@ export class LockWait<T> {
   describe(): LockDescription {
     return describePoint(this.points[0]!);
   }
+
+  /** All that is wanted; the bytes are the wait's own. */
+  wanted(): LockPoint[] {
+    return this.points.map(({ space, mode, bytes, hash, isRange, high }) =>
+      isRange ? { space, mode, low: bytes, high } : { space, mode, key: bytes, hash },
+    );
+  }
 }
 
 /** A key or a range that a request wants. */
@@ -1642,6 +1649,25 @@ function isEmptyRange(low: Uint8Array | undefined, high: Uint8Array | undefined)
 /** Always of its own: the caller's bytes may be a view of a ring. */
 function copyOf(bytes: Uint8Array): Uint8Array {
   return bytes.length === 0 ? LOWEST_KEY : Uint8Array.from(bytes);
+}
+
+/** A key or a range in words: UTF-8 where it is, else 0x and hex digits. */
+export function lockText({ key, low, high }: Pick<LockDescription, 'key' | 'low' | 'high'>): string {
+  if (key !== undefined) return keyText(key);
+  return `[${low === undefined ? '' : keyText(low)}, ${high === undefined ? '' : keyText(high)})`;
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+function keyText(key: Uint8Array): string {
+  try {
+    const text = utf8.decode(key);
+    // Control characters would not be seen.
+    if (!/\p{Cc}/u.test(text)) return text;
+  } catch {
+    // Not UTF-8.
+  }
+  return `0x${Buffer.from(key.buffer, key.byteOffset, key.length).toString('hex')}`;
 }
 
 function describePoint<T>(point: Point<T>): LockDescription {
