@@ -14,6 +14,8 @@ import { DEFAULT_SPACE_ID } from '../../engines/engine.js';
 import type { RecoveryReport } from '../../engines/store/shard-store.js';
 import { ThreadClient, type ClientSetup } from '../client/thread-client.js';
 import { ControlBlock } from '../control-block.js';
+import { ChangeFeed } from '../feed/change-feed.js';
+import type { PoolWatchOptions } from '../feed/watched.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { PoolCore, closed, givenEncoding } from './core.js';
 import { PoolHost, type ClientGate, type ClientSettings, type HostEvents } from './host.js';
@@ -203,6 +205,17 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   /** What the engine of the pool's own space is called. */
   get engine(): string {
     return this.#core.defaultRecord.engine;
+  }
+
+  // ---- changes ----------------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * What is committed, in this and every other thread, as it is written to the log: see docs/feed.md. Of the pool's own space, or of those named.
+   * @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND, ERR_CLOSED
+   */
+  watch<WK = K, WV = V>(options: PoolWatchOptions<WK> = {}): ChangeFeed<WK, WV> {
+    this.assertOpen();
+    return new ChangeFeed<WK, WV>(this.source, options, true);
   }
 
   // ---- maintenance ------------------------------------------------------------------------------------------------------------------------

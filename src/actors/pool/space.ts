@@ -9,6 +9,8 @@ import { resolveKeyEncoding } from '../../shared/codec/key-encoding.js';
 import { resolveValueEncoding, type ValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { engineNamed } from '../../engines/engine.js';
+import { ChangeFeed } from '../feed/change-feed.js';
+import type { WatchOptions } from '../feed/watched.js';
 import { isTraced, traced } from '../metrics/tracing.js';
 import { closed, type PoolCore } from './core.js';
 import { Keyspace } from './keyspace.js';
@@ -220,6 +222,12 @@ export class Space<K = string, V = string> extends Keyspace<K, V> {
    */
   switchEngine(engine: string, options?: SwitchOptions): Promise<void> {
     return switchEngineOf(this.source, engine, options);
+  }
+
+  /** What is committed in this space, in every thread, as it is written to the log: see docs/feed.md. @throws ERR_INVALID_ARG, ERR_SPACE_DROPPED, ERR_CLOSED */
+  watch(options: WatchOptions<K> = {}): ChangeFeed<K, V> {
+    this.source.assertUsable();
+    return new ChangeFeed<K, V>(this.source, options, false);
   }
 
   /** Numbers of this moment: entries, bytes and trees are the space's own, the rest is the pool's. */

@@ -1,0 +1,365 @@
+/**
+ * The change feed: what is committed, as an async iterator. It reads the log, as far as that is published, in the thread that asks for changes: no
+ * shard knows of it or waits for it, and it holds nothing open between two calls.
+ *
+ *   next() ─ log of each shard ─ units ─ merged ─ decoded        nothing there: look again after 1 ms, later every 4 ms, while a call waits
+ *
+ * Ends (done) when it is closed, or the store is; rejects once with what went wrong, and is at its end then. Threads: the one that made it.
+ */
+import { ConcordError } from '../../shared/errors.js';
+import { NodeEnv } from '../../shared/env/node-env.js';
+import { LogTail } from '../../engines/feed/log-tail.js';
+import { ShardFeed, type RawChange } from '../../engines/feed/shard-feed.js';
+import type { FeedLimits, FeedPosition, FeedSource } from '../../engines/feed/source.js';
+import { StoreFeed } from '../../engines/feed/store-feed.js';
+import { decodeToken, encodeToken, type FeedToken } from '../../engines/feed/token.js';
+import { truncated } from '../../engines/feed/source.js';
+import { ShardCounter } from '../control-block.js';
+import type { PoolCore } from '../pool/core.js';
+import type { SpaceSource } from '../pool/source.js';
+import { ClearChange, DelChange, PutChange, type Change, type ChangePlace } from './changes.js';
+import { Watched, resolveWatch, type ResolvedWatch } from './watched.js';
+
+/** After this long the event loop gets a turn. */
+const YIELD_MS = 4;
+/** How soon to look again: often at first, as changes seldom come alone. */
+const POLL_SOON_MS = 1;
+const POLL_SOON_COUNT = 50;
+const POLL_MS = 4;
+
+/** The unit that is being delivered. */
+interface Delivery {
+  readonly parts: readonly ShardFeed[];
+  readonly id: number;
+  readonly isJoined: boolean;
+  readonly size: number;
+  /** Records that were delivered before. */
+  readonly recordsToPass: number;
+  part: number;
+  changes: ReturnType<ShardFeed['changes']>;
+  /** Records of the parts before this one. */
+  recordsBefore: number;
+  /** Changes of it that came, or were passed. */
+  index: number;
+}
+
+export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator<Change<K, V>>, AsyncDisposable {
+  readonly #core: PoolCore;
+  readonly #options: ResolvedWatch;
+  readonly #storeId: Uint8Array;
+  readonly #sources: readonly FeedSource[];
+  readonly #limits: readonly (() => FeedLimits)[];
+  readonly #from: FeedToken;
+  /** As of the last change delivered, by shard. Replaced, never changed: changes hold on to it. */
+  #positions: readonly FeedPosition[];
+  #partial: FeedToken['partial'];
+  #watched: Watched | undefined;
+  #feed: StoreFeed | undefined;
+  #delivery: Delivery | undefined;
+  #isEnded = false;
+  #wake: (() => void) | undefined;
+  /** next() calls run one after another. */
+  #tail: Promise<unknown> = Promise.resolve();
+  #callsInOrder = 0;
+  #lastYieldMs = 0;
+  #idleLooks = 0;
+
+  /** @internal Made by watch(). @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND, ERR_UNSUPPORTED, ERR_IO */
+  constructor(source: SpaceSource, options: unknown, takesSpaces: boolean) {
+    const { core } = source;
+    const { client } = core;
+    const { control } = client;
+    this.#core = core;
+    this.#options = resolveWatch(source, options, takesSpaces);
+    const { since, durable, signal } = this.#options;
+    const env = new NodeEnv();
+    let storeId: Uint8Array = new Uint8Array(16);
+    this.#sources = client.shards.map(({ arena }, shard) => {
+      const { cold } = arena.layout;
+      if (cold === undefined)
+        throw new ConcordError('ERR_UNSUPPORTED', 'a store in memory has no log that a change feed could read');
+      storeId = cold.storeId;
+      return new LogTail(env, cold.directory, cold.storeId, shard);
+    });
+    this.#storeId = storeId;
+    this.#limits = this.#sources.map((_, shard) => {
+      const counters = control.shardCounters(shard);
+      return () => ({
+        publishedSeq: control.published(shard),
+        syncedLsn: counters[ShardCounter.LogSyncedLsn]!,
+        durable,
+      });
+    });
+    if (since === 'now') {
+      const positions = this.#sources.map((tail, shard) => tail.end(() => control.published(shard)));
+      this.#from = { positions, partial: undefined };
+    } else if (since === 'beginning') this.#from = this.#beginning();
+    else this.#from = decodeToken(since, this.#storeId, this.#sources.length);
+    this.#positions = this.#from.positions;
+    this.#partial = this.#from.partial;
+    signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  readonly #onAbort = (): void => {
+    this.#wake?.();
+  };
+
+  #beginning(): FeedToken {
+    return { positions: this.#sources.map((source) => source.beginning()), partial: undefined };
+  }
+
+  /** watch({ since: token }) goes on where this feed is: behind what it has delivered, and what it has passed over since. */
+  get token(): string {
+    return encodeToken(this.#storeId, { positions: this.#positions, partial: this.#partial });
+  }
+
+  /**
+   * The next change; waits for one. Done when the feed was closed, or the store.
+   * @throws ERR_FEED_TRUNCATED (details.oldest: token of the oldest change there is), ERR_CORRUPT, ERR_DECODE, ERR_SPACE_DROPPED, ERR_OPTION_CONFLICT,
+   *   ERR_IO; AbortError
+   */
+  next(): Promise<IteratorResult<Change<K, V>, undefined>> {
+    if (this.#callsInOrder === 0 && this.#delivery !== undefined && this.#options.signal?.aborted !== true) {
+      try {
+        const change = this.#take();
+        if (change !== undefined) return Promise.resolve({ done: false, value: change });
+      } catch (error) {
+        this.#end();
+        return Promise.reject(error);
+      }
+    }
+    this.#callsInOrder++;
+    const next = this.#tail.then(async () => {
+      try {
+        const value = await this.#pull();
+        return value === undefined ? ({ done: true, value: undefined } as const) : { done: false as const, value };
+      } catch (error) {
+        const isOpen = this.#isOpen;
+        this.#end();
+        // Files that are gone because the store is.
+        if (!isOpen && this.#options.signal?.aborted !== true) return { done: true, value: undefined } as const;
+        throw this.#told(error);
+      } finally {
+        this.#callsInOrder--;
+      }
+    });
+    this.#tail = next.then(
+      () => undefined,
+      () => undefined,
+    );
+    return next;
+  }
+
+  /** Ends the feed, and the calls that wait. Harmless when it has ended. */
+  close(): Promise<void> {
+    this.#end();
+    return Promise.resolve();
+  }
+
+  return(): Promise<IteratorResult<Change<K, V>, undefined>> {
+    this.#end();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #end(): void {
+    this.#isEnded = true;
+    this.#delivery = undefined;
+    this.#feed = undefined;
+    this.#options.signal?.removeEventListener('abort', this.#onAbort);
+    this.#wake?.();
+  }
+
+  /** With what a caller needs to go on. */
+  #told(error: unknown): unknown {
+    if (!(error instanceof ConcordError) || error.code !== 'ERR_FEED_TRUNCATED') return error;
+    let oldest: string | undefined;
+    try {
+      oldest = encodeToken(this.#storeId, this.#beginning());
+    } catch {
+      // Then there is none.
+    }
+    const { code, message, details } = error;
+    return new ConcordError(code, message, oldest === undefined ? details : { ...details, oldest }, { cause: error });
+  }
+
+  get #isOpen(): boolean {
+    const { client } = this.#core;
+    return !client.closed && client.control.isOpen;
+  }
+
+  /** Undefined: the feed has ended. */
+  async #pull(): Promise<Change<K, V> | undefined> {
+    this.#lastYieldMs = performance.now();
+    for (;;) {
+      this.#options.signal?.throwIfAborted();
+      const change = this.#take();
+      if (change !== undefined) return change;
+      if (this.#isEnded) return undefined;
+      if (!this.#isOpen) {
+        this.#end();
+        return undefined;
+      }
+      const feed = this.#feed ?? (await this.#begin());
+      if (feed === undefined) continue;
+      const outcome = feed.next((shard) => this.#limits[shard]!());
+      if (outcome === 'ready') {
+        this.#idleLooks = 0;
+        this.#deliver(feed);
+      }
+      if (outcome !== 'end') {
+        if (performance.now() - this.#lastYieldMs > YIELD_MS) {
+          await new Promise((resolve) => setImmediate(resolve));
+          this.#lastYieldMs = performance.now();
+        }
+        continue;
+      }
+      this.#assertSpaces();
+      this.#positions = feed.positions;
+      this.#partial = feed.partial;
+      await this.#sleep(this.#idleLooks++ < POLL_SOON_COUNT ? POLL_SOON_MS : POLL_MS);
+    }
+  }
+
+  /** Spaces that were being created when the feed was made are there now. */
+  async #begin(): Promise<StoreFeed | undefined> {
+    for (const source of this.#options.sources ?? []) {
+      const { pending } = source;
+      if (pending !== undefined) await pending;
+    }
+    if (this.#isEnded || this.#feed !== undefined) return this.#feed;
+    this.#assertSpaces();
+    this.#watched = new Watched(this.#core, this.#options);
+    const { positions, partial } = this.#from;
+    const filter = this.#watched;
+    const shards = this.#sources.map((source, shard) => {
+      const position = positions[shard]!;
+      const { publishedSeq } = this.#limits[shard]!();
+      if (publishedSeq < position.seq) {
+        const text = `it is at number ${publishedSeq}, the token at ${position.seq}: the store was set back`;
+        throw truncated(shard, position.lsn, text);
+      }
+      return new ShardFeed(shard, source, filter, position);
+    });
+    this.#feed = new StoreFeed(shards, partial);
+    return this.#feed;
+  }
+
+  /** @throws ERR_SPACE_DROPPED, why one could not be created */
+  #assertSpaces(): void {
+    for (const source of this.#options.sources ?? []) {
+      try {
+        source.assertUsable();
+      } catch (error) {
+        if (!(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') throw error;
+        // This thread lets go of the space: a feed of it ends as one whose store is closed.
+        this.#end();
+      }
+    }
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        this.#wake = undefined;
+        resolve();
+      }, ms);
+      this.#wake = () => {
+        this.#wake = undefined;
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  // ---- delivering -------------------------------------------------------------------------------------------------------------------------
+
+  #deliver(feed: StoreFeed): void {
+    const parts = feed.ready;
+    const { isJoined } = parts[0]!.head!;
+    const size = isJoined ? parts.reduce((sum, part) => sum + part.countWanted(), 0) : 1;
+    if (size === 0) {
+      this.#passUnit(feed, parts);
+      return;
+    }
+    this.#delivery = {
+      parts,
+      id: Math.min(...parts.map(({ head }) => head!.seq)),
+      isJoined,
+      size,
+      recordsToPass: feed.recordsToPass,
+      part: 0,
+      changes: parts[0]!.changes(),
+      recordsBefore: 0,
+      index: 0,
+    };
+  }
+
+  #passUnit(feed: StoreFeed, parts: readonly ShardFeed[]): void {
+    feed.done();
+    const positions = [...this.#positions];
+    for (const part of parts) positions[part.shard] = part.position;
+    this.#positions = positions;
+    this.#partial = feed.partial;
+    this.#delivery = undefined;
+  }
+
+  /** The next change of what is being delivered; undefined when there is none left. */
+  #take(): Change<K, V> | undefined {
+    for (;;) {
+      const delivery = this.#delivery;
+      if (delivery === undefined) return undefined;
+      const step = delivery.changes.next();
+      if (step.done === true) {
+        delivery.recordsBefore += step.value;
+        delivery.part++;
+        const part = delivery.parts[delivery.part];
+        if (part === undefined) this.#passUnit(this.#feed!, delivery.parts);
+        else delivery.changes = part.changes();
+        continue;
+      }
+      const record = delivery.recordsBefore + step.value.record;
+      const index = delivery.index++;
+      const isLast = index === delivery.size - 1;
+      const { shard } = delivery.parts[delivery.part]!;
+      if (isLast) this.#passUnit(this.#feed!, delivery.parts);
+      else this.#partial = { shard: delivery.parts[0]!.shard, records: record + 1 };
+      if (record < delivery.recordsToPass) continue;
+      const change = this.#changeOf(step.value.change, shard, delivery, index);
+      if (change !== undefined) return change;
+    }
+  }
+
+  /** Undefined: its space was dropped in this moment. */
+  #changeOf(raw: RawChange, shard: number, delivery: Delivery, index: number): Change<K, V> | undefined {
+    const space = this.#watched!.space(raw.spaceId);
+    if (space === undefined) return undefined;
+    const { name, keyEncoding, valueEncoding } = space;
+    const { id, size, isJoined } = delivery;
+    const storeId = this.#storeId;
+    const token = { positions: this.#positions, partial: this.#partial };
+    const place: ChangePlace = {
+      space: name,
+      shard,
+      version: raw.seq,
+      transaction: isJoined ? { id, size, index, last: index === size - 1 } : undefined,
+      token: () => encodeToken(storeId, token),
+    };
+    if (raw.kind === 'clear') {
+      const { low, high } = raw;
+      const { slots } = this.#core.client.control;
+      return new ClearChange<K>(place, low && Buffer.from(low), high && Buffer.from(high), keyEncoding, slots);
+    }
+    const key = keyEncoding.decode(raw.bytes, raw.keyAt, raw.keyAt + raw.keyLength) as K;
+    if (raw.kind === 'del') return new DelChange<K>(place, key);
+    const value = valueEncoding.decode(raw.value, raw.valueAt, raw.valueAt + raw.valueLength) as V;
+    return new PutChange<K, V>(place, key, value, raw.expiresAt === 0 ? undefined : raw.expiresAt);
+  }
+}
