@@ -13,8 +13,12 @@ import {
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
+  OPERATION_JOINED,
   OperationKind,
+  PREPARE_KEY_BYTES,
+  RESOLVE_KEY_BYTES,
   checkOperation,
+  checkWrites,
   operationBytes,
   operationKeyAt,
   operationSpan,
@@ -22,10 +26,15 @@ import {
   readKeyLength,
   readOperationExpiry,
   readOperationSpace,
+  readPrepareKey,
+  readResolveNumber,
+  readTransactionId,
   readValueLength,
   writeBlobReference,
+  writeNumber,
   writeOperationExtension,
   writeOperationHeader,
+  writePrepareKey,
 } from '../../dist/engines/operation.js';
 import { SPACE_ID_MAX } from '../../dist/engines/engine.js';
 import { ConcordError } from '../../dist/shared/errors.js';
@@ -58,10 +67,27 @@ function reference(client: number, blob: number, offset: number, count: number):
   return bytes;
 }
 
+function prepareKey(id: number, maskLow = 0x21, maskHigh = 0x80000000, client = 7): Buffer {
+  const bytes = Buffer.alloc(PREPARE_KEY_BYTES, 0xee);
+  writePrepareKey(bytes, 0, { id, maskLow, maskHigh, client });
+  return bytes;
+}
+
+function resolveKey(id: number, number: number): Buffer {
+  const bytes = Buffer.alloc(RESOLVE_KEY_BYTES, 0xee);
+  writeNumber(bytes, 0, id);
+  writeNumber(bytes, 8, number);
+  return bytes;
+}
+
 const text = (string: string): Buffer => Buffer.from(string);
 
 test('the bytes of every kind of record stay what they were', () => {
-  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch } = OperationKind;
+  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch, Prepare, Resolve } = OperationKind;
+  const writes = Buffer.concat([
+    record({ kind: Put, flags: OPERATION_JOINED, key: text('a'), value: text('1') }),
+    record({ kind: Delete, key: text('b'), extension: [2, 0] }),
+  ]);
   expectGolden('operation.txt', [
     [
       hex(record({ kind: Put, key: text('a'), value: text('1') })),
@@ -137,6 +163,23 @@ test('the bytes of every kind of record stay what they were', () => {
       hex(record({ kind: PutBlob, key: text('big'), value: reference(3, 7, 70000, 0), extension: [5, 2 ** 32] })),
       'put big = blob 7 of client 3 in space 5 until 2^32',
     ],
+    [
+      hex(record({ kind: Put, flags: OPERATION_JOINED, key: text('a'), value: text('1') })),
+      'put a = 1, joined to the next record',
+    ],
+    [
+      hex(record({ kind: Delete, flags: OPERATION_JOINED, key: text('gone'), extension: [513, 0] })),
+      'delete gone from space 513, joined to the next record',
+    ],
+    [
+      hex(record({ kind: Prepare, key: prepareKey(2 ** 40 + 5), value: writes })),
+      'prepare: id 2^40 + 5 as f64, shards 0, 5 and 63 as two u32, client 7, zero u32; put a = 1 joined to delete b from space 2',
+    ],
+    [
+      hex(record({ kind: Resolve, key: resolveKey(2 ** 40 + 5, 2 ** 41 + 1) })),
+      'resolve: id 2^40 + 5 is committed with number 2^41 + 1, both f64',
+    ],
+    [hex(record({ kind: Resolve, key: resolveKey(2 ** 40 + 5, 0) })), 'resolve: id 2^40 + 5 is given up'],
   ]);
 });
 
@@ -154,12 +197,16 @@ test('kinds, flags and limits stay what they were', () => {
   expect([CLEAR_HAS_LOW, CLEAR_HAS_HIGH, CHUNK_OF_BATCH]).toEqual([1, 2, 1]);
   expect([OPERATION_HEADER_BYTES, BLOB_REFERENCE_BYTES]).toEqual([8, 24]);
   expect([OPERATION_EXTENDED, OPERATION_EXTENSION_BYTES, SPACE_ID_MAX]).toEqual([128, 12, 268435453]);
+  expect([OPERATION_JOINED, PREPARE_KEY_BYTES, RESOLVE_KEY_BYTES]).toEqual([64, 24, 16]);
   expect([MAX_VALUE_BYTES, MAX_BATCH_BYTES]).toEqual([268435456, 268435456]);
   expect(CHUNK_BYTES).toBeLessThanOrEqual(BATCH_INLINE_MAX_BYTES);
 });
 
 describe('checkOperation', () => {
-  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch } = OperationKind;
+  const { Put, Delete, ClearRange, Chunk, PutBlob, ApplyBatch, Prepare, Resolve } = OperationKind;
+  const joined = (flags: number, ...keys: string[]): Buffer =>
+    Buffer.concat(keys.map((key) => record({ kind: Put, flags, key: text(key), value: text('v') })));
+  const twoWrites = Buffer.concat([joined(OPERATION_JOINED, 'a'), record({ kind: Delete, key: text('b') })]);
   const good: [string, Buffer][] = [
     ['put', record({ kind: Put, key: text('k'), value: text('v') })],
     ['delete', record({ kind: Delete, key: text('k') })],
@@ -175,6 +222,10 @@ describe('checkOperation', () => {
       'put of a blob in a space',
       record({ kind: PutBlob, key: text('k'), value: reference(1, 2, 9, 0), extension: [9, 7] }),
     ],
+    ['put that is joined', record({ kind: Put, flags: OPERATION_JOINED, key: text('k'), extension: [9, 7] })],
+    ['prepared transaction', record({ kind: Prepare, key: prepareKey(9), value: twoWrites })],
+    ['committed transaction', record({ kind: Resolve, key: resolveKey(2 ** 48 - 1, 2 ** 48 - 2) })],
+    ['transaction given up', record({ kind: Resolve, key: resolveKey(1, 0) })],
   ];
 
   test.each(good)('accepts a %s and gives its padded size', (_what, bytes) => {
@@ -191,7 +242,47 @@ describe('checkOperation', () => {
 
   test.each([
     ['kind 0', record({ kind: 0 })],
-    ['a kind of the future', record({ kind: 7 })],
+    ['a kind of the future', record({ kind: 9 })],
+    ['a clear that is joined', record({ kind: ClearRange, flags: OPERATION_JOINED })],
+    ['a chunk that is joined', record({ kind: Chunk, flags: OPERATION_JOINED, key: reference(1, 2, 0, 9) })],
+    ['a batch that is joined', record({ kind: ApplyBatch, flags: OPERATION_JOINED, value: reference(1, 2, 9, 3) })],
+    ['a prepared transaction without writes', record({ kind: Prepare, key: prepareKey(9) })],
+    ['a prepared transaction without an id', record({ kind: Prepare, key: prepareKey(0), value: twoWrites })],
+    ['a prepared transaction with half an id', record({ kind: Prepare, key: prepareKey(0.5), value: twoWrites })],
+    ['one with an id beyond all', record({ kind: Prepare, key: prepareKey(2 ** 48), value: twoWrites })],
+    ['one with a short key', record({ kind: Prepare, key: prepareKey(9).subarray(4), value: twoWrites })],
+    [
+      'one whose zeros are none',
+      record({ kind: Prepare, key: Buffer.concat([prepareKey(9).subarray(0, 23), text('x')]), value: twoWrites }),
+    ],
+    ['one in a space', record({ kind: Prepare, key: prepareKey(9), value: twoWrites, extension: [1, 0] })],
+    ['one with a flag', record({ kind: Prepare, flags: OPERATION_JOINED, key: prepareKey(9), value: twoWrites })],
+    [
+      'one whose writes are not joined',
+      record({ kind: Prepare, key: prepareKey(9), value: Buffer.concat([joined(0, 'a', 'b')]) }),
+    ],
+    [
+      'one whose last write is joined to nothing',
+      record({ kind: Prepare, key: prepareKey(9), value: joined(OPERATION_JOINED, 'a', 'b') }),
+    ],
+    [
+      'one that clears a range',
+      record({ kind: Prepare, key: prepareKey(9), value: record({ kind: ClearRange, flags: 1, key: text('a') }) }),
+    ],
+    [
+      'one within another',
+      record({
+        kind: Prepare,
+        key: prepareKey(9),
+        value: record({ kind: Prepare, key: prepareKey(9), value: twoWrites }),
+      }),
+    ],
+    ['a prepared transaction with half a write', record({ kind: Prepare, key: prepareKey(9), value: text('1234567') })],
+    ['the end of a transaction with a value', record({ kind: Resolve, key: resolveKey(1, 2), value: text('v') })],
+    ['the end of a transaction without an id', record({ kind: Resolve, key: resolveKey(0, 2) })],
+    ['the end of a transaction with a negative number', record({ kind: Resolve, key: resolveKey(1, -2) })],
+    ['the end of a transaction with no number', record({ kind: Resolve, key: resolveKey(1, NaN) })],
+    ['the end of a transaction with the number −0', record({ kind: Resolve, key: resolveKey(1, -0) })],
     ['a flag of the future on a put', record({ kind: Put, flags: 1 })],
     ['a flag of the future on a clear', record({ kind: ClearRange, flags: 4 })],
     ['a chunk without a reference', record({ kind: Chunk, key: text('short'), value: text('v') })],
@@ -215,8 +306,8 @@ describe('checkOperation', () => {
     expect(() => checkOperation(bytes, 0, bytes.length)).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
   });
 
-  test('only a batch takes more than one sequence number, and never none', () => {
-    expect(good.map(([, bytes]) => operationSpan(bytes, 0))).toEqual([1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1]);
+  test('only a batch takes more than one sequence number; what is prepared or resolved takes none', () => {
+    expect(good.map(([, bytes]) => operationSpan(bytes, 0))).toEqual([1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     expect(operationSpan(record({ kind: ApplyBatch, value: reference(1, 2, 0, 0) }), 0)).toBe(1);
   });
 
@@ -238,6 +329,23 @@ describe('checkOperation', () => {
     );
     const plain = record({ kind: Put, key: text('key'), value: text('value') });
     expect([readOperationSpace(plain, 0), readOperationExpiry(plain, 0), operationKeyAt(plain, 0)]).toEqual([0, 0, 8]);
+  });
+
+  test('ids, numbers, shards and writes of a transaction are read back as they were written', () => {
+    const id = fc.integer({ min: 1, max: 2 ** 48 - 1 });
+    const u32 = fc.nat(0xffffffff);
+    fc.assert(
+      fc.property(id, u32, u32, u32, fc.nat(2 ** 48 - 1), (txn, maskLow, maskHigh, client, number) => {
+        const prepare = record({ kind: Prepare, key: prepareKey(txn, maskLow, maskHigh, client), value: twoWrites });
+        expect(checkOperation(prepare, 0, prepare.length)).toBe(prepare.length);
+        expect(readPrepareKey(prepare, 0)).toEqual({ id: txn, maskLow, maskHigh, client });
+        expect(checkWrites(prepare, prepare.length - twoWrites.length, prepare.length)).toBe(2);
+        const resolve = record({ kind: Resolve, key: resolveKey(txn, number) });
+        expect(checkOperation(resolve, 0, resolve.length)).toBe(resolve.length);
+        expect([readTransactionId(resolve, 0), readResolveNumber(resolve, 0)]).toEqual([txn, number]);
+      }),
+      { numRuns: runCount(200) },
+    );
   });
 
   test('a blob reference out of range is refused', () => {
@@ -273,7 +381,7 @@ describe('checkOperation', () => {
   test('any bytes are refused with a code, or are a record that lies inside them', () => {
     // Headers that are nearly right get further than noise does.
     const nearly = fc
-      .tuple(fc.nat(8), fc.oneof(fc.nat(4), fc.integer({ min: 128, max: 132 })), fc.nat(40), fc.nat(40), fc.uint8Array({ maxLength: 64 }))
+      .tuple(fc.nat(10), fc.oneof(fc.nat(4), fc.constant(64), fc.integer({ min: 128, max: 132 })), fc.nat(40), fc.nat(40), fc.uint8Array({ maxLength: 64 }))
       .map(([kind, flags, keyLength, valueLength, rest]) => {
         const bytes = Buffer.alloc(OPERATION_HEADER_BYTES + rest.length);
         writeOperationHeader(bytes, 0, kind, flags, keyLength, valueLength);

@@ -64,13 +64,12 @@ export class Validator {
 
   #validateWrites(body: TransactionBody): ConflictInfo | undefined {
     const { bytes, writesStart, writesEnd, snapshot, readMs } = body;
-    let size = 0;
-    for (let at = writesStart; at < writesEnd; at += size) {
+    for (let at = writesStart; at < writesEnd;) {
       const keyStart = operationKeyAt(bytes, at);
       const keyLength = readKeyLength(bytes, at);
       const extension = bytes[at + 1]! >= OPERATION_EXTENDED ? OPERATION_EXTENSION_BYTES : 0;
-      size = operationBytes(keyLength, readValueLength(bytes, at), extension);
       const spaceId = readOperationSpace(bytes, at);
+      at += operationBytes(keyLength, readValueLength(bytes, at), extension);
       const space = this.#store.spaces.require(spaceId);
       const newest = this.#store.versionOf(space, bytes, keyStart, keyLength, readMs);
       let isSame: boolean;
