@@ -138,8 +138,8 @@ class Scene {
     }
     if (!reached.has(target)) return undefined;
     const path = [];
-    for (let node = target; reached.get(node) >= 0;) {
-      const edge = this.#edges[reached.get(node)];
+    for (let node = target; node !== source;) {
+      const edge = this.#edges[/** @type {number} */ (reached.get(node))];
       path.push(edge);
       node = this.#locals.get(edge.from);
     }
