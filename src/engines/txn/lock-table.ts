@@ -152,6 +152,8 @@ export class LockOwner<T> {
   isPrepared = false;
   /** Who took the locks away; 0: nobody did. */
   woundedBy = 0;
+  /** Set by release(): it cannot lock anything any more. */
+  isReleased = false;
   heldCount = 0;
   /** @internal */
   grants: Grant<T> | undefined = undefined;
@@ -414,7 +416,8 @@ export class LockTable<T> {
   }
 
   /**
-   * Locks the key bytes[start, start + length). Undefined: it is locked. Otherwise the request waits, and onGrant or onFail ends it.
+   * Locks the key bytes[start, start + length). Undefined: it is locked. Otherwise the request waits, and onGrant or onFail ends it; that may have
+   * happened before this returns.
    * Fails at once with ERR_DEADLOCK (wait-die, or the owner was wounded), ERR_LOCK_TIMEOUT (the deadline is not after now) or
    * ERR_TRANSACTION_TOO_LARGE.
    */
@@ -430,6 +433,7 @@ export class LockTable<T> {
     nowMs: number,
     context: T,
   ): LockWait<T> | undefined {
+    assert(!owner.isReleased, 'an owner locks nothing after its release');
     if (owner.woundedBy !== 0) throw woundedError(owner);
     if (this.#grantFreeKey(owner, space, bytes, start, length, hash, mode)) return undefined;
     const wait = new LockWait<T>(
@@ -458,6 +462,7 @@ export class LockTable<T> {
     context: T,
   ): LockWait<T> | undefined {
     assert(mode !== LockMode.Update, 'ranges are locked shared or exclusive');
+    assert(!owner.isReleased, 'an owner locks nothing after its release');
     if (owner.woundedBy !== 0) throw woundedError(owner);
     if (isEmptyRange(low, high)) return undefined;
     const wait = new LockWait<T>(
@@ -490,6 +495,7 @@ export class LockTable<T> {
     hash: number,
     mode: LockMode,
   ): number {
+    assert(!owner.isReleased, 'an owner locks nothing after its release');
     if (owner.woundedBy !== 0) return owner.woundedBy;
     if (this.#grantFreeKey(owner, space, bytes, start, length, hash, mode)) return 0;
     const probe = new LockWait<T>(0, owner, owner.client, owner.age, owner.priority, Infinity, 0, undefined as T);
@@ -507,6 +513,7 @@ export class LockTable<T> {
     mode: LockMode,
   ): number {
     assert(mode !== LockMode.Update, 'ranges are locked shared or exclusive');
+    assert(!owner.isReleased, 'an owner locks nothing after its release');
     if (owner.woundedBy !== 0) return owner.woundedBy;
     if (isEmptyRange(low, high)) return 0;
     const probe = new LockWait<T>(0, owner, owner.client, owner.age, owner.priority, Infinity, 0, undefined as T);
@@ -619,6 +626,7 @@ export class LockTable<T> {
     const owner = this.#owners.get(id);
     if (owner === undefined) return;
     this.#owners.delete(id);
+    owner.isReleased = true;
     this.#dropOwner(owner, undefined);
     this.#settle();
   }
@@ -628,6 +636,7 @@ export class LockTable<T> {
     for (const owner of [...this.#owners.values()]) {
       if (owner.client !== client || owner.isPrepared) continue;
       this.#owners.delete(owner.id);
+      owner.isReleased = true;
       this.#dropOwner(owner, undefined);
     }
     for (const wait of [...this.#waits.values()])
