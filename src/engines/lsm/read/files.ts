@@ -29,6 +29,11 @@ const PATHS_MAX = 4096;
 /** Of blocks that were read without blocking: enough for the finds that wait at one time. */
 const LOADED_BYTES_MAX = 4 << 20;
 const TREE_NUMBERS = 2 ** 32;
+/** Of the cache's memory: it is never used to the last byte. */
+const FULL_SHARE = 0.8;
+const MISSES_PER_LOOK = 1024;
+const MISSED_BLOCK_BYTES = 4096;
+const MISSED_SLOTS_MAX = 1 << 20;
 
 interface OpenFile<Reader> {
   readonly reader: Reader;
@@ -92,6 +97,10 @@ export class LsmFiles {
   /** By tree: the version that was swept for. */
   readonly #swept = new Map<number, { version: UnitId; birth: number }>();
   #openMax = FILES_OPEN_MAX;
+  /** Of blocks that were read once and not kept. */
+  #missed = new Int32Array(0);
+  #missesUntilLook = 0;
+  #isCacheFull = false;
   readonly #paths = new Map<number, string>();
   /** What ColdReadError.load() brought, the oldest first. */
   readonly #loaded = new Map<string, Uint8Array>();
@@ -152,16 +161,47 @@ export class LsmFiles {
 
   /** Under a pin of a state that has the table. @throws ERR_IO */
   table(tree: number, number: number): OpenTable {
-    return this.#open(this.#tables, tree, number, tableName(number), (path, identity) =>
-      BlockFile.open(this.#env, path, identity, number),
+    return (
+      this.#known(this.#tables, tree, number) ??
+      this.#open(this.#tables, tree, number, tableName(number), (path, identity) =>
+        BlockFile.open(this.#env, path, identity, number),
+      )
     );
   }
 
   /** Under a pin of a state whose tables refer to the file. @throws ERR_IO */
   blob(tree: number, number: number): OpenBlob {
-    return this.#open(this.#blobs, tree, number, blobName(number), (path, identity) =>
-      BlobReader.open(this.#env, path, identity, number),
+    return (
+      this.#known(this.#blobs, tree, number) ??
+      this.#open(this.#blobs, tree, number, blobName(number), (path, identity) =>
+        BlobReader.open(this.#env, path, identity, number),
+      )
     );
+  }
+
+  /**
+   * Whether a block of entries that a point read brought should go into the cache. As long as there is room, all do. Then those that are read again before as many
+   * others were: reads all over the place would put each block in for nothing, at half the price of reading it, and push better ones out.
+   */
+  isWorthKeeping(cacheId: number, offset: number): boolean {
+    const { cache } = this;
+    if (cache === undefined || !this.inserts) return false;
+    if (this.#missesUntilLook-- === 0) {
+      this.#missesUntilLook = MISSES_PER_LOOK;
+      const { usedBytes, bytes } = cache.stats();
+      this.#isCacheFull = usedBytes >= FULL_SHARE * bytes;
+      if (this.#isCacheFull && this.#missed.length === 0) this.#missed = new Int32Array(missedSlots(bytes));
+    }
+    if (!this.#isCacheFull) return true;
+    const missed = this.#missed;
+    const tag = missTag(cacheId, offset);
+    const slot = tag & (missed.length - 1);
+    if (missed[slot] === tag) {
+      missed[slot] = 0;
+      return true;
+    }
+    missed[slot] = tag;
+    return false;
   }
 
   /** For a read without a pin: the file stays open until letGo(). */
@@ -264,6 +304,17 @@ export class LsmFiles {
     else this.#swept.delete(tree);
   }
 
+  #known<File>(files: Map<number, File>, tree: number, number: number): File | undefined {
+    const key = tree * TREE_NUMBERS + number;
+    const known = files.get(key);
+    // Only where one may have to go soon does it matter which was read last.
+    if (known !== undefined && 2 * files.size >= this.#openMax) {
+      files.delete(key);
+      files.set(key, known);
+    }
+    return known;
+  }
+
   #open<Reader extends { close(): void }>(
     files: Map<number, OpenFile<Reader>>,
     tree: number,
@@ -272,15 +323,6 @@ export class LsmFiles {
     open: (path: string, identity: { storeId: Uint8Array; shard: number; tree: number }) => Reader,
   ): OpenFile<Reader> {
     const key = tree * TREE_NUMBERS + number;
-    const known = files.get(key);
-    if (known !== undefined) {
-      // Only where one may have to go soon does it matter which.
-      if (2 * files.size >= this.#openMax) {
-        files.delete(key);
-        files.set(key, known);
-      }
-      return known;
-    }
     const { directory, storeId, shard } = this.#layout;
     const path = `${directory}/${treeDirectoryName(tree)}/${name}`;
     const file = { reader: open(path, { storeId, shard, tree }), number, tree, users: 0, isDropped: false };
@@ -315,6 +357,17 @@ export class LsmFiles {
     }
     return rest;
   }
+}
+
+/** As many as there are blocks in the cache, about. */
+function missedSlots(cacheBytes: number): number {
+  return Math.min(MISSED_SLOTS_MAX, 2 ** Math.ceil(Math.log2(Math.max(64, cacheBytes / MISSED_BLOCK_BYTES))));
+}
+
+/** Never 0. */
+function missTag(cacheId: number, offset: number): number {
+  const hash = Math.imul(Math.imul(cacheId, 0x9e3779b1) ^ offset, 0x85ebca6b);
+  return hash ^ (hash >>> 15) || 1;
 }
 
 /** Both have 30 bits and more: no number that is exact has room for them. */

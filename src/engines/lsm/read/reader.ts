@@ -207,7 +207,7 @@ export class LsmReader extends LsmView implements EngineReader {
         if (answer >= 0) return answer === 1;
       }
       this.#ownCacheId = 0;
-      this.#ownLength = isAgain ? table.read(offset, storedBytes, own) : table.readPast(offset, storedBytes, own, true);
+      this.#ownLength = isAgain ? table.read(offset, storedBytes, own) : table.readEntries(offset, storedBytes, own);
       this.#ownCacheId = cacheId;
       this.#ownOffset = offset;
     }

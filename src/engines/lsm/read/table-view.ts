@@ -189,6 +189,11 @@ export class TableView {
     return this.files.table(this.tree, this.number).reader.decodeBlock(bytes, at, storedBytes, offset, into);
   }
 
+  /** The same for a block of entries that is not in the cache: it goes there if it is likely to be wanted again. */
+  readEntries(offset: number, storedBytes: number, into: BlockBuffer): number {
+    return this.readPast(offset, storedBytes, into, this.files.isWorthKeeping(this.cacheId, offset));
+  }
+
   /** The same for a block that is not in the cache. keeps: it goes there. */
   readPast(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
     const { files, cacheId } = this;
