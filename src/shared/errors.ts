@@ -62,7 +62,14 @@ export const ERROR_TABLE = {
 export type ErrorCode = keyof typeof ERROR_TABLE;
 
 /** Facts of a failure that a program may read: file, offset, limit, pid … Structured-clone safe. */
-export type ErrorDetails = Readonly<Record<string, string | number | boolean | null>>;
+export type ErrorDetails = Readonly<Record<string, DetailValue>>;
+export type DetailValue =
+  | string
+  | number
+  | boolean
+  | null
+  | readonly DetailValue[]
+  | { readonly [name: string]: DetailValue };
 
 /** What crosses threads in place of an Error. */
 export interface ErrorRecord {

@@ -23,6 +23,9 @@ export interface ClearInProgress {
   /** Of an engine without order: where in its own the next slice begins. */
   position: Uint8Array | undefined;
   level: DurabilityLevel;
+  /** A transaction has locked a part of what is left: when it began to wait, and when it looks again, on performance.now()'s clock; 0: none has. */
+  blockedSinceMs: number;
+  blockedUntilMs: number;
 }
 
 export class ClientLink {

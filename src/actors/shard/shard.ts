@@ -8,6 +8,7 @@
  */
 import { assert } from '../../shared/assert.js';
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { hashBytes } from '../../shared/hash.js';
 import {
   BLOB_REFERENCE_BYTES,
   CLEAR_HAS_HIGH,
@@ -41,6 +42,14 @@ import { ShardMeter } from '../metrics/shard-meter.js';
 import type { SyncClock } from '../metrics/timed-env.js';
 import { Condition, REQUEST_HEADER_BYTES, RequestType, ResponseStatus, readRequestVersion } from './request.js';
 import { BatchNeeds } from './batch-needs.js';
+import {
+  DEFAULT_TRANSACTION_SETTINGS,
+  DeferredRequest,
+  ShardTransactions,
+  Verdict,
+  type OpenGroup,
+  type TransactionSettings,
+} from './transactions.js';
 import { ClientLink, type ClearInProgress } from './client-link.js';
 import { NO_STALLS, WriteGate } from './write-gate.js';
 
@@ -63,10 +72,14 @@ const REFUSALS: ReadonlySet<string> = new Set([
   'ERR_READ_ONLY',
   'ERR_SPACE_DROPPED',
   'ERR_BATCH_TOO_LARGE',
+  'ERR_LOCK_TIMEOUT',
+  'ERR_DEADLOCK',
 ]);
 /** Buckets of the filter that tells whether a group touches a key already. */
 const MARK_BUCKETS = 1 << 14;
 const GATES_LOOK_MS = 50;
+/** A clear that meets a lock looks again after this. */
+const CLEAR_RETRY_MS = 1;
 /** What a moved space's new engine puts into its files is looked after so often. */
 const STORING_LOOK_MS = 5;
 
@@ -87,8 +100,14 @@ interface SwitchInProgress {
   readonly waiters: { resolve: () => void; reject: (error: Error) => void }[];
 }
 
-/** What became of a request that was looked at. */
-const Taken = { Done: 0, InGroup: 1, Hold: 2 } as const;
+/** What else depends on a request's group. */
+interface GroupNote {
+  readonly deferred: DeferredRequest | undefined;
+  /** Transaction that is prepared by it; 0: none. */
+  readonly prepares: number;
+  /** Transaction that ends with it; 0: none. */
+  readonly ends: number;
+}
 
 export class Shard {
   readonly index: number;
@@ -107,6 +126,18 @@ export class Shard {
   // Requests with records in the open group, to answer them if it fails.
   readonly #groupLinks: ClientLink[] = [];
   readonly #groupRequests: number[] = [];
+  readonly #groupNotes: (GroupNote | undefined)[] = [];
+  /** Locks, votes, what is decided. */
+  readonly transactions: ShardTransactions;
+  readonly #openGroup: OpenGroup = {
+    isOpaque: () => this.#groupHasBatch,
+    isEmpty: () => this.store.groupRecords === 0,
+    touches: (hash) => this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber,
+    touch: (hash) => {
+      this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
+    },
+    admits: (bytes, start, end) => this.#admitsAll(new BatchNeeds(this.store, bytes, start, end), end - start),
+  };
   readonly #switches = new Map<number, SwitchInProgress>();
   /** Spaces to be dropped when no checkpoint reads them. */
   readonly #drops: { spaceId: number; resolve: () => void }[] = [];
@@ -130,7 +161,13 @@ export class Shard {
   readonly #compactions = new Map<string, (() => void)[]>();
 
   /** `clock`: of the store's machine. */
-  constructor(index: number, store: ShardStore, control: ControlBlock, clock: SyncClock = { syncMs: 0 }) {
+  constructor(
+    index: number,
+    store: ShardStore,
+    control: ControlBlock,
+    clock: SyncClock = { syncMs: 0 },
+    settings: TransactionSettings = DEFAULT_TRANSACTION_SETTINGS,
+  ) {
     this.index = index;
     this.store = store;
     this.#control = control;
@@ -138,6 +175,7 @@ export class Shard {
     this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
+    this.transactions = new ShardTransactions(index, store, control, settings);
     // A predecessor did not get to the end of these. Each is begun when its turn comes: one that has no room must not keep the shard from starting.
     for (const { id } of store.spaces.unfinishedSwitches) this.#switches.set(id, { waiters: [] });
   }
@@ -148,10 +186,15 @@ export class Shard {
     if (this.#links.some((other) => other.client === client)) return;
     const link = new ClientLink(client, requestRing, responseRing, this.#control.clientDoorbell(client));
     this.#links.push(link);
-    if (link.taken === link.completed) return;
+    if (link.taken === 0) return;
     const error = new ConcordError('ERR_SHARD_RESTARTED', `shard ${this.index} restarted; the outcome is unknown`, {
       shard: this.index,
     }).toRecord();
+    link.respond(0, ResponseStatus.Forgotten, JSON.stringify(error));
+    if (link.taken === link.completed) {
+      link.complete();
+      return;
+    }
     for (let request = (link.completed + 1) | 0; ; request = (request + 1) | 0) {
       this.#respondError(link, request, error);
       if (request === link.taken) break;
@@ -166,6 +209,7 @@ export class Shard {
     return new Promise((resolve) => {
       link.leaving = () => {
         this.store.dropBlob(client);
+        this.transactions.releaseClient(link);
         resolve();
       };
       this.#removeLeaving();
@@ -183,12 +227,14 @@ export class Shard {
 
   /** The second look before parking. */
   get hasWork(): boolean {
-    return this.#hasSwitchWork || this.#hasDrops || this.store.hasWork || this.#hasRequests(performance.now());
+    if (this.#hasSwitchWork || this.#hasDrops || this.store.hasWork || this.transactions.hasDue) return true;
+    return this.transactions.ready.length > 0 || this.#hasRequests(performance.now());
   }
 
   /** What must be done before the shard may end. */
   get hasUnfinished(): boolean {
-    return this.#hasRequests(Infinity);
+    const { transactions } = this;
+    return transactions.hasDue || transactions.ready.length > 0 || this.#hasRequests(Infinity);
   }
 
   /** Of those that are held, the ones that need not wait at `nowMs`. */
@@ -199,7 +245,9 @@ export class Shard {
       if (link.backlog.length > 0) continue;
       if (link.held !== undefined) {
         if (nowMs >= link.heldUntilMs) return true;
-      } else if (link.clear !== undefined || link.requests.pending()) return true;
+      } else if (link.clear !== undefined) {
+        if (nowMs >= link.clear.blockedUntilMs) return true;
+      } else if (link.requests.pending()) return true;
     }
     return false;
   }
@@ -207,8 +255,11 @@ export class Shard {
   /** When a request that is held is looked at next, on performance.now()'s clock; Infinity: none is. */
   get heldDueMs(): number {
     let dueMs = Infinity;
-    for (const { held, heldUntilMs } of this.#links) if (held !== undefined) dueMs = Math.min(dueMs, heldUntilMs);
-    return dueMs;
+    for (const { held, heldUntilMs, clear } of this.#links) {
+      if (held !== undefined) dueMs = Math.min(dueMs, heldUntilMs);
+      if (clear !== undefined && clear.blockedUntilMs > 0) dueMs = Math.min(dueMs, clear.blockedUntilMs);
+    }
+    return Math.min(dueMs, this.transactions.dueAgainMs);
   }
 
   get clientCount(): number {
@@ -218,15 +269,17 @@ export class Shard {
   /** Takes up to one group of requests and commits it. Returns the number of requests taken. */
   step(): number {
     const links = this.#links;
-    if (links.length === 0) return 0;
+    const { transactions } = this;
+    if (links.length === 0 && !transactions.hasDue) return 0;
     this.#groupNumber = (this.#groupNumber + 1) | 0;
     this.#groupHasBatch = false;
     this.#level = Durability.Memory;
     this.#syncAsked = false;
     this.#beginGroup();
-    let taken = 0;
-    const count = links.length;
-    this.#next = (this.#next + 1) % count;
+    let taken = transactions.ready.length === 0 ? 0 : this.#takeReady();
+    const isServing = transactions.ready.length === 0 && !transactions.isInDoubt;
+    const count = isServing ? links.length : 0;
+    this.#next = (this.#next + 1) % Math.max(1, count);
     for (let i = 0; i < count; i++) {
       const link = links[(this.#next + i) % count]!;
       if (link.backlog.length > 0 && !link.flushBacklog()) continue;
@@ -234,20 +287,38 @@ export class Shard {
       taken += this.#drain(link);
       if (this.#isFull()) break;
     }
-    if (taken > 0) {
-      this.#commitGroup();
-      for (const link of links) if (link.completed !== link.taken) link.complete();
+    const hasDue = transactions.hasDue;
+    if (taken > 0 || hasDue) {
+      this.#commitGroup(hasDue);
+      for (const link of links) if (link.completed !== link.taken || link.hasNews) link.complete();
       this.#meter.answered();
       this.#counters[ShardCounter.Requests]! += taken;
     } else {
       this.store.discardGroup();
     }
     for (const link of links) {
-      if (link.clear === undefined) continue;
+      if (link.clear === undefined || transactions.isInDoubt) continue;
+      if (link.clear.blockedUntilMs > 0 && performance.now() < link.clear.blockedUntilMs) continue;
       this.#clearSlice(link);
       taken++;
     }
     if (links.some((link) => link.leaving !== undefined)) this.#removeLeaving();
+    return taken + (hasDue ? 1 : 0);
+  }
+
+  /** Requests that have waited for locks, and have them. Those that do not fit go into the next group, and everything else after them. */
+  #takeReady(): number {
+    const { ready } = this.transactions;
+    let taken = 0;
+    while (ready.length > 0 && !this.#isFull()) {
+      const deferred = ready[0]!;
+      const { link, request, bytes, words, length } = deferred;
+      const verdict = this.#take(link, request, bytes, words, 0, length, deferred);
+      if (verdict === Verdict.Hold) break;
+      ready.shift();
+      taken++;
+      if (verdict === Verdict.Done) this.transactions.endDeferred(deferred);
+    }
     return taken;
   }
 
@@ -276,7 +347,7 @@ export class Shard {
     const held = link.held;
     if (held !== undefined) {
       if (link.heldUntilMs > 0 && performance.now() < link.heldUntilMs) return 0;
-      if (this.#take(link, held.bytes, held.words, 0, held.length) === Taken.Hold) return 0;
+      if (this.#take(link, link.taken, held.bytes, held.words, 0, held.length) === Verdict.Hold) return 0;
       link.held = undefined;
       taken++;
     }
@@ -286,8 +357,8 @@ export class Shard {
       if (at < 0) break;
       link.taken = (link.taken + 1) | 0;
       const { length } = requests;
-      const outcome = this.#take(link, requests.bytes, requests.words, at, length);
-      if (outcome === Taken.Hold) {
+      const outcome = this.#take(link, link.taken, requests.bytes, requests.words, at, length);
+      if (outcome === Verdict.Hold) {
         const bytes = Buffer.allocUnsafeSlow((length + 7) & ~7);
         requests.bytes.copy(bytes, 0, at, at + length);
         link.held = { bytes, words: new Int32Array(bytes.buffer), length };
@@ -298,19 +369,26 @@ export class Shard {
     return taken;
   }
 
-  /** Looks at one request; its number is link.taken. */
-  #take(link: ClientLink, bytes: Buffer, words: Int32Array, at: number, length: number): number {
-    const request = link.taken;
+  /** Looks at one request. `deferred`: it has waited for locks, and has them. */
+  #take(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    words: Int32Array,
+    at: number,
+    length: number,
+    deferred?: DeferredRequest,
+  ): Verdict {
     try {
-      const outcome = this.#takeChecked(link, request, bytes, words, at, length);
-      if (outcome === Taken.Hold) {
+      const outcome = this.#takeChecked(link, request, bytes, words, at, length, deferred);
+      if (outcome === Verdict.Hold) {
         link.heldUntilMs = this.#waitMs === 0 ? 0 : performance.now() + this.#waitMs;
         this.#waitMs = 0;
       }
       return outcome;
     } catch (error) {
       this.#respondError(link, request, toErrorRecord(error));
-      return Taken.Done;
+      return Verdict.Done;
     }
   }
 
@@ -321,8 +399,9 @@ export class Shard {
     words: Int32Array,
     at: number,
     length: number,
-  ): number {
-    const { store } = this;
+    deferred: DeferredRequest | undefined,
+  ): Verdict {
+    const { store, transactions } = this;
     const head = words[at >> 2]!;
     const type = head & 0xff;
     const level = Math.min((head >>> 8) & 0xff, Durability.Sync) as DurabilityLevel;
@@ -331,13 +410,16 @@ export class Shard {
     if (type === RequestType.Flush) {
       this.#syncAsked = true;
       // Not to be called done when the group, or its sync, fails.
-      this.#groupLinks.push(link);
-      this.#groupRequests.push(request);
-      return Taken.InGroup;
+      this.#noteMember(link, request, undefined);
+      return Verdict.InGroup;
+    }
+    if (type === RequestType.Release) {
+      transactions.release(readRequestVersion(bytes, at));
+      return Verdict.Done;
     }
     if (type === RequestType.DropBlob) {
       store.dropBlob(link.client);
-      return Taken.Done;
+      return Verdict.Done;
     }
     if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
 
@@ -348,9 +430,16 @@ export class Shard {
       const hash = words[(at >> 2) + 1]!;
       const isExtended = bytes[start + 1]! >= OPERATION_EXTENDED;
       const space = store.spaces.require(isExtended ? readOperationSpace(bytes, start) : 0);
-      if (mustAskFlow(space) && kind !== OperationKind.Chunk && !this.#mayWrite(space)) return Taken.Hold;
+      if (mustAskFlow(space) && kind !== OperationKind.Chunk && !this.#mayWrite(space)) return Verdict.Hold;
+      if (deferred === undefined && kind !== OperationKind.Chunk && kind !== OperationKind.ApplyBatch) {
+        const keyLength = readKeyLength(bytes, start);
+        if (transactions.isLocked(space.id, bytes, operationKeyAt(bytes, start), keyLength, hash)) {
+          transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
+          return Verdict.Deferred;
+        }
+      }
       if (condition !== Condition.None) {
-        if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Taken.Hold;
+        if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Verdict.Hold;
         const version = store.versionOf(
           space,
           bytes,
@@ -363,13 +452,13 @@ export class Shard {
           if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
           this.#counters[ShardCounter.ConditionsFailed]!++;
           link.respond(request, ResponseStatus.ConditionFailed, '');
-          return Taken.Done;
+          return Verdict.Done;
         }
       }
       if (kind === OperationKind.ClearRange) throw new ConcordError('ERR_INTERNAL', 'a clear is a request of its own');
       if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
-        const outcome = this.#admitBlob(link, bytes, start);
-        if (outcome === Taken.Hold) return outcome;
+        const outcome = this.#admitBlob(link, request, bytes, at, length, deferred);
+        if (outcome !== Verdict.Done) return outcome;
         if (kind === OperationKind.ApplyBatch) this.#noteBatch();
       }
       const needed =
@@ -382,7 +471,7 @@ export class Shard {
       const expiring = expiresAt === 0 ? 0 : 1;
       const largestBytes = Math.max(size, needed);
       if (!this.#admit(space, 1, needed, size, expiring, kind === OperationKind.Delete, largestBytes))
-        return Taken.Hold;
+        return Verdict.Hold;
       store.fetch(bytes, start);
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
       if (mustAskFlow(space)) this.#wrote(space, needed);
@@ -390,14 +479,45 @@ export class Shard {
       this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
     } else if (type === RequestType.Batch) {
       const batch = new BatchNeeds(store, bytes, start, end);
-      if (!this.#mayWriteAll(batch)) return Taken.Hold;
-      if (!this.#admitBatch(batch, end - start)) return Taken.Hold;
+      if (deferred === undefined && transactions.isAnyLocked(bytes, start, end)) {
+        transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
+        return Verdict.Deferred;
+      }
+      if (!this.#admitsAll(batch, end - start)) return Verdict.Hold;
       if (store.isPaged) {
         for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
       }
       store.appendAll(bytes, start, end);
-      for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
       this.#noteBatch();
+    } else if (type === RequestType.Transaction || type === RequestType.Prepare) {
+      const isPrepare = type === RequestType.Prepare;
+      const condition = (head >>> 16) & 0xff;
+      const version = readRequestVersion(bytes, at);
+      const verdict = transactions.take(
+        link,
+        request,
+        bytes,
+        at,
+        length,
+        isPrepare,
+        condition,
+        version,
+        this.#openGroup,
+        deferred,
+      );
+      if (verdict !== Verdict.InGroup) return verdict;
+      const id = transactions.idOfLast;
+      const note = { deferred, prepares: isPrepare ? id : 0, ends: isPrepare ? 0 : id };
+      // A vote must outlive the process.
+      const safety = isPrepare ? Math.max(level, Durability.Os) : level;
+      if (safety > this.#level) this.#level = safety as DurabilityLevel;
+      this.#noteMember(link, request, id === 0 && deferred === undefined ? undefined : note);
+      return verdict;
+    } else if (type === RequestType.Lock) {
+      return transactions.lock(link, request, bytes, start, end, this.#openGroup);
+    } else if (type === RequestType.BodyChunk) {
+      transactions.takeChunk(link, bytes, start, end, words[(at >> 2) + 1]! >>> 0, readRequestVersion(bytes, at));
+      return Verdict.Done;
     } else if (type === RequestType.Clear) {
       checkOperation(bytes, start, end);
       const keyLength = readKeyLength(bytes, start);
@@ -407,6 +527,8 @@ export class Shard {
       store.spaces.require(spaceId);
       const highStart = keyStart + keyLength;
       link.clear = {
+        blockedSinceMs: 0,
+        blockedUntilMs: 0,
         spaceId,
         position: undefined,
         low: flags & CLEAR_HAS_LOW ? Buffer.from(bytes.subarray(keyStart, highStart)) : undefined,
@@ -416,14 +538,20 @@ export class Shard {
             : undefined,
         level,
       };
-      return Taken.Done;
+      return Verdict.Done;
     } else {
       throw new ConcordError('ERR_INTERNAL', `unknown request type ${type}`);
     }
     if (level > this.#level) this.#level = level;
+    this.#noteMember(link, request, deferred === undefined ? undefined : { deferred, prepares: 0, ends: 0 });
+    return Verdict.InGroup;
+  }
+
+  /** The request's fate is the group's. */
+  #noteMember(link: ClientLink, request: number, note: GroupNote | undefined): void {
     this.#groupLinks.push(link);
     this.#groupRequests.push(request);
-    return Taken.InGroup;
+    this.#groupNotes.push(note);
   }
 
   #noteBatch(): void {
@@ -432,11 +560,19 @@ export class Shard {
   }
 
   /** The final record of a blob: everything it names must be here and must be fit to be applied. */
-  #admitBlob(link: ClientLink, bytes: Buffer, start: number): number {
-    const { store } = this;
+  #admitBlob(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    at: number,
+    length: number,
+    deferred: DeferredRequest | undefined,
+  ): Verdict {
+    const { store, transactions } = this;
+    const start = at + REQUEST_HEADER_BYTES;
     const reference = readBlobReference(bytes, operationKeyAt(bytes, start) + readKeyLength(bytes, start));
     // Its last chunks may be in this very group: they are applied when it commits.
-    if (store.groupRecords > 0) return Taken.Hold;
+    if (store.groupRecords > 0) return Verdict.Hold;
     if (reference.client !== link.client || !store.hasBlob(reference.client, reference.blob, reference.offset)) {
       throw new ConcordError(
         'ERR_SHARD_RESTARTED',
@@ -446,17 +582,19 @@ export class Shard {
         },
       );
     }
-    if (bytes[start] !== OperationKind.ApplyBatch) return Taken.Done;
+    if (bytes[start] !== OperationKind.ApplyBatch) return Verdict.Done;
     const bytesOfBatch = store.batchBytes(link.client)!;
     for (let at = 0; at < bytesOfBatch.length;) at += checkOperation(bytesOfBatch, at, bytesOfBatch.length);
     const batch = new BatchNeeds(store, bytesOfBatch, 0, bytesOfBatch.length);
     if (batch.operations !== reference.count)
       throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
-    if (!this.#mayWriteAll(batch)) return Taken.Hold;
-    // The group is empty: room there is, or there is none.
-    this.#admitBatch(batch, 0);
-    for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
-    return Taken.Done;
+    if (deferred === undefined && transactions.isAnyLocked(bytesOfBatch, 0, bytesOfBatch.length)) {
+      const waiting = new DeferredRequest(link, request, bytes, at, length);
+      transactions.deferWrites(waiting, bytesOfBatch, 0, bytesOfBatch.length);
+      return Verdict.Deferred;
+    }
+    // The group is empty: room there is, or there is none; but files may have to keep up.
+    return this.#admitsAll(batch, 0) ? Verdict.Done : Verdict.Hold;
   }
 
   // ---- the flow of writes ---------------------------------------------------------------------------------------------------------------
@@ -507,6 +645,13 @@ export class Shard {
       if (inUse.has(background)) gate.look(nowMs);
       else this.#gates.delete(background);
     }
+  }
+
+  /** Whether files keep up with a batch, and there is room for it in memory and log. Then it counts. */
+  #admitsAll(batch: BatchNeeds, recordBytes: number): boolean {
+    if (!this.#mayWriteAll(batch) || !this.#admitBatch(batch, recordBytes)) return false;
+    for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
+    return true;
   }
 
   /** As #admit, for all spaces of a batch. */
@@ -568,57 +713,101 @@ export class Shard {
     );
   }
 
-  #commitGroup(): void {
-    const { store } = this;
+  /** `hasDue`: something is decided that goes before it. */
+  #commitGroup(hasDue: boolean): void {
+    const { store, transactions } = this;
     const links = this.#groupLinks;
     const requests = this.#groupRequests;
+    let failure: ErrorRecord | undefined;
     try {
-      if (store.groupRecords === 0) {
+      if (this.#readOnlyCause !== undefined) {
+        if (hasDue) this.#commitUnlogged();
+      } else if (store.groupRecords === 0 && store.prepared.controls === 0 && !hasDue) {
         store.discardGroup();
         if (this.#syncAsked) {
           store.sync();
           this.#counters[ShardCounter.Syncs]!++;
         }
-        return;
+      } else {
+        // Before the log is written, so that a successor never takes these requests a second time.
+        for (const link of this.#links) link.release();
+        const records = store.groupRecords;
+        this.#commit(this.#syncAsked ? Durability.Sync : this.#level);
+        this.#counters[ShardCounter.Operations]! += records;
       }
-      // Before the log is written, so that a successor never takes these requests a second time.
-      for (const link of this.#links) link.release();
-      const records = store.groupRecords;
-      this.#commit(this.#syncAsked ? Durability.Sync : this.#level);
-      this.#counters[ShardCounter.Operations]! += records;
     } catch (error) {
-      const record = this.#failed(error);
-      for (let i = 0; i < links.length; i++) this.#respondError(links[i]!, requests[i]!, record);
-    } finally {
-      links.length = 0;
-      requests.length = 0;
+      failure = this.#failed(error);
+      for (let i = 0; i < links.length; i++) this.#respondError(links[i]!, requests[i]!, failure);
     }
+    for (const note of this.#groupNotes) {
+      if (note === undefined) continue;
+      const { deferred, prepares, ends } = note;
+      if (failure !== undefined && prepares !== 0) transactions.notPrepared(prepares);
+      if (failure === undefined && ends !== 0) transactions.release(ends);
+      if (deferred === undefined) continue;
+      if (failure === undefined) deferred.link.respond(deferred.request, ResponseStatus.Done, '');
+      transactions.endDeferred(deferred);
+    }
+    links.length = 0;
+    requests.length = 0;
+    this.#groupNotes.length = 0;
   }
 
-  /** Takes numbers, commits the store's group, announces the publication. */
+  /** Takes numbers, commits the store's group, behind what is decided with lower ones; announces the publication. */
   #commit(level: DurabilityLevel): void {
-    const { store } = this;
-    const span = store.groupSpan;
+    const { store, transactions } = this;
+    const span = Math.max(1, store.groupSpan);
     const records = store.groupRecords;
     this.#meter.begin(level === Durability.Sync);
     const firstSeq = this.#control.takeSequences(this.index, span);
     assert(firstSeq > store.publishedSeq, 'a number is taken twice');
     let published: number | undefined;
     try {
-      store.commit(level, firstSeq, () => {
-        this.#meter.logged();
-        this.#control.beginApplying(this.index);
-        store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, firstSeq - 1));
-      });
-      published = firstSeq + span - 1;
+      transactions.addDue(firstSeq);
+      // Otherwise all that is due was applied by a predecessor.
+      if (records > 0 || store.prepared.controls > 0) {
+        store.commit(level, firstSeq, () => {
+          this.#meter.logged();
+          this.#beginApplying(firstSeq);
+        });
+      } else store.discardGroup();
+      published = store.publishedSeq;
     } finally {
       this.#control.endGroup(this.index, published);
+      if (published === undefined) transactions.notPublished();
     }
     this.#meter.applied(records);
     this.#counters[ShardCounter.Groups]!++;
     if (level === Durability.Sync) this.#counters[ShardCounter.Syncs]!++;
     if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) this.#writeOut();
+    // What the coordinator goes by when it sees that something is applied.
     this.#countLog();
+    transactions.published();
+  }
+
+  #beginApplying(firstSeq: number): void {
+    const { store } = this;
+    this.#control.beginApplying(this.index);
+    const floor = store.lowestNumber(firstSeq) - 1;
+    store.setSnapshots(this.#snapshots, this.#control.readSnapshots(this.#snapshots, floor));
+  }
+
+  /** The log has failed for good: what is decided is applied all the same, as the next opening will. */
+  #commitUnlogged(): void {
+    const { store, transactions } = this;
+    const firstSeq = this.#control.takeSequences(this.index, 1);
+    let published: number | undefined;
+    try {
+      transactions.addDue(firstSeq);
+      store.commitUnlogged(firstSeq, () => {
+        this.#beginApplying(firstSeq);
+      });
+      published = firstSeq;
+    } finally {
+      this.#control.endGroup(this.index, published);
+      if (published === undefined) transactions.notPublished();
+    }
+    transactions.published();
   }
 
   /** Frames of the memory level go to the operating system. Their groups are acknowledged: a failure is nobody's answer. */
@@ -660,6 +849,7 @@ export class Shard {
     try {
       if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
       const space = store.spaces.require(clear.spaceId);
+      if (this.#isClearBlocked(link, clear)) return;
       store.beginGroup();
       let isLast: boolean;
       try {
@@ -684,6 +874,25 @@ export class Shard {
     }
     link.clear = undefined;
     link.complete();
+  }
+
+  /** @throws ERR_LOCK_TIMEOUT, ERR_DEADLOCK */
+  #isClearBlocked(link: ClientLink, clear: ClearInProgress): boolean {
+    const { transactions } = this;
+    if (!transactions.isRangeLocked(link, clear.spaceId, clear.low, clear.high)) {
+      clear.blockedSinceMs = 0;
+      clear.blockedUntilMs = 0;
+      return false;
+    }
+    const now = performance.now();
+    if (clear.blockedSinceMs === 0) clear.blockedSinceMs = now;
+    if (now - clear.blockedSinceMs > transactions.lockTimeoutMs) {
+      throw new ConcordError('ERR_LOCK_TIMEOUT', 'a part of the range stayed locked by a transaction', {
+        timeoutMs: transactions.lockTimeoutMs,
+      });
+    }
+    clear.blockedUntilMs = now + CLEAR_RETRY_MS;
+    return true;
   }
 
   /** True when it was the last part. */
@@ -812,6 +1021,7 @@ export class Shard {
    */
   background(nowMs: number): boolean {
     let hasMore = false;
+    this.transactions.tick(nowMs);
     if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
     this.#lookAtGates(performance.now());
     if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
@@ -870,6 +1080,7 @@ export class Shard {
       for (const { spaceId, key } of expired) {
         // The rest goes into the next group.
         if (!store.fits(deleteBytes(key))) break;
+        if (this.transactions.isLocked(spaceId, key, 0, key.length, hashBytes(key, 0, key.length))) continue;
         if (!store.admits(store.spaces.require(spaceId), 1, key.length, 0, true)) break;
         try {
           store.appendDelete(spaceId, key);
