@@ -53,18 +53,26 @@ export class DecisionQueue {
   readonly #releaser: RingConsumer;
   readonly #responses: RingProducer;
   readonly #doorbell: Doorbell;
+  readonly #decide: Decide;
   readonly #flights: Flight[] = [];
   /** Number of the last request that is completed. */
   #completed: number;
   /** A request whose refusal a predecessor may have told. */
   readonly #refusedBefore: number | undefined;
 
-  constructor(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer, doorbell: Doorbell) {
+  constructor(
+    client: number,
+    requests: SharedArrayBuffer,
+    responses: SharedArrayBuffer,
+    doorbell: Doorbell,
+    decide: Decide,
+  ) {
     this.client = client;
     this.#ring = requests;
     this.#releaser = new RingConsumer(requests);
     this.#responses = new RingProducer(responses);
     this.#doorbell = doorbell;
+    this.#decide = decide;
     const { header } = this.#releaser;
     this.#completed = takenCount(header, this.#releaser.position);
     const next = (this.#completed + 1) | 0;
@@ -81,11 +89,7 @@ export class DecisionQueue {
     return this.#flights.length;
   }
 
-  /** Whether take() would meet a request, or settle() could go on. */
-  get hasWork(): boolean {
-    return this.#readerNow().pending() || this.#flights[0]?.isDone === true;
-  }
-
+  /** Whether take() would meet one. */
   get hasRequests(): boolean {
     return this.#readerNow().pending();
   }
@@ -104,7 +108,7 @@ export class DecisionQueue {
   }
 
   /** Reads up to `max` requests. Returns how many. */
-  take(max: number, decide: Decide): number {
+  take(max: number): number {
     const reader = this.#readerNow();
     let taken = 0;
     while (taken < max) {
@@ -124,7 +128,7 @@ export class DecisionQueue {
         const message = `transaction ${id} was refused before the coordinator restarted`;
         const details = { transaction: id, outcome: 'aborted' };
         this.answer(request, new ConcordError('ERR_CONFLICT', message, details).toRecord());
-      } else decide(request, id, bytes.readInt32LE(body + 8), bytes.readInt32LE(body + 12), bytes[at + 1]!);
+      } else this.#decide(request, id, bytes.readInt32LE(body + 8), bytes.readInt32LE(body + 12), bytes[at + 1]!);
     }
     return taken;
   }

@@ -1,12 +1,23 @@
 /**
  * What a shard and the coordinator tell each other besides the commit board, over a MessagePort of their own. The host makes a pair for each shard, and
- * a new one when either thread is replaced: what was under way on the old one is lost, and both sides bear that. A port that closes means that the other
- * thread is gone. Threads: any; plain data.
+ * a new one when either thread is replaced: what was under way on the old one is lost, and both sides bear that. Threads: any; plain data.
  */
-import type { LockModeName } from '../shard/request.js';
+import type { CycleEdge, EdgeQuestion } from '../../engines/txn/wait-graph.js';
 
-export type ShardToCoordinator = WaitMessage | UnwaitMessage | ConfirmedMessage | AskMessage;
-export type CoordinatorToShard = ConfirmMessage | KillMessage | OutcomeMessage;
+export type ShardToCoordinator =
+  /** The shard's thread, or the port, is new: what was told of waits before means nothing any more. All that go on follow. */
+  | { readonly type: 'hello'; readonly shard: number }
+  | WaitMessage
+  | { readonly type: 'unwait'; readonly shard: number; readonly txn: number; readonly wait: number }
+  | { readonly type: 'confirmed'; readonly shard: number; readonly check: number; readonly holds: boolean }
+  | AskMessage;
+
+export type CoordinatorToShard =
+  /** Have these waits gone on, each for that blocker, since that revision? */
+  | { readonly type: 'confirm'; readonly check: number; readonly waits: readonly EdgeQuestion[] }
+  /** The wait ends with ERR_DEADLOCK. */
+  | { readonly type: 'kill'; readonly txn: number; readonly wait: number; readonly cycle: readonly CycleEdge[] }
+  | OutcomeMessage;
 
 /** A transaction waits for a lock here, or for others than before. */
 export interface WaitMessage {
@@ -15,59 +26,25 @@ export interface WaitMessage {
   readonly txn: number;
   /** Unique among the waits of this life of the shard's thread. */
   readonly wait: number;
+  /** Counts the changes of the blockers, from 1. */
+  readonly revision: number;
   /** Ids of transactions that hold what it waits for, or stand before it. */
   readonly blockers: readonly number[];
-  /** UTF-8 text, or 0x and hex digits. */
-  readonly key: string;
-  readonly space: number;
-  readonly mode: LockModeName;
   readonly priority: number;
   readonly age: number;
+  readonly space: number;
+  /** In words; bytes are put into words by who tells of them. */
+  readonly key: string | Uint8Array | undefined;
+  readonly mode: string;
 }
 
-export interface UnwaitMessage {
-  readonly type: 'unwait';
-  readonly shard: number;
-  readonly txn: number;
-  readonly wait: number;
-}
-
-/** Do these waits stand now, each for that blocker? */
-export interface ConfirmMessage {
-  readonly type: 'confirm';
-  readonly check: number;
-  readonly waits: readonly { readonly txn: number; readonly wait: number; readonly blocker: number }[];
-}
-
-export interface ConfirmedMessage {
-  readonly type: 'confirmed';
-  readonly shard: number;
-  readonly check: number;
-  /** All of them. */
-  readonly holds: boolean;
-}
-
-/** The wait ends with ERR_DEADLOCK. */
-export interface KillMessage {
-  readonly type: 'kill';
-  readonly txn: number;
-  readonly wait: number;
-  readonly cycle: readonly {
-    readonly txn: number;
-    readonly waitsFor: number;
-    readonly shard: number;
-    readonly space: number;
-    readonly key: string;
-    readonly mode: LockModeName;
-  }[];
-}
-
-/** The transaction of a client is prepared here and nothing is heard of its outcome. To be asked again until there is an answer. */
+/** The transaction is prepared here and nothing is heard of its outcome. To be asked again until there is an answer. */
 export interface AskMessage {
   readonly type: 'ask';
   readonly shard: number;
   readonly txn: number;
-  readonly client: number;
+  /** Slot of its client, if that is known: what was given up is forgotten when that client has gone. */
+  readonly client?: number | undefined;
 }
 
 /**
@@ -77,5 +54,5 @@ export interface AskMessage {
 export interface OutcomeMessage {
   readonly type: 'outcome';
   readonly txn: number;
-  readonly isCommitted: boolean;
+  readonly committed: boolean;
 }

@@ -35,6 +35,8 @@ import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js'
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
+import { COORDINATOR_DIRECTORY } from '../../engines/txn/decision-log.js';
+import { CoordinatorSupervisor, type ShardEnd } from '../coordinator/supervisor.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram } from '../metrics/board.js';
@@ -102,6 +104,10 @@ export interface HostEvents {
   'shard-restarted': [{ shard: number; error: ConcordError }];
   /** A shard stays down. */
   'shard-failed': [{ shard: number; error: ConcordError }];
+  /** The thread that decides transactions over several shards died and a new one took over; no outcome is lost. */
+  'coordinator-restarted': [{ error: ConcordError }];
+  /** It stays down: no transaction over several shards can be committed. */
+  'coordinator-failed': [{ error: ConcordError }];
   /** A background checkpoint could not be written; the log grows on. */
   'checkpoint-failed': [{ shard: number; error: ConcordError }];
   /** A shard takes the writes of a space more slowly than before, not at all for now, or freely again. */
@@ -239,6 +245,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   readonly #clients = new Map<number, AttachedClient>();
   readonly #leaving = new Set<number>();
   readonly #ports = new Set<MessagePort>();
+  /** Of transactions over several shards; a store that is open to read only has none. */
+  readonly #coordinator: CoordinatorSupervisor | undefined;
   readonly #background: BackgroundPool;
   /** Of what its flushes and compactions write. */
   readonly #rate: SharedArrayBuffer;
@@ -284,6 +292,19 @@ export class PoolHost extends EventEmitter<HostEvents> {
       if (this.#pageCache === undefined) return arena;
       return { ...arena, cold: coldLayout(shardDirectory(directory, shard), storeId, shard, this.#pageCache) };
     });
+    if (!options.readOnly) {
+      this.#coordinator = new CoordinatorSupervisor({
+        control: this.control,
+        directory: directory === ':memory:' ? undefined : join(directory, COORDINATOR_DIRECTORY),
+        storeId,
+        recoveryMode: options.recoveryMode,
+        shards: () => this.#shards.map(({ remote }) => remote as unknown as ShardEnd),
+        onRestart: (error) => this.emit('coordinator-restarted', { error }),
+        onFailure: (error) => {
+          if (!this.#closing) this.emit('coordinator-failed', { error });
+        },
+      });
+    }
   }
 
   get manifest(): Manifest {
@@ -365,6 +386,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       this.#shards[index] = handle.handle;
       return handle.ready;
     });
+    if (this.#coordinator !== undefined) starting.push(this.#coordinator.launch());
     const outcomes = await Promise.allSettled(starting);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failure !== undefined) {
@@ -374,10 +396,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
       await this.#background.close();
       throw failure.reason;
     }
-    let highest = 0;
+    let highest = this.#coordinator?.highestId ?? 0;
     for (let shard = 0; shard < this.#shards.length; shard++)
       highest = Math.max(highest, this.control.published(shard));
     this.control.nextSequence = highest + 1;
+    await this.#settleTransactions();
     // What a lenient mode passed over must not be met again: the log before it is replaced by a checkpoint.
     const passedOver = this.#shards.some(({ recovery }) => {
       const wal = recovery?.wal;
@@ -385,6 +408,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
     });
     const { recoveryMode } = this.#options;
     if (passedOver && (recoveryMode === 'point-in-time' || recoveryMode === 'salvage')) await this.checkpointAll();
+  }
+
+  /** What was decided in an earlier life is carried out; what was prepared and not decided is given up. */
+  async #settleTransactions(): Promise<void> {
+    if (this.#coordinator === undefined) return;
+    await this.#coordinator.begin();
   }
 
   /** Starts the thread of a shard. `ready` settles when it has recovered. */
@@ -515,6 +544,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         await handle.ended;
         continue;
       }
+      await this.#coordinator?.connect(index, handle.remote as unknown as ShardEnd);
       for (const client of this.#clients.values()) await this.#attachTo(handle, client);
       this.emit('shard-restarted', { shard: index, error });
       tellShard({ event: 'restarted', shard: index, error });
@@ -530,6 +560,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   async #terminateShards(): Promise<void> {
     for (const handle of this.#shards) handle.isStopping = true;
+    await this.#coordinator?.terminate();
     await Promise.all(
       this.#shards.map(async (handle) => {
         handle.worker.ref();
@@ -923,12 +954,15 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#clients.set(client, attached);
     this.control.addClients(1);
     try {
-      await Promise.all(this.#shards.map((handle) => this.#attachTo(handle, attached)));
+      const [coordinator] = await Promise.all([
+        this.#coordinator?.attachClient(client),
+        ...this.#shards.map((handle) => this.#attachTo(handle, attached)),
+      ]);
+      return { client, control: this.control.sab, arenas: this.#arenas, rings, coordinator };
     } catch (error) {
       await this.detachClient(client);
       throw error;
     }
-    return { client, control: this.control.sab, arenas: this.#arenas, rings };
   }
 
   async #attachTo(handle: ShardHandle, { client, rings }: AttachedClient): Promise<void> {
@@ -948,6 +982,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfSlot(client)));
     this.control.closeSnapshotsOf(client);
     try {
+      // First: what it had asked to be decided is decided before shards forget what it has prepared.
+      await this.#coordinator?.detachClient(client);
       await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
     } finally {
       this.control.board.leave(client);
@@ -985,6 +1021,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#closing = true;
     this.control.poolState = PoolState.Closing;
     const failures: unknown[] = [];
+    // Its last decisions want to be applied.
+    await this.#coordinator?.close().catch((error: unknown) => failures.push(error));
     const closing = this.#shards.map(async (handle) => {
       // Closing keeps the process alive until the thread has ended.
       handle.worker.ref();
@@ -1044,6 +1082,16 @@ export class PoolHost extends EventEmitter<HostEvents> {
     await this.#shards[index]!.worker.terminate();
   }
 
+  /** Ends the coordinator's thread wherever it is, as a failure would: for tests. */
+  async killCoordinator(): Promise<void> {
+    await this.#coordinator?.kill();
+  }
+
+  /** What the coordinator counts, see CoordinatorCounter; undefined: there is none. */
+  get coordinatorCounters(): Float64Array | undefined {
+    return this.#coordinator?.counters;
+  }
+
   /** Ends the threads of the background pool wherever they are: for tests. Resolves with their number. */
   killBackground(): Promise<number> {
     return this.#background.kill();
@@ -1053,8 +1101,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
   filesBytes(): number {
     if (this.directory === ':memory:') return 0;
     let bytes = 0;
-    for (const { directory } of this.#shards) {
-      if (directory === undefined) continue;
+    const directories = [
+      join(this.directory, COORDINATOR_DIRECTORY),
+      ...this.#shards.map(({ directory }) => directory),
+    ];
+    for (const directory of directories) {
+      if (directory === undefined || !fs.existsSync(directory)) continue;
       for (const name of fs.readdirSync(directory)) {
         const stat = fs.statSync(join(directory, name), { throwIfNoEntry: false });
         bytes += (stat?.blocks ?? 0) * 512;

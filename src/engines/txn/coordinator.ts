@@ -65,6 +65,8 @@ const REFUSED_MAX = 1 << 16;
 const FAILED_LOOK_MS = 50;
 
 const NUMBER_MAX = 2 ** 48 - 1;
+/** In the place of a client's slot: whoever it is. What is fenced so stays so for this life of the process. */
+const UNKNOWN_CLIENT = 0xffffffff;
 
 /** The commit board, as the coordinator uses it. */
 export interface DecisionBoard {
@@ -217,7 +219,7 @@ export class Coordinator {
     this.#board.forEach(({ id, participantsLow, participantsHigh }) => {
       let decision = this.#decisions.get(id);
       if (decision === undefined) {
-        decision = new Decision(id, participantsLow, participantsHigh, -1, SYNC_LEVEL);
+        decision = new Decision(id, participantsLow, participantsHigh, UNKNOWN_CLIENT, SYNC_LEVEL);
         this.#decisions.set(id, decision);
       }
       decision.state = State.OnBoard;
@@ -313,7 +315,7 @@ export class Coordinator {
   }
 
   /** A shard has prepared the transaction of a client and hears nothing of its outcome. It asks again if no answer comes. */
-  ask(shard: number, id: number, client: number): void {
+  ask(shard: number, id: number, client: number = UNKNOWN_CLIENT): void {
     if (this.#asks.length >= FRAME_RECORDS_MAX) return;
     this.#asks.push({ shard, id, client });
   }
@@ -422,8 +424,13 @@ export class Coordinator {
   #toFence(asks: readonly Ask[]): Map<number, number> {
     const fencing = new Map<number, number>();
     if (!this.#isKept) return fencing;
-    for (const { id, client } of asks) if (this.#isUnknown(id) && this.#sessions.has(client)) fencing.set(id, client);
+    for (const { id, client } of asks) if (this.#isUnknown(id) && this.#isHere(client)) fencing.set(id, client);
     return fencing;
+  }
+
+  /** It may still ask for a decision. */
+  #isHere(client: number): boolean {
+    return client === UNKNOWN_CLIENT || this.#sessions.has(client);
   }
 
   #isUnknown(id: number): boolean {
@@ -435,7 +442,7 @@ export class Coordinator {
       const decision = this.#decisions.get(id);
       if (decision !== undefined) {
         if (decision.state >= State.Decided) this.#ports.tellOutcome(shard, id, true);
-      } else if (!this.#isUnknown(id) || !this.#sessions.has(client)) this.#ports.tellOutcome(shard, id, false);
+      } else if (!this.#isUnknown(id) || !this.#isHere(client)) this.#ports.tellOutcome(shard, id, false);
     }
   }
 

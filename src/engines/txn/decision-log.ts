@@ -341,6 +341,8 @@ export class DecisionLog {
     }
     this.write();
     const writer = this.#open();
+    // Before the mark: a disk may keep that and lose what it speaks of.
+    writer.sync();
     writer.begin();
     this.#isBuilding = true;
     writer.ensure(SHORT_RECORD_BYTES);

@@ -1,0 +1,234 @@
+/**
+ * The host's side of the coordinator: starts its thread, connects it with shards and clients, replaces it when it dies.
+ *
+ *   launch()  ─▶  'ready': log recovered  ─▶  begin(): shards, clients, then what was decided goes to the board  ─▶  Running
+ *                      ▲                                                                                        │ thread dies
+ *                      └──────────────────────────── Restarting ◀──────────────────────────────────────────────┘
+ *   five deaths in a minute ─▶ Failed: what is decided stays so, nothing more is, until the store is opened again
+ *
+ * A client's rings are kept until the coordinator has served all that was in them: a successor meets them too, also of a client that is gone. Only
+ * then may shards forget what that client has prepared.
+ * Threads: the host's.
+ */
+import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
+import { ConcordError } from '../../shared/errors.js';
+import { createRing } from '../../shared/memory/ring.js';
+import type { WalRecovery, WalRecoveryMode } from '../../engines/wal/recovery.js';
+import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js';
+import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
+import { COORDINATOR_COUNTERS } from './counters.js';
+import type { CoordinatorControl, CoordinatorEvent, CoordinatorWorkerData } from './coordinator-worker.js';
+import { DECISION_RESPONSE_RING_BYTES, DECISION_RING_BYTES } from './decision-queue.js';
+
+/** As of shards. */
+const DEATHS_MAX = 5;
+const RESTART_WINDOW_MS = 60_000;
+
+export interface CoordinatorRings {
+  readonly requests: SharedArrayBuffer;
+  readonly responses: SharedArrayBuffer;
+}
+
+/** What the coordinator needs of a shard's control. */
+export interface ShardEnd {
+  attachCoordinator(port: MessagePort): Promise<void>;
+}
+
+export interface SupervisorOptions {
+  readonly control: ControlBlock;
+  /** Of the decision log; undefined: the store keeps nothing on disk. */
+  readonly directory: string | undefined;
+  readonly storeId: Uint8Array;
+  readonly recoveryMode: WalRecoveryMode | undefined;
+  /** Those that are up or will be: one that does not answer is connected when it is back. */
+  readonly shards: () => readonly ShardEnd[];
+  readonly onRestart: (error: ConcordError) => void;
+  readonly onFailure: (error: ConcordError) => void;
+}
+
+export class CoordinatorSupervisor {
+  readonly counters: Float64Array<SharedArrayBuffer>;
+  readonly #options: SupervisorOptions;
+  readonly #rings = new Map<number, CoordinatorRings>();
+  #worker: Worker | undefined;
+  #remote: RemoteControl<CoordinatorControl> | undefined;
+  #ended: Promise<void> = Promise.resolve();
+  #restarting: Promise<void> = Promise.resolve();
+  #deaths: number[] = [];
+  #lastError: ConcordError | undefined;
+  #isStopping = false;
+  /** What the thread found in its log. */
+  recovery: WalRecovery | undefined;
+  /** Of all ids in the log; no transaction may have one of them again. */
+  highestId = 0;
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.counters = new Float64Array(new SharedArrayBuffer(COORDINATOR_COUNTERS * 8));
+  }
+
+  get #isFailed(): boolean {
+    return this.#options.control.coordinatorState === ShardState.Failed;
+  }
+
+  /** Starts the thread. Resolves when its log is recovered. @throws what that throws */
+  launch(isRestart = false): Promise<void> {
+    const { control, directory, storeId, recoveryMode } = this.#options;
+    const { port1, port2 } = new MessageChannel();
+    const workerData: CoordinatorWorkerData = {
+      directory,
+      storeId,
+      control: control.sab,
+      counters: this.counters.buffer,
+      port: port2,
+      isRestart,
+      recoveryMode,
+    };
+    const worker = new Worker(new URL('./coordinator-worker.js', import.meta.url), {
+      workerData,
+      transferList: [port2],
+      name: 'concordkv-coordinator',
+      stdin: false,
+    });
+    this.#worker = worker;
+    this.#remote = remoteControl<CoordinatorControl>(port1);
+    this.#ended = new Promise((resolve) => {
+      worker.once('exit', () => {
+        resolve();
+      });
+    });
+    let isReady = false;
+    return new Promise<void>((resolve, reject) => {
+      worker.on('message', (event: CoordinatorEvent) => {
+        if (event.event === 'ready') {
+          isReady = true;
+          this.recovery = event.recovery;
+          this.highestId = Math.max(this.highestId, event.highestId);
+          if (!this.#isStopping) worker.unref();
+          resolve();
+        } else if (event.event === 'open-failed') reject(ConcordError.fromRecord(event.error));
+        else this.#lastError = ConcordError.fromRecord(event.error);
+      });
+      worker.on('error', (cause: Error) => {
+        this.#lastError = new ConcordError('ERR_INTERNAL', `coordinator: ${cause.message}`, {}, { cause });
+        reject(this.#lastError);
+      });
+      worker.once('exit', () => {
+        if (!isReady) reject(new ConcordError('ERR_INTERNAL', 'the coordinator ended before it was ready'));
+        else if (!this.#isStopping) this.#restart();
+      });
+    });
+  }
+
+  /** Every shard has recovered. Resolves when all that was decided before stands on the board, or has been applied. @throws ERR_CLOSED: it died */
+  async begin(): Promise<void> {
+    const remote = this.#remote!;
+    await Promise.all(this.#options.shards().map((end, shard) => this.connect(shard, end)));
+    for (const [client, rings] of this.#rings) await remote.attachClient(client, rings.requests, rings.responses);
+    await remote.begin();
+  }
+
+  /** Gives the shard and the coordinator the two ends of a port. One that is down now is connected when it is back. */
+  async connect(shard: number, end: ShardEnd): Promise<void> {
+    const { port1, port2 } = new MessageChannel();
+    await Promise.allSettled([this.#remote!.attachShard(shard, port1), end.attachCoordinator(port2)]);
+  }
+
+  #restart(): void {
+    this.#options.control.coordinatorState = ShardState.Restarting;
+    this.#restarting = this.#restarting.then(() => this.#takeOver());
+  }
+
+  async #takeOver(): Promise<void> {
+    const { control } = this.#options;
+    const error = this.#lastError ?? new ConcordError('ERR_INTERNAL', 'the coordinator ended unexpectedly');
+    this.#lastError = undefined;
+    const now = Date.now();
+    this.#deaths = [...this.#deaths.filter((at) => now - at < RESTART_WINDOW_MS), now];
+    while (this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
+      control.countCoordinatorRestart();
+      try {
+        await this.launch(true);
+      } catch (cause) {
+        this.#lastError = cause instanceof ConcordError ? cause : new ConcordError('ERR_INTERNAL', String(cause));
+        this.#deaths.push(Date.now());
+        await this.#ended;
+        continue;
+      }
+      // One that dies meanwhile is replaced by the restart that its end has asked for.
+      await this.begin().catch(() => undefined);
+      this.#options.onRestart(error);
+      return;
+    }
+    control.coordinatorState = ShardState.Failed;
+    // Shards would wait for what it was about to append.
+    control.commits.unclaim();
+    for (let client = 0; client < MAX_CLIENTS; client++) control.clientDoorbell(client).unpark();
+    if (!this.#isStopping) this.#options.onFailure(this.#lastError ?? error);
+  }
+
+  /** Rings for one more client. */
+  async attachClient(client: number): Promise<CoordinatorRings> {
+    const rings = {
+      requests: createRing(DECISION_RING_BYTES),
+      responses: createRing(DECISION_RESPONSE_RING_BYTES),
+    };
+    this.#rings.set(client, rings);
+    // One that is down is given all clients when it comes back.
+    await this.#remote!.attachClient(client, rings.requests, rings.responses).catch(unlessGone);
+    return rings;
+  }
+
+  /** The client is gone. Resolves when all it had asked for is decided or refused: only then shards may forget what it has prepared. */
+  async detachClient(client: number): Promise<void> {
+    if (!this.#rings.has(client)) return;
+    for (;;) {
+      await this.#restarting;
+      if (this.#isFailed || this.#isStopping) break;
+      try {
+        await this.#remote!.detachClient(client);
+        break;
+      } catch (error) {
+        unlessGone(error);
+        // The thread's end may not be known here yet.
+        await this.#ended;
+      }
+    }
+    this.#rings.delete(client);
+  }
+
+  /** The clients are gone, the shards are not. */
+  async close(): Promise<void> {
+    this.#worker?.ref();
+    await this.#restarting;
+    this.#isStopping = true;
+    try {
+      if (!this.#isFailed) await this.#remote!.close();
+    } catch (error) {
+      await this.#worker?.terminate();
+      throw error;
+    } finally {
+      await this.#ended;
+      this.#options.control.coordinatorState = ShardState.Closed;
+    }
+  }
+
+  /** Ends the thread wherever it is, and lets no other follow. */
+  async terminate(): Promise<void> {
+    this.#isStopping = true;
+    this.#worker?.ref();
+    await this.#worker?.terminate();
+    await this.#restarting;
+    // A restart that was under way may have started another one.
+    await this.#worker?.terminate();
+  }
+
+  /** Ends the thread wherever it is, as a failure would: for tests. */
+  async kill(): Promise<void> {
+    await this.#worker?.terminate();
+  }
+}
+
+function unlessGone(error: unknown): void {
+  if (!(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') throw error;
+}
