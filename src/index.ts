@@ -12,13 +12,35 @@ export type {
   WriteOptions,
 } from './actors/pool/keyspace.js';
 export type { MaintenanceOptions, Problem, RepairReport, VerifyReport } from './actors/pool/maintenance.js';
-export type { DurabilityName, ExpiryOptions, LiveOptions, PoolOptions } from './actors/pool/options.js';
+export type {
+  DurabilityName,
+  ExpiryOptions,
+  LiveOptions,
+  PoolOptions,
+  TransactionTuning,
+} from './actors/pool/options.js';
 export type { IteratorOptions, RangeOptions } from './actors/pool/range.js';
 export type { Entry, ReadOptions, SyncReadOptions } from './actors/pool/reads.js';
 export { Snapshot, type AnySnapshot, type SnapshotReads } from './actors/pool/snapshot.js';
 export { Space, type SwitchOptions, type SwitchProgressEvent } from './actors/pool/space.js';
 export type { SpaceOptions, TuningOptions } from './actors/pool/space-options.js';
 export type { BackpressureEvent } from './actors/pool/host.js';
+export {
+  Transaction,
+  type TransactionDelOptions,
+  type TransactionPutOptions,
+  type TransactionRangeOptions,
+  type TransactionReads,
+  type TransactionSpace,
+} from './actors/transaction/transaction.js';
+export type { TransactionIterator, TransactionSyncIterator } from './actors/transaction/iterator.js';
+export type {
+  BeginOptions,
+  DeadlockPolicy,
+  IsolationName,
+  TransactionMode,
+  TransactionOptions,
+} from './actors/transaction/options.js';
 export type { LsmTuning } from './engines/lsm/options.js';
 export type {
   CheckpointMessage,

@@ -91,6 +91,7 @@ export const ENGINE_NAMES = [
 ] as const satisfies readonly BuiltInEngine[];
 export const COMPACTION_STYLES = ['leveled', 'tiered', 'fifo'] as const satisfies readonly CompactionStyle[];
 export const COMPRESSION_NAMES = ['none', 'lz4', 'zstd'] as const satisfies readonly CompressionName[];
+export const DEADLOCK_POLICIES = ['detect', 'wait-die', 'wound-wait'] as const;
 export const LOG_LEVEL_NAMES = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
 const integer = (min: number, max: number): z.ZodOptional<z.ZodInt> => z.int().min(min).max(max).optional();
@@ -431,6 +432,55 @@ export const storeShape = {
         kind: 'integer',
         description: 'expired entries a shard removes in one go, so that writes wait no longer than that',
         changes: 'live',
+      }),
+    })
+    .prefault({}),
+  // As a body it is taken apart and logged whole: in one frame, in one segment.
+  transactionBytesMax: key(
+    z
+      .int()
+      .min(64 * KiB)
+      .max(GiB)
+      .default(32 * MiB),
+    {
+      kind: 'bytes',
+      description:
+        'what a transaction may read and write in one shard, as it is sent there; never more than a log segment holds',
+      changes: 'restart',
+    },
+  ),
+  deadlock: key(z.enum(DEADLOCK_POLICIES).default('detect'), {
+    kind: 'text',
+    description:
+      'what becomes of transactions that wait for locks in a circle. detect: the one of the lowest priority, then the youngest, fails; wait-die: a younger one never waits for an older one; wound-wait: an older one takes locks away from younger ones',
+    changes: 'restart',
+  }),
+  transactions: z
+    .strictObject({
+      maxConcurrent: key(z.int().min(1).max(1_000_000).default(1024), {
+        kind: 'integer',
+        description: 'transactions a thread runs at a time; others wait, by priority',
+        changes: 'restart',
+      }),
+      agingMs: key(z.int().min(1).max(TIMER_MS_MAX).default(10), {
+        kind: 'ms',
+        description: 'how long a transaction waits for its turn to gain a step of priority',
+        changes: 'restart',
+      }),
+      timeoutMs: key(z.int().min(1).max(TIMER_MS_MAX).default(30_000), {
+        kind: 'ms',
+        description: 'how long a transaction that does not choose may take, all attempts together',
+        changes: 'restart',
+      }),
+      lockTimeoutMs: key(z.int().min(1).max(TIMER_MS_MAX).default(10_000), {
+        kind: 'ms',
+        description: 'how long a transaction that does not choose waits for one lock',
+        changes: 'restart',
+      }),
+      retries: key(z.int().min(0).max(1_000_000).default(10), {
+        kind: 'integer',
+        description: 'how often a transaction that does not choose is tried again after a conflict or deadlock',
+        changes: 'restart',
       }),
     })
     .prefault({}),

@@ -268,6 +268,7 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   }
 
   async #close(): Promise<void> {
+    this.#core.closeTransactions();
     this.client.close();
     for (const { link } of this.client.shards) await link.whenSent();
     await this.client.whenIdle();

@@ -15,6 +15,7 @@ import type { LiveOptions } from './options.js';
 import { SpaceRegistry } from './registry.js';
 import type { Space } from './space.js';
 import type { SpaceOptions, SpaceSpec } from './space-options.js';
+import { TransactionManager } from '../transaction/manager.js';
 
 /** Calls on the host: its own methods in the thread that opened the pool, a control channel in others. */
 export interface PoolGate {
@@ -38,6 +39,7 @@ export class PoolCore {
   readonly #makeSpace: (name: string, options: SpaceOptions | undefined) => Space<unknown, unknown>;
   /** Custom encodings this thread was given, by name. */
   readonly #encodings = new Map<string, ValueEncoding>();
+  #transactions: TransactionManager | undefined;
 
   constructor(
     client: ThreadClient,
@@ -50,6 +52,16 @@ export class PoolCore {
     this.gate = gate;
     this.#makeSpace = makeSpace;
     this.registry = new SpaceRegistry(settings.registry);
+  }
+
+  /** Of this thread; made when the first transaction begins. */
+  get transactions(): TransactionManager {
+    return (this.#transactions ??= new TransactionManager(this));
+  }
+
+  /** Those that are open fail. */
+  closeTransactions(): void {
+    this.#transactions?.close(closed('store'));
   }
 
   /** Durability of calls that do not say. */

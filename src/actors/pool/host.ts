@@ -41,6 +41,8 @@ import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
+import { transactionBoardBytes, unlistAll } from '../transaction/board.js';
+import { transactionDefaults, type TransactionDefaults } from '../transaction/options.js';
 import { tellCheckpoint, tellLsmJob, tellShard, tellSwitch } from '../metrics/tracing.js';
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
@@ -97,6 +99,9 @@ export interface ClientSettings {
   readonly registry: SharedArrayBuffer;
   /** Imported by each thread before it reads: they register engines. */
   readonly engineModules: readonly string[];
+  readonly transactions: TransactionDefaults;
+  /** What is open in every thread: see transaction/board.ts. */
+  readonly transactionBoard: SharedArrayBuffer;
 }
 
 export interface HostEvents {
@@ -278,6 +283,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       readOnly: options.readOnly,
       registry: this.#catalog.registry.sab,
       engineModules: options.engineModules,
+      transactions: transactionDefaults(options),
+      transactionBoard: new SharedArrayBuffer(transactionBoardBytes(MAX_CLIENTS)),
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
     this.#rate = createRateLimit(options.backgroundBytesPerSecond);
@@ -987,6 +994,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
     } finally {
       this.control.board.leave(client);
+      unlistAll(this.settings.transactionBoard, client);
       this.#leaving.delete(client);
     }
   }

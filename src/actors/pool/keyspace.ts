@@ -37,6 +37,8 @@ import { encodeRange, isEmptyRange, type RangeOptions } from './range.js';
 import { Reads, checkSignal, countOf } from './reads.js';
 import { Snapshot } from './snapshot.js';
 import type { SpaceSource } from './source.js';
+import type { BeginOptions, TransactionOptions } from '../transaction/options.js';
+import type { Transaction } from '../transaction/transaction.js';
 
 export interface WriteOptions {
   /** Overrides the store's default for this call. */
@@ -328,9 +330,29 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /**
-   * Applies all operations or none, at once. Their keys must live on one shard, whatever their spaces; with one shard they always do. An operation
-   * is on this space, or on the one it names.
-   * @throws ERR_BATCH_CROSS_SHARD (nothing was applied), ERR_BATCH_TOO_LARGE, ERR_SPACE_NOT_FOUND; as put
+   * Runs the function with a transaction on this space (tx.space() gives others), and commits when it returns or its promise resolves; rolls back when it
+   * throws, and rethrows that. After a conflict, a deadlock, or a lock that was not granted in time, it is run again, `retries` times at most: it should
+   * do nothing else that cannot be done twice. Resolves with what it returned. docs/transactions.md says what each isolation allows.
+   * @throws ERR_INVALID_ARG, ERR_CONFLICT, ERR_DEADLOCK, ERR_LOCK_TIMEOUT, ERR_TRANSACTION_TIMEOUT, ERR_TRANSACTION_TOO_LARGE, ERR_CLOSED; as put; AbortError
+   */
+  transaction<T>(fn: (tx: Transaction<K, V>) => T | Promise<T>, options?: TransactionOptions): Promise<T> {
+    const { source } = this;
+    return source.core.transactions.run<K, V, T>(source, fn, options);
+  }
+
+  /**
+   * A transaction on this space that the caller commits or rolls back: `await using tx = db.begin()` rolls back what is left open. It counts among the
+   * transactions of the thread, but does not wait for a place, and is not tried again.
+   * @throws ERR_INVALID_ARG, ERR_CLOSED, ERR_SPACE_DROPPED; AbortError
+   */
+  begin(options?: BeginOptions): Transaction<K, V> {
+    return this.source.core.transactions.begin<K, V>(this.source, options);
+  }
+
+  /**
+   * Applies all operations or none, at once, whatever their spaces and shards. An operation is on this space, or on the one it names; of several on
+   * one key the last one counts.
+   * @throws ERR_BATCH_TOO_LARGE, ERR_TRANSACTION_TOO_LARGE (over several shards), ERR_SPACE_NOT_FOUND; as put
    */
   batch(operations: readonly (BatchOperation<K, V> | SpaceBatchOperation)[], options?: WriteOptions): Promise<void> {
     if (!isTraced()) return this.#batch(operations, options);
@@ -352,7 +374,13 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const missing = sources.find(({ pending }) => pending !== undefined);
     if (missing !== undefined) return missing.whenReady(() => this.#batch(operations, options));
     for (const source of new Set(sources)) source.assertUsable();
-    const { records, link } = this.#encodeBatch(own, sources);
+    const encoded = this.#encodeBatch(own, sources);
+    if (encoded === undefined) {
+      await this.source.core.transactions.writeAll(own, sources, level, signal);
+      this.source.views[0]!.meter.counts[Counter.Batches]!++;
+      return;
+    }
+    const { records, link } = encoded;
     const sinceMs = performance.now();
     const { meter } = this.source.views[0]!;
     meter.counts[Counter.Batches]!++;
@@ -402,11 +430,11 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     });
   }
 
-  /** The records are good until the next call: they may stand in the scratch buffer. */
+  /** The records are good until the next call: they may stand in the scratch buffer. undefined: the keys live on several shards. */
   #encodeBatch(
     operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
     sources: readonly SpaceSource[],
-  ): { records: Buffer; link: ShardLink } {
+  ): { records: Buffer; link: ShardLink } | undefined {
     const { scratch } = this;
     // Out of reach while values are encoded: an encoding of the caller's own may come back here.
     const kept = batchScratch ?? Buffer.allocUnsafeSlow(BATCH_SCRATCH_BYTES);
@@ -428,11 +456,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       if (owner !== link) this.#writable(view);
       link ??= owner;
       if (owner !== link) {
-        throw new ConcordError(
-          'ERR_BATCH_CROSS_SHARD',
-          `keys of the batch live on shards ${link.shard} and ${owner.shard}; nothing was applied`,
-          { shard: link.shard, otherShard: owner.shard },
-        );
+        batchScratch = kept;
+        return undefined;
       }
       const extensionBytes = extensionBytesOf(source.spaceId, expiresAt);
       const recordBytesMax = operationBytes(length, encodedBytesMax(encoded), extensionBytes);

@@ -49,6 +49,20 @@ export interface LiveOptions {
   readonly expiry?: ExpiryOptions;
 }
 
+/** What transactions of a thread that do not choose go by. */
+export interface TransactionTuning {
+  /** Transactions a thread runs at a time; others wait, by priority. Default 1024. */
+  readonly maxConcurrent?: number;
+  /** How long a transaction waits for its turn to gain a step of priority. Default 10. */
+  readonly agingMs?: number;
+  /** Default of timeoutMs. Default 30,000. */
+  readonly timeoutMs?: number;
+  /** Default of lockTimeoutMs. Default 10,000. */
+  readonly lockTimeoutMs?: number;
+  /** Default of retries. Default 10. */
+  readonly retries?: number;
+}
+
 export interface PoolOptions extends LiveOptions {
   /** Structure of the default space, remembered by the directory. An engine of your own needs engineModules. Default 'btree'. */
   readonly engine?: BuiltInEngine | (string & {});
@@ -87,6 +101,11 @@ export interface PoolOptions extends LiveOptions {
   readonly pageBytes?: number | 'adaptive';
   /** Bytes of one log segment, a multiple of 4096 from 256 KiB to 1 GiB. Default 32 MiB. */
   readonly segmentBytes?: number;
+  /** What a transaction may read and write in one shard, as it is sent there; never more than a log segment holds. Default 32 MiB. */
+  readonly transactionBytesMax?: number;
+  /** What becomes of transactions that wait for locks in a circle: see docs/transactions.md. Default 'detect'. */
+  readonly deadlock?: 'detect' | 'wait-die' | 'wound-wait';
+  readonly transactions?: TransactionTuning;
   /** Threads of the background pool; one more serves what writes wait for, when it is needed. Default 1 per two cores, at least 1. */
   readonly backgroundThreads?: number;
   /**

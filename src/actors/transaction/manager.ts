@@ -1,0 +1,514 @@
+/**
+ * Transactions of one thread: begins them, runs the functions of db.transaction() and tries again, ends them, keeps time.
+ *
+ *   run(fn): wait for admission ──▶ attempt ──▶ commit ──▶ done
+ *                                      ▲           │ conflict, deadlock, lock not granted in time
+ *                                      └─ back-off ┘ (full jitter; the age stays, so that who has tried long is not the victim again)
+ *
+ * A function that returns no promise, in an optimistic transaction on one shard, costs two objects and two promises besides what the shard is sent.
+ * Threads: the one that owns the client.
+ */
+import { KeyScratch } from '../../shared/codec/key-encoding.js';
+import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import { Isolation } from '../../engines/txn/body.js';
+import type { ThreadClient } from '../client/thread-client.js';
+import { TransactionPort } from '../client/transaction-port.js';
+import type { PoolCore } from '../pool/core.js';
+import type { SpaceSource } from '../pool/source.js';
+import { Admission } from './admission.js';
+import { TransactionBoardPart, TransactionCounter } from './board.js';
+import { Phase, TransactionCore, transactionClosed } from './core.js';
+import {
+  defaultSettings,
+  resolveSettings,
+  type BeginOptions,
+  type TransactionDefaults,
+  type TransactionOptions,
+  type TransactionSettings,
+} from './options.js';
+import { ReadStamps } from './read-stamps.js';
+import { sendCommit } from './send.js';
+import { Transaction } from './transaction.js';
+import { WorkingSet } from './working-set.js';
+
+/** Of working sets for later transactions. */
+const SETS_KEPT = 64;
+/** The first pause is below this, each further one below twice as much. */
+const BACK_OFF_MS = 0.5;
+const BACK_OFF_MS_MAX = 100;
+const BACK_OFF_DOUBLINGS_MAX = 8;
+/** An attempt that failed so may succeed if it is made again. Not among them: what leaves the outcome open. */
+const TRIED_AGAIN = new Set([
+  'ERR_CONFLICT',
+  'ERR_DEADLOCK',
+  'ERR_LOCK_TIMEOUT',
+  'ERR_OWNER_DIED',
+  'ERR_SNAPSHOT_LIMIT',
+]);
+const FAILURE_COUNTERS: Readonly<Record<string, number>> = {
+  ERR_CONFLICT: TransactionCounter.Conflicts,
+  ERR_DEADLOCK: TransactionCounter.Deadlocks,
+  ERR_LOCK_TIMEOUT: TransactionCounter.LockTimeouts,
+  ERR_TRANSACTION_TIMEOUT: TransactionCounter.Timeouts,
+};
+/** A batch that meets locks tries for about as long as a single write would wait. */
+const BLIND_RETRIES = 1000;
+
+/** The handle is gone, and nobody has committed or rolled back. */
+const abandoned = new FinalizationRegistry<TransactionCore>((core) => {
+  core.manager.abandon(core);
+});
+
+/** An operation of a batch. */
+type BlindWrite =
+  | { readonly type: 'put'; readonly key: unknown; readonly value: unknown; readonly ttlMs?: number | undefined }
+  | { readonly type: 'del'; readonly key: unknown };
+
+type TransactionFunction<K, V, T> = (tx: Transaction<K, V>) => T | Promise<T>;
+
+export class TransactionManager {
+  readonly pool: PoolCore;
+  readonly client: ThreadClient;
+  readonly port: TransactionPort;
+  readonly defaults: TransactionDefaults;
+  readonly isStoreReadOnly: boolean;
+  /** For keys; whatever is in it is used before anything else is called. */
+  readonly scratch = new KeyScratch();
+  readonly #settings: TransactionSettings;
+  readonly #admission: Admission;
+  readonly #board: TransactionBoardPart;
+  readonly #sets: { set: WorkingSet; stamps: ReadStamps }[] = [];
+  /** Those that are open, youngest first. */
+  #open: TransactionCore | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #timerDueMs = Infinity;
+
+  constructor(pool: PoolCore) {
+    this.pool = pool;
+    this.client = pool.client;
+    this.port = new TransactionPort(pool.client);
+    this.defaults = pool.settings.transactions;
+    this.isStoreReadOnly = pool.settings.readOnly;
+    this.#settings = defaultSettings(this.defaults);
+    this.#admission = new Admission(this.defaults.maxConcurrent, this.defaults.agingMs);
+    this.#board = new TransactionBoardPart(pool.settings.transactionBoard, pool.client.client);
+  }
+
+  /** Open ones, and those that wait to begin. */
+  get active(): number {
+    return this.#admission.active;
+  }
+
+  get waiting(): number {
+    return this.#admission.waiting;
+  }
+
+  // ---- begin ------------------------------------------------------------------------------------------------------------------------------
+
+  /** @throws ERR_INVALID_ARG, ERR_CLOSED; AbortError */
+  begin<K, V>(source: SpaceSource, options: BeginOptions | undefined): Transaction<K, V> {
+    this.pool.assertOpen();
+    source.assertUsable();
+    const settings = options === undefined ? this.#settings : resolveSettings(options, this.#settings, false);
+    const nowMs = performance.now();
+    this.#admission.enter();
+    const core = this.#openCore(settings, 0, nowMs, nowMs + settings.timeoutMs);
+    const { signal } = settings;
+    if (signal !== undefined) core.listenTo(signal);
+    const transaction = new Transaction<K, V>(core, source);
+    abandoned.register(transaction, core, transaction);
+    return transaction;
+  }
+
+  async commitBegun(core: TransactionCore, handle: object): Promise<void> {
+    if (core.isManaged) throw invalidArgument('the transaction commits when its function returns');
+    core.assertActive();
+    try {
+      await this.#commit(core);
+      this.#end(core, undefined);
+    } catch (error) {
+      this.#end(core, error);
+      throw error;
+    } finally {
+      abandoned.unregister(handle);
+    }
+  }
+
+  rollbackBegun(core: TransactionCore, handle: object): Promise<void> {
+    if (core.isManaged) {
+      return Promise.reject(invalidArgument('the transaction rolls back when its function throws'));
+    }
+    if (core.phase === Phase.Active) {
+      abandoned.unregister(handle);
+      this.#end(core, core.failure ?? ROLLED_BACK);
+    } else if (core.phase !== Phase.Ended) return Promise.reject(transactionClosed());
+    return Promise.resolve();
+  }
+
+  /** Of a handle that was thrown away. */
+  abandon(core: TransactionCore): void {
+    if (core.phase === Phase.Active) this.#end(core, ROLLED_BACK);
+  }
+
+  // ---- run --------------------------------------------------------------------------------------------------------------------------------
+
+  run<K, V, T>(
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    options: TransactionOptions | undefined,
+  ): Promise<T> {
+    let settings = this.#settings;
+    try {
+      if (typeof fn !== 'function') throw invalidArgument('transaction takes a function');
+      this.pool.assertOpen();
+      source.assertUsable();
+      if (options !== undefined) settings = resolveSettings(options, settings, true);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    const nowMs = performance.now();
+    if (source.pending !== undefined) return source.whenReady(() => this.#admitted(source, fn, settings, nowMs));
+    if (!this.#admission.tryEnter()) return this.#admitted(source, fn, settings, nowMs);
+    return this.#first(source, fn, settings, nowMs);
+  }
+
+  async #admitted<K, V, T>(
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    settings: TransactionSettings,
+    startedMs: number,
+  ): Promise<T> {
+    if (!this.#admission.tryEnter()) await this.#waitToEnter(settings, startedMs);
+    try {
+      this.pool.assertOpen();
+    } catch (error) {
+      this.#admission.leave();
+      throw error;
+    }
+    return await this.#first(source, fn, settings, startedMs);
+  }
+
+  #waitToEnter({ priority, timeoutMs, signal }: TransactionSettings, startedMs: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { counts } = this.#board;
+      counts[TransactionCounter.Waiting]!++;
+      const settle = (): void => {
+        counts[TransactionCounter.Waiting]!--;
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', abort);
+      };
+      const giveUp = (error: Error): void => {
+        leave();
+        settle();
+        reject(error);
+      };
+      const abort = (): void => {
+        giveUp(signal!.reason as Error);
+      };
+      const timer = setTimeout(
+        () => {
+          giveUp(timedOut(timeoutMs));
+        },
+        Math.max(0, startedMs + timeoutMs - performance.now()),
+      );
+      signal?.addEventListener('abort', abort, { once: true });
+      const leave = this.#admission.wait(priority, performance.now(), () => {
+        settle();
+        resolve();
+      });
+    });
+  }
+
+  /** The first attempt, in its place already. Without a promise as far as it can be. */
+  #first<K, V, T>(
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    settings: TransactionSettings,
+    startedMs: number,
+  ): Promise<T> {
+    const core = this.#openCore(settings, 0, startedMs, startedMs + settings.timeoutMs);
+    core.isManaged = true;
+    const { signal } = settings;
+    if (signal !== undefined) core.listenTo(signal);
+    let result: T | Promise<T>;
+    let answer: Promise<unknown> | undefined;
+    try {
+      result = fn(new Transaction<K, V>(core, source));
+      if (isThenable(result) || core.pendingWrites !== undefined) {
+        return this.#rest(core, source, fn, this.#finish(core, result));
+      }
+      if (core.failure !== undefined) throw core.failure;
+      answer = this.#send(core);
+    } catch (error) {
+      return this.#rest(core, source, fn, Promise.reject(error as Error));
+    }
+    if (answer === undefined) {
+      this.#end(core, undefined);
+      return Promise.resolve(result);
+    }
+    return this.#answered(core, source, fn, answer, result);
+  }
+
+  async #answered<K, V, T>(
+    core: TransactionCore,
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    answer: Promise<unknown>,
+    result: T,
+  ): Promise<T> {
+    try {
+      await answer;
+    } catch (error) {
+      return await this.#rest(core, source, fn, Promise.reject(error as Error));
+    }
+    this.#end(core, undefined);
+    return result;
+  }
+
+  /** Of an attempt whose function was called: waits for its end, and commits. */
+  async #finish<T>(core: TransactionCore, result: T | Promise<T>): Promise<T> {
+    let value: T;
+    if (isThenable(result)) {
+      value = await new Promise<T>((resolve, reject) => {
+        core.onFailure = reject;
+        result.then(resolve, reject);
+      });
+      core.onFailure = undefined;
+    } else value = result;
+    await this.#commit(core);
+    return value;
+  }
+
+  /** What remains of a call when its first attempt is under way: that attempt, and the others. */
+  async #rest<K, V, T>(
+    first: TransactionCore,
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    firstResult: Promise<T>,
+  ): Promise<T> {
+    const { settings, age, deadlineMs, startedMs } = first;
+    let core = first;
+    let result = firstResult;
+    for (let attempt = 0; ; attempt++) {
+      let error: unknown;
+      try {
+        const value = await result;
+        this.#end(core, undefined);
+        return value;
+      } catch (caught) {
+        error = caught;
+      }
+      const mayTryAgain = attempt < settings.retries && isTriedAgain(error) && core.commitRun?.isUnknown !== true;
+      const hadReadOnly = core.set.writes === 0;
+      this.#end(core, error, mayTryAgain);
+      if (!mayTryAgain) throw error;
+      try {
+        await backOff(attempt, settings.signal);
+        if (performance.now() >= deadlineMs) throw timedOut(settings.timeoutMs, error);
+        this.pool.assertOpen();
+      } catch (why) {
+        this.#admission.leave();
+        throw why;
+      }
+      this.#board.counts[TransactionCounter.Retries]!++;
+      core = this.#openCore(settings, age, startedMs, deadlineMs);
+      core.isManaged = true;
+      // What it reads changes too fast for it: it takes a state that stays. Who writes must see the newest.
+      core.anchorsFirst ||=
+        !settings.isPessimistic &&
+        settings.isolation !== Isolation.ReadCommitted &&
+        (settings.readOnly || hadReadOnly || settings.isolation === Isolation.RepeatableRead);
+      if (settings.signal !== undefined) core.listenTo(settings.signal);
+      result = this.#attempt(core, source, fn);
+    }
+  }
+
+  async #attempt<K, V, T>(core: TransactionCore, source: SpaceSource, fn: TransactionFunction<K, V, T>): Promise<T> {
+    return await this.#finish(core, fn(new Transaction<K, V>(core, source)));
+  }
+
+  /** A batch over several shards: blind writes, all or none. Waits for those who have locked its keys, as single writes do. */
+  async writeAll(
+    operations: readonly BlindWrite[],
+    sources: readonly SpaceSource[],
+    level: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const settings = {
+      ...this.#settings,
+      isolation: Isolation.ReadCommitted,
+      level,
+      signal,
+      retries: BLIND_RETRIES,
+    };
+    const nowMs = performance.now();
+    const source = sources[0]!;
+    const write = (tx: Transaction<unknown, unknown>): void => {
+      for (const [index, operation] of operations.entries()) {
+        const part = sources[index] === source ? tx : tx.space<unknown, unknown>({ source: sources[index]! });
+        const made =
+          operation.type === 'put'
+            ? part.put(operation.key, operation.value, { ttlMs: operation.ttlMs })
+            : part.del(operation.key);
+        // What is wrong with one of them fails the transaction.
+        void made;
+      }
+    };
+    if (this.#admission.tryEnter()) await this.#first(source, write, settings, nowMs);
+    else await this.#admitted(source, write, settings, nowMs);
+  }
+
+  // ---- commit -----------------------------------------------------------------------------------------------------------------------------
+
+  async #commit(core: TransactionCore): Promise<void> {
+    if (core.failure !== undefined) throw core.failure;
+    core.phase = Phase.Closing;
+    // A write that was waited for may have begun another one.
+    for (let pending = core.pendingWrites; pending !== undefined;) {
+      await new Promise<void>((resolve, reject) => {
+        core.onFailure = reject;
+        void pending!.then(() => {
+          resolve();
+        });
+      });
+      core.onFailure = undefined;
+      const next = core.pendingWrites;
+      pending = next === pending ? undefined : next;
+    }
+    const answer = this.#send(core);
+    if (answer !== undefined) await answer;
+  }
+
+  #send(core: TransactionCore): Promise<unknown> | undefined {
+    if (core.failure !== undefined) throw core.failure;
+    core.phase = Phase.Committing;
+    const sent = sendCommit(core);
+    const { counts } = this.#board;
+    if (sent === undefined) {
+      counts[TransactionCounter.Silent]!++;
+      return undefined;
+    }
+    this.#board.setCommitting(core.slot);
+    core.commitRun = sent.run;
+    counts[sent.run === undefined ? TransactionCounter.OneShard : TransactionCounter.ManyShards]!++;
+    return sent.answer;
+  }
+
+  // ---- their lives ------------------------------------------------------------------------------------------------------------------------
+
+  /** The place of the admission is taken. `age`: of the first attempt; 0: this is it. */
+  #openCore(settings: TransactionSettings, age: number, startedMs: number, deadlineMs: number): TransactionCore {
+    const kept = this.#sets.pop();
+    const set = kept?.set ?? new WorkingSet(this.client.control.shards);
+    const stamps = kept?.stamps ?? new ReadStamps(this.client.control);
+    const id = this.port.newId();
+    const core = new TransactionCore(this, settings, id, age === 0 ? id : age, startedMs, deadlineMs, set, stamps);
+    // Who waits for locks meets what was written meanwhile: the state that is read is chosen at the beginning.
+    core.anchorsFirst = settings.isPessimistic && settings.isolation === Isolation.RepeatableRead;
+    const { counts } = this.#board;
+    if (age === 0) counts[TransactionCounter.Begun]!++;
+    const { isolation, isPessimistic, priority } = settings;
+    core.slot = this.#board.list(id, isolation, isPessimistic, priority, TIME_ORIGIN + startedMs);
+    core.after = this.#open;
+    if (this.#open !== undefined) this.#open.before = core;
+    this.#open = core;
+    if (deadlineMs < this.#timerDueMs) this.#arm(deadlineMs);
+    return core;
+  }
+
+  /** It is over: whatever it holds goes. `error`: why it was not committed. `staysAdmitted`: another attempt follows. */
+  #end(core: TransactionCore, error: unknown, staysAdmitted = false): void {
+    if (core.phase === Phase.Ended) return;
+    core.letGo();
+    core.phase = Phase.Ended;
+    core.stopListening();
+    const { before, after } = core;
+    if (before === undefined) this.#open = after;
+    else before.after = after;
+    if (after !== undefined) after.before = before;
+    core.before = undefined;
+    core.after = undefined;
+    const board = this.#board;
+    board.unlist(core.slot);
+    if (error === undefined) {
+      board.counts[TransactionCounter.Committed]!++;
+      board.took(performance.now() - core.startedMs);
+    } else this.#countFailure(error);
+    if (!core.isShared && this.#sets.length < SETS_KEPT) {
+      core.set.reset();
+      core.stamps.reset();
+      this.#sets.push({ set: core.set, stamps: core.stamps });
+    }
+    if (!staysAdmitted) this.#admission.leave();
+  }
+
+  #countFailure(error: unknown): void {
+    const { counts } = this.#board;
+    if (error === ROLLED_BACK) counts[TransactionCounter.RolledBack]!++;
+    else if (!(error instanceof ConcordError)) counts[TransactionCounter.RolledBack]!++;
+    else counts[FAILURE_COUNTERS[error.code] ?? TransactionCounter.OtherFailures]!++;
+  }
+
+  #arm(dueMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timerDueMs = dueMs;
+    this.#timer = setTimeout(this.#tick, Math.max(1, Math.ceil(dueMs - performance.now())));
+    this.#timer.unref();
+  }
+
+  readonly #tick = (): void => {
+    const nowMs = performance.now();
+    let nextMs = Infinity;
+    for (let core = this.#open; core !== undefined;) {
+      const { after, deadlineMs } = core;
+      if (deadlineMs <= nowMs) core.interrupt(timedOut(core.settings.timeoutMs));
+      else nextMs = Math.min(nextMs, deadlineMs);
+      core = after;
+    }
+    this.#timerDueMs = Infinity;
+    if (nextMs < Infinity) this.#arm(nextMs);
+  };
+
+  /** The pool is being closed in this thread: what is open fails. */
+  close(error: Error): void {
+    for (let core = this.#open; core !== undefined;) {
+      const { after } = core;
+      core.interrupt(error);
+      core = after;
+    }
+    clearTimeout(this.#timer);
+    this.#board.clear();
+  }
+}
+
+const TIME_ORIGIN = performance.timeOrigin;
+const ROLLED_BACK = new ConcordError('ERR_TRANSACTION_CLOSED', 'the transaction was rolled back');
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
+}
+
+function isTriedAgain(error: unknown): boolean {
+  return error instanceof ConcordError && TRIED_AGAIN.has(error.code);
+}
+
+function timedOut(timeoutMs: number, cause?: unknown): ConcordError {
+  return new ConcordError(
+    'ERR_TRANSACTION_TIMEOUT',
+    `the transaction was not decided within ${timeoutMs} ms`,
+    { timeoutMs },
+    cause === undefined ? undefined : { cause },
+  );
+}
+
+/** A pause of random length, so that those who met do not meet again. */
+async function backOff(attempt: number, signal: AbortSignal | undefined): Promise<void> {
+  const limitMs = Math.min(BACK_OFF_MS_MAX, BACK_OFF_MS * 2 ** Math.min(attempt, BACK_OFF_DOUBLINGS_MAX));
+  const pauseMs = Math.random() * limitMs;
+  await new Promise((resolve) => {
+    // Timers count whole milliseconds.
+    if (pauseMs < 1) setImmediate(resolve);
+    else setTimeout(resolve, pauseMs);
+  });
+  signal?.throwIfAborted();
+}

@@ -1,0 +1,155 @@
+/**
+ * What a transaction tells the shards when it commits: which have part in it, and the bodies of their requests.
+ *
+ *   nothing written                     nothing is sent; pessimistic ones release their locks
+ *   one shard                           one request to it, and that is all
+ *   writes in one shard or in several, reads elsewhere, too          see commit.ts
+ *
+ * Sent as reads, for the shard to look whether they still hold: at serializable all keys that were read, at repeatable-read all that are written (the first
+ * committer wins), at every isolation guarded ones. So the body of a repeatable-read transaction is that of a serializable one that has read less.
+ * Threads: the one that owns the client.
+ */
+import { ConcordError } from '../../shared/errors.js';
+import { Isolation, TransactionBodyWriter } from '../../engines/txn/body.js';
+import { CommitRun, type CommitPart } from './commit.js';
+import type { TransactionCore } from './core.js';
+import { tooLarge } from './transaction.js';
+import { NOT_READ, type KeyEntry } from './working-set.js';
+
+/** Kept for later transactions. */
+const WRITERS_KEPT = 64;
+const spare: TransactionBodyWriter[] = [];
+
+export interface SentCommit {
+  readonly answer: Promise<unknown>;
+  /** More than one shard has part in it. */
+  readonly run: CommitRun<TransactionBodyWriter> | undefined;
+}
+
+function isSentAsRead(core: TransactionCore, entry: KeyEntry): boolean {
+  if (entry.seen === NOT_READ) return false;
+  if (entry.isGuarded || core.isolation === Isolation.Serializable) return true;
+  return core.isolation === Isolation.RepeatableRead && entry.write !== undefined;
+}
+
+/** undefined: there is nothing to send. @throws ERR_TRANSACTION_TOO_LARGE, ERR_CONFLICT (locks were lost), ERR_CLOSED, ERR_SHARD_FAILED */
+export function sendCommit(core: TransactionCore): SentCommit | undefined {
+  const { set, manager } = core;
+  const { locks } = core.hasLocks ? core : { locks: undefined };
+  if (set.writes === 0 && (locks === undefined || !mustConfirm(core))) return undefined;
+  const { shards } = core.control;
+  let writersLow = 0;
+  let writersHigh = 0;
+  let low = 0;
+  let high = 0;
+  let isGuarded = false;
+  for (let index = 0; index < set.count; index++) {
+    const entry = set.entries[index]!;
+    const { shard } = entry;
+    const bit = 1 << (shard & 31);
+    if (entry.write !== undefined) {
+      core.noteBlindAtSnapshot(entry);
+      if (shard < 32) writersLow |= bit;
+      else writersHigh |= bit;
+    } else if (!isSentAsRead(core, entry)) continue;
+    if (shard < 32) low |= bit;
+    else high |= bit;
+    isGuarded ||= entry.isGuarded;
+  }
+  const hasRanges = core.ranges?.some(({ isEmpty }) => !isEmpty) === true;
+  if (hasRanges || locks?.hasRanges === true) {
+    low |= shards >= 32 ? -1 : (1 << shards) - 1;
+    if (shards > 32) high |= shards === 64 ? -1 : (1 << (shards - 32)) - 1;
+  }
+  const level = core.settings.level ?? manager.pool.level;
+  const isOne = (high === 0 && isSingle(low)) || (low === 0 && isSingle(high));
+  if (isOne && set.writes > 0) {
+    const shard = low === 0 ? 63 - Math.clz32(high) : 31 - Math.clz32(low);
+    const writer = spare.pop() ?? new TransactionBodyWriter();
+    try {
+      build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges);
+      return { answer: manager.port.commitOne(shard, writer, level), run: undefined };
+    } finally {
+      // The port has copied it.
+      keep(writer);
+    }
+  }
+  const parts: CommitPart<TransactionBodyWriter>[] = [];
+  for (let shard = 0; shard < shards; shard++) {
+    const bit = 1 << (shard & 31);
+    if (((shard < 32 ? low : high) & bit) === 0) continue;
+    const writer = spare.pop() ?? new TransactionBodyWriter();
+    build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges);
+    parts.push({ shard, body: writer, writes: ((shard < 32 ? writersLow : writersHigh) & bit) !== 0 });
+  }
+  const run = new CommitRun(manager.port, core.id, parts, level);
+  const answer = run.run().finally(() => {
+    for (const { body } of parts) keep(body);
+  });
+  return { answer, run };
+}
+
+/**
+ * A transaction that has only read, under locks, has nothing to apply; but are these locks still there? One that was wounded hears of it with its next step,
+ * and one whose shard was replaced does not hear at all.
+ */
+function mustConfirm(core: TransactionCore): boolean {
+  if (core.locks.hasLost) {
+    throw new ConcordError('ERR_CONFLICT', 'a shard was replaced, and the locks the transaction had there are gone');
+  }
+  return core.manager.defaults.deadlock === 'wound-wait';
+}
+
+function isSingle(mask: number): boolean {
+  return mask !== 0 && (mask & (mask - 1)) === 0;
+}
+
+function keep(writer: TransactionBodyWriter): void {
+  if (spare.length >= WRITERS_KEPT) return;
+  writer.reset();
+  spare.push(writer);
+}
+
+function build(
+  core: TransactionCore,
+  writer: TransactionBodyWriter,
+  shard: number,
+  writersLow: number,
+  writersHigh: number,
+  isGuarded: boolean,
+  hasRanges: boolean,
+): void {
+  const { set } = core;
+  const isBlind = core.isolation === Isolation.ReadCommitted && !isGuarded && !hasRanges;
+  const isolation = isBlind ? Isolation.ReadCommitted : Isolation.Serializable;
+  const snapshot = hasRanges ? core.snapshotAt : 0;
+  const epoch = core.hasLocks ? core.locks.epochOf(shard) : 0;
+  const readMs = core.readMs === 0 ? Date.now() : core.readMs;
+  writer.begin(isolation, core.isPessimistic, core.id, snapshot, readMs, writersLow, writersHigh, epoch);
+  const { entries, count } = set;
+  if (set.reads > 0) {
+    for (let index = 0; index < count; index++) {
+      const entry = entries[index]!;
+      if (entry.shard !== shard || !isSentAsRead(core, entry)) continue;
+      writer.addRead(entry.spaceId, entry.key, entry.keyLength, entry.seen);
+    }
+  }
+  if (hasRanges) {
+    for (const { source, low, high, isEmpty } of core.ranges!) {
+      if (!isEmpty) writer.addRange(source.spaceId, low, high);
+    }
+  }
+  if (set.writes > 0) {
+    for (let index = 0; index < count; index++) {
+      const entry = entries[index]!;
+      const { write } = entry;
+      if (write === undefined || entry.shard !== shard) continue;
+      if (write.isPut) {
+        writer.addPut(entry.spaceId, entry.key, entry.keyLength, write.value, write.length, write.expiresAt);
+      } else writer.addDel(entry.spaceId, entry.key, entry.keyLength);
+    }
+  }
+  const { bytesMax } = core.manager.defaults;
+  if (writer.size > bytesMax) throw tooLarge(bytesMax);
+  writer.seal();
+}

@@ -1,0 +1,347 @@
+/**
+ * What a transaction has touched: keys it has read, with the versions it saw, and values it is going to write. Lookup by encoded key; savepoints.
+ *
+ *   KeyEntry   space · key · seen (the version that was read, see NOT_READ) · write ─▶ Write ─▶ previous ─▶ …
+ *
+ * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. Overwriting a
+ * Write keeps the old one behind it (`previous`) only if somebody may ask for it: a savepoint, or an iterator that was begun since.
+ *
+ * Sets are used again by later transactions, with their entries and buffers: a small transaction allocates nothing here.
+ * Threads: one.
+ */
+import { encodedBytesMax, writeEncoded, type Encoded } from '../../shared/codec/value-encoding.js';
+import { OPERATION_EXTENSION_BYTES, operationBytes } from '../../engines/operation.js';
+import type { SpaceSource } from '../pool/source.js';
+
+/** In place of a version's number: the key was not read. 0: it was, and was absent. */
+export const NOT_READ = -1;
+
+const HEADS_MIN = 64;
+/** Kept from one transaction to the next. */
+const ENTRIES_KEPT = 64;
+const BYTES_KEPT = 4096;
+/** No more of them are looked up again. */
+const FLOATING_KEPT = 4;
+const KEY_ROOM = 64;
+const VALUE_ROOM = 128;
+
+const nothing = Buffer.alloc(0);
+
+export class Write {
+  isPut = false;
+  value: Buffer = nothing;
+  length = 0;
+  /** 0: never. */
+  expiresAt = 0;
+  /** When it was made: each write of a transaction has a higher one. */
+  step = 0;
+  previous: Write | undefined;
+}
+
+export class KeyEntry {
+  source!: SpaceSource;
+  spaceId = 0;
+  shard = 0;
+  hash = 0;
+  key: Buffer = nothing;
+  keyLength = 0;
+  /** NOT_READ, or the number of the version that was seen. */
+  seen = NOT_READ;
+  /** The commit looks whether `seen` still holds, whatever the isolation. */
+  isGuarded = false;
+  /** The lock it holds, or has asked for last: see locks.ts. */
+  lockMode = 0;
+  /** Settles when that lock is granted; undefined: it is. */
+  lockWait: Promise<void> | undefined;
+  write: Write | undefined;
+  /** Kept for the next transaction. */
+  spare: Write | undefined;
+  next = -1;
+}
+
+interface Savepoint {
+  readonly name: string;
+  readonly step: number;
+}
+
+export class WorkingSet {
+  readonly entries: KeyEntry[] = [];
+  count = 0;
+  /** Entries with a version seen. */
+  reads = 0;
+  writes = 0;
+  /** Bytes of records to be written, by shard. */
+  readonly bytesOfShard: Float64Array;
+  /** The first reads that nothing but their number protects; beyond FLOATING_KEPT they are only counted. */
+  readonly floating: KeyEntry[] = [];
+  floatingCount = 0;
+  step = 0;
+  #heads = new Int32Array(HEADS_MIN);
+  /** Writes up to here may still be asked for. */
+  #keptStep = 0;
+  #savepoints: Savepoint[] = [];
+  /** Written entries of a space by key, without those that came since. */
+  #sorted: KeyEntry[] | undefined;
+  #sortedSpace = -1;
+  #fresh: KeyEntry[] = [];
+
+  constructor(shards: number) {
+    this.bytesOfShard = new Float64Array(shards);
+  }
+
+  /** Forgets everything; memory of a large transaction is given back. */
+  reset(): void {
+    const { entries } = this;
+    if (this.count > ENTRIES_KEPT) {
+      entries.length = ENTRIES_KEPT;
+      this.#heads = new Int32Array(HEADS_MIN);
+    } else if (this.count > 0) this.#heads.fill(0);
+    for (let index = Math.min(this.count, entries.length) - 1; index >= 0; index--) {
+      const entry = entries[index]!;
+      entry.seen = NOT_READ;
+      entry.isGuarded = false;
+      entry.lockMode = 0;
+      entry.lockWait = undefined;
+      if (entry.write !== undefined) {
+        entry.spare = entry.write;
+        entry.spare.previous = undefined;
+        if (entry.spare.value.length > BYTES_KEPT) entry.spare = undefined;
+        entry.write = undefined;
+      }
+    }
+    if (this.writes > 0 || this.step > 0) this.bytesOfShard.fill(0);
+    this.count = 0;
+    this.reads = 0;
+    this.floatingCount = 0;
+    this.writes = 0;
+    this.step = 0;
+    this.#keptStep = 0;
+    if (this.#savepoints.length > 0) this.#savepoints = [];
+    this.#forgetOrder();
+  }
+
+  #forgetOrder(): void {
+    if (this.#sorted === undefined) return;
+    this.#sorted = undefined;
+    this.#fresh = [];
+  }
+
+  find(spaceId: number, hash: number, key: Uint8Array, keyLength: number): KeyEntry | undefined {
+    const heads = this.#heads;
+    let index = heads[hash & (heads.length - 1)]! - 1;
+    while (index >= 0) {
+      const entry = this.entries[index]!;
+      if (entry.hash === hash && entry.spaceId === spaceId && isSame(entry, key, keyLength)) return entry;
+      index = entry.next;
+    }
+    return undefined;
+  }
+
+  /** For a key that find() did not find. The key is copied. */
+  add(source: SpaceSource, shard: number, hash: number, key: Uint8Array, keyLength: number): KeyEntry {
+    const index = this.count;
+    let entry = this.entries[index];
+    if (entry === undefined) {
+      entry = new KeyEntry();
+      this.entries.push(entry);
+    }
+    this.count = index + 1;
+    if (this.count > this.#heads.length) this.#rehash();
+    if (entry.key.length < keyLength || entry.key.length > BYTES_KEPT) {
+      entry.key =
+        index < ENTRIES_KEPT ? Buffer.allocUnsafeSlow(Math.max(KEY_ROOM, keyLength)) : Buffer.allocUnsafe(keyLength);
+    }
+    const own = entry.key;
+    for (let i = 0; i < keyLength; i++) own[i] = key[i]!;
+    entry.source = source;
+    entry.spaceId = source.spaceId;
+    entry.shard = shard;
+    entry.hash = hash;
+    entry.keyLength = keyLength;
+    const heads = this.#heads;
+    const bucket = hash & (heads.length - 1);
+    entry.next = heads[bucket]! - 1;
+    heads[bucket] = index + 1;
+    return entry;
+  }
+
+  #rehash(): void {
+    const heads = new Int32Array(this.#heads.length * 4);
+    for (let index = 0; index < this.count - 1; index++) {
+      const entry = this.entries[index]!;
+      const bucket = entry.hash & (heads.length - 1);
+      entry.next = heads[bucket]! - 1;
+      heads[bucket] = index + 1;
+    }
+    this.#heads = heads;
+  }
+
+  noteRead(entry: KeyEntry, seq: number): void {
+    if (entry.seen !== NOT_READ) return;
+    entry.seen = seq;
+    this.reads++;
+  }
+
+  noteFloating(entry: KeyEntry): void {
+    if (this.floatingCount < FLOATING_KEPT) this.floating[this.floatingCount] = entry;
+    this.floatingCount++;
+  }
+
+  /** Bytes of the entry's record. */
+  #recordBytes(entry: KeyEntry, write: Write): number {
+    const extension = entry.spaceId === 0 && write.expiresAt === 0 ? 0 : OPERATION_EXTENSION_BYTES;
+    return operationBytes(entry.keyLength, write.length, extension);
+  }
+
+  /** The Write to fill: the entry's own, or a new one before it. */
+  #writable(entry: KeyEntry): Write {
+    const last = entry.write;
+    if (last === undefined) {
+      this.writes++;
+      if (this.#sorted !== undefined && this.#sortedSpace === entry.spaceId) this.#fresh.push(entry);
+      const write = entry.spare ?? new Write();
+      entry.spare = undefined;
+      entry.write = write;
+      return write;
+    }
+    this.bytesOfShard[entry.shard]! -= this.#recordBytes(entry, last);
+    if (last.step > this.#keptStep) return last;
+    const write = new Write();
+    write.previous = last;
+    entry.write = write;
+    return write;
+  }
+
+  setPut(entry: KeyEntry, encoded: Encoded, expiresAt: number): void {
+    const room = encodedBytesMax(encoded);
+    const write = this.#writable(entry);
+    if (write.value.length < room) {
+      write.value =
+        room < VALUE_ROOM && this.count <= ENTRIES_KEPT ? Buffer.allocUnsafeSlow(VALUE_ROOM) : Buffer.allocUnsafe(room);
+    }
+    write.length = writeEncoded(encoded, write.value, 0);
+    write.isPut = true;
+    write.expiresAt = expiresAt;
+    write.step = ++this.step;
+    this.bytesOfShard[entry.shard]! += this.#recordBytes(entry, write);
+  }
+
+  setDel(entry: KeyEntry): void {
+    const write = this.#writable(entry);
+    write.length = 0;
+    write.isPut = false;
+    write.expiresAt = 0;
+    write.step = ++this.step;
+    this.bytesOfShard[entry.shard]! += this.#recordBytes(entry, write);
+  }
+
+  // ---- savepoints -------------------------------------------------------------------------------------------------------------------------
+
+  savepoint(name: string): void {
+    this.#savepoints.push({ name, step: this.step });
+    this.#keptStep = this.step;
+  }
+
+  /** Takes writes made since back; the savepoint stays, later ones go. False if there is none of that name. */
+  rollbackTo(name: string): boolean {
+    const index = this.#savepoints.findLastIndex((savepoint) => savepoint.name === name);
+    if (index < 0) return false;
+    const { step } = this.#savepoints[index]!;
+    this.#savepoints.length = index + 1;
+    for (let at = 0; at < this.count; at++) {
+      const entry = this.entries[at]!;
+      let { write } = entry;
+      if (write === undefined || write.step <= step) continue;
+      this.bytesOfShard[entry.shard]! -= this.#recordBytes(entry, write);
+      while (write !== undefined && write.step > step) write = write.previous;
+      entry.write = write;
+      if (write === undefined) this.writes--;
+      else this.bytesOfShard[entry.shard]! += this.#recordBytes(entry, write);
+    }
+    this.#forgetOrder();
+    return true;
+  }
+
+  /** Forgets the savepoint and later ones; what was written stays. False if there is none of that name. */
+  releaseSavepoint(name: string): boolean {
+    const index = this.#savepoints.findLastIndex((savepoint) => savepoint.name === name);
+    if (index < 0) return false;
+    this.#savepoints.length = index;
+    return true;
+  }
+
+  // ---- ranges -----------------------------------------------------------------------------------------------------------------------------
+
+  /** Writes to [low, high) of the space in key order, as they are now: later ones do not change what the caller sees. */
+  sortedWrites(spaceId: number, low: Buffer | undefined, high: Buffer | undefined): OwnWrite[] {
+    this.#keptStep = this.step;
+    if (this.writes === 0) return [];
+    const sorted = this.#inOrder(spaceId);
+    const from = low === undefined ? 0 : lowerBound(sorted, low);
+    const to = high === undefined ? sorted.length : lowerBound(sorted, high);
+    const own: OwnWrite[] = [];
+    for (let index = from; index < to; index++) {
+      const { key, keyLength, write } = sorted[index]!;
+      own.push({ key, keyLength, write: write! });
+    }
+    return own;
+  }
+
+  #inOrder(spaceId: number): KeyEntry[] {
+    const fresh = this.#fresh;
+    if (this.#sorted === undefined || this.#sortedSpace !== spaceId) {
+      this.#sorted = [];
+      this.#sortedSpace = spaceId;
+      fresh.length = 0;
+      for (let index = 0; index < this.count; index++) {
+        const entry = this.entries[index]!;
+        if (entry.write !== undefined && entry.spaceId === spaceId) fresh.push(entry);
+      }
+    }
+    if (fresh.length > 0) {
+      fresh.sort(compareEntries);
+      const old = this.#sorted;
+      const merged: KeyEntry[] = [];
+      let at = 0;
+      for (const entry of fresh) {
+        while (at < old.length && compareEntries(old[at]!, entry) < 0) merged.push(old[at++]!);
+        merged.push(entry);
+      }
+      while (at < old.length) merged.push(old[at++]!);
+      this.#sorted = merged;
+      this.#fresh = [];
+    }
+    return this.#sorted;
+  }
+}
+
+/** A write as an iterator meets it. */
+export interface OwnWrite {
+  readonly key: Buffer;
+  readonly keyLength: number;
+  readonly write: Write;
+}
+
+function isSame(entry: KeyEntry, key: Uint8Array, keyLength: number): boolean {
+  if (entry.keyLength !== keyLength) return false;
+  const own = entry.key;
+  for (let i = 0; i < keyLength; i++) if (own[i] !== key[i]) return false;
+  return true;
+}
+
+function compareEntries(a: KeyEntry, b: KeyEntry): number {
+  return a.key.compare(b.key, 0, b.keyLength, 0, a.keyLength);
+}
+
+/** Index of the first entry whose key is not below the bound. */
+function lowerBound(sorted: readonly KeyEntry[], bound: Buffer): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    const { key, keyLength } = sorted[middle]!;
+    if (key.compare(bound, 0, bound.length, 0, keyLength) < 0) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
