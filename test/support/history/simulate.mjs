@@ -170,7 +170,7 @@ export function simulate({ seed, txns: txnCount, level, fault, concurrency = 6 }
 
   function commit(txn) {
     if (chance(0.03) || !isValid(txn)) {
-      if (fault === 'aborts-stay' && txn.own.size > 0 && chance(0.1) && isValid(txn)) apply(txn);
+      if (fault === 'aborts-stay' && txn.own.size > 0 && chance(0.5) && isValid(txn)) apply(txn);
       finish(txn, 'fail');
       return;
     }

@@ -12,7 +12,7 @@
  *   cyclic-versions       registers without numbers: what was read before what was written contradicts itself
  *
  * Order of versions. Of lists: the longest list that was read is the order; what no list shows comes after it, in unknown order. Of registers: by the store's
- * numbers where every read tells one, otherwise what follows from the transactions that read a version and wrote the next.
+ * numbers where reads tell them, otherwise what follows from the transactions that read a version and wrote the next.
  */
 import { PairMap } from './columns.mjs';
 import { OP_WRITE, OutcomeCode } from './history.mjs';
@@ -357,14 +357,15 @@ export function versionsOfRegisters(history, findings) {
     ...successorsOf(count, Int32Array.from(from), Int32Array.from(to)),
   };
 
-  /** undefined: some read of a value tells no number. */
+  /** undefined: no read tells a number. Values that were only read without one have no place in the order. */
   function pairsByNumbers() {
     const numberOf = new Float64Array(count);
+    let hasNumbers = false;
     for (let op = 0; op < opCount; op++) {
       const version = opVersions[op];
-      if (version < keyCount) continue;
       const number = numbers.get(op);
-      if (number === 0) return undefined;
+      if (version < keyCount || number === 0) continue;
+      hasNumbers = true;
       if (numberOf[version] !== 0 && numberOf[version] !== number) {
         const key = versionKeys[version];
         const text = `k${key}: ${opValues.get(op)} has the versions ${numberOf[version]} and ${number}`;
@@ -372,6 +373,7 @@ export function versionsOfRegisters(history, findings) {
       }
       numberOf[version] = number;
     }
+    if (!hasNumbers) return undefined;
     const shown = [];
     for (let version = keyCount; version < count; version++) if (numberOf[version] !== 0) shown.push(version);
     shown.sort((a, b) => versionKeys[a] - versionKeys[b] || numberOf[a] - numberOf[b]);
