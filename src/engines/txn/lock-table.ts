@@ -198,6 +198,8 @@ export class LockWait<T> {
   found: LockOwner<T>[] = [];
   /** @internal Holders it waits for, directly or behind others (wait-die only). */
   effective: LockOwner<T>[] = [];
+  /** @internal Whether somebody before it does not hold it up, because that one waits for it. */
+  hasPassed = false;
   /** @internal To be looked at again. */
   isQueued = false;
   /** @internal Blockers are to be told. */
@@ -368,6 +370,7 @@ export class LockTable<T> {
   /** What the last collect() found. */
   #found: LockOwner<T>[] = [];
   #effective: LockOwner<T>[] = [];
+  #hasPassed = false;
   #mark = 0;
 
   #isSettling = false;
@@ -786,7 +789,7 @@ export class LockTable<T> {
     }
     if (!isHeld) {
       if (owner === undefined) this.#unseat(wait, false);
-      else this.#grantSeated(wait, false);
+      else this.#grantSeated(wait);
       this.#settle();
       return undefined;
     }
@@ -832,6 +835,7 @@ export class LockTable<T> {
   #collect(wait: LockWait<T>): boolean {
     this.#found = [];
     this.#effective = [];
+    this.#hasPassed = false;
     this.#mark++;
     let isHeld = false;
     for (const point of wait.points) {
@@ -852,8 +856,8 @@ export class LockTable<T> {
           const other = queue[index]!;
           if (other.mode + mode < CONFLICT || !this.#meetWaiter(wait, other.wait)) continue;
           isHeld = true;
-          // It waits for all that is further ahead. For wait-die holders matter, and all of them are looked at.
-          if (other.mode === LockMode.Exclusive && this.#policy !== 'wait-die') {
+          // It waits for all that is further ahead, unless it passes somebody. For wait-die holders matter, and all of them are looked at.
+          if (other.mode === LockMode.Exclusive && this.#policy !== 'wait-die' && !other.wait.hasPassed) {
             if (other.wait.owner === undefined && owner !== undefined) continue;
             isCut = true;
             break;
@@ -931,7 +935,10 @@ export class LockTable<T> {
   #meetWaiter(wait: LockWait<T>, other: LockWait<T>): boolean {
     const { owner } = wait;
     if (other === wait || (owner !== undefined && other.owner === owner) || !comesBefore(other, wait)) return false;
-    if (owner !== undefined && (other.found.includes(owner) || other.effective.includes(owner))) return false;
+    if (owner !== undefined && (other.found.includes(owner) || other.effective.includes(owner))) {
+      this.#hasPassed = true;
+      return false;
+    }
     if (other.owner === undefined) {
       for (const blocker of other.found) this.#meetBlocker(blocker);
     } else {
@@ -1127,7 +1134,8 @@ export class LockTable<T> {
       for (let index = from; index < queue.length; index++) {
         const point = queue[index]!;
         this.#look(point.wait);
-        if (point.mode === LockMode.Exclusive && point.wait.owner !== undefined && !toEnd) break;
+        if (point.mode !== LockMode.Exclusive || point.wait.owner === undefined || toEnd) continue;
+        if (!point.wait.hasPassed) break;
       }
     }
     if (this.#spaces.size > 0) this.#touchRangesAt(lock.space, lock.bytes, lock.start, lock.length);
@@ -1208,13 +1216,18 @@ export class LockTable<T> {
       if (this.#woundJuniors(owner)) isHeld = this.#collect(wait);
     }
     if (isHeld) {
-      if (isSame(wait.found, this.#found) && isSame(wait.effective, this.#effective)) return;
+      if (
+        wait.hasPassed === this.#hasPassed &&
+        isSame(wait.found, this.#found) &&
+        isSame(wait.effective, this.#effective)
+      )
+        return;
       this.#keepFound(wait);
       this.#touchOthers(wait);
       return;
     }
     if (owner === undefined) this.#unseat(wait, true);
-    else this.#grantSeated(wait, true);
+    else this.#grantSeated(wait);
     this.#tellEnd(wait);
     this.#events.onGrant(wait);
   }
@@ -1222,6 +1235,7 @@ export class LockTable<T> {
   #keepFound(wait: LockWait<T>): void {
     wait.found = this.#found;
     wait.effective = this.#effective;
+    wait.hasPassed = this.#hasPassed;
     if (this.#policy !== 'detect' || wait.owner === undefined || wait.isDirty) return;
     wait.isDirty = true;
     this.#dirty.push(wait);
@@ -1255,12 +1269,13 @@ export class LockTable<T> {
   // Grants.
 
   /** Gives a seated request its lock. */
-  #grantSeated(wait: LockWait<T>, touch: boolean): void {
+  #grantSeated(wait: LockWait<T>): void {
     const point = wait.points[0]!;
     const owner = wait.owner!;
     // The lock first, so that the key does not go with its last waiter.
     this.#grantPoint(owner, point);
-    this.#unseat(wait, touch);
+    // Behind it, too: its point may have stood for all that was ahead.
+    this.#unseat(wait, true);
   }
 
   /** The lock is the owner's; who waits there is looked at again. The owner's other requests there are upgrades now. */

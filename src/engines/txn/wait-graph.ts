@@ -120,7 +120,7 @@ interface Wait {
   revision: number;
   blockers: Transaction[];
   check: Check | undefined;
-  /** Since when its end is awaited; 0: it is not. */
+  /** Since when its end is awaited; below zero: it is not. */
   killedMs: number;
 }
 
@@ -211,7 +211,7 @@ export class WaitGraph {
         revision: news.revision,
         blockers: [],
         check: undefined,
-        killedMs: 0,
+        killedMs: -1,
       };
       transaction.waits.push(wait);
       shard.waits.set(news.wait, wait);
@@ -277,7 +277,7 @@ export class WaitGraph {
     for (const wait of [...this.#killed]) {
       if (wait.killedMs + KILL_MS > nowMs) break;
       this.#killed.delete(wait);
-      wait.killedMs = 0;
+      wait.killedMs = -1;
       this.#search(wait.transaction, nowMs);
     }
     for (const transaction of [...this.#again]) {
@@ -380,7 +380,7 @@ export class WaitGraph {
     origin.mark = mark;
     for (let index = 0; index < met.length; index++) {
       for (const wait of met[index]!.waits) {
-        if (wait.killedMs !== 0) continue;
+        if (wait.killedMs >= 0) continue;
         for (const blocker of wait.blockers) {
           if (blocker === origin) return cycleOf(origin, wait);
           if (blocker.mark === mark || blocker.waits.length === 0) continue;
