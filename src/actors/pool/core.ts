@@ -6,6 +6,7 @@ import type { CustomValueEncoding, ValueEncoding } from '../../shared/codec/valu
 import { resolveValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError } from '../../shared/errors.js';
 import { DEFAULT_SPACE_ID, type EngineTuning } from '../../engines/engine.js';
+import type { LockHolder } from '../../engines/txn/lock-table.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { CompactRequest } from '../shard/shard.js';
 import type { ThreadClient } from '../client/thread-client.js';
@@ -28,6 +29,8 @@ export interface PoolGate {
   cancelCompact(id: string): Promise<void>;
   configure(change: LiveOptions): Promise<readonly string[]>;
   checkpoint(directory: string): Promise<void>;
+  /** By shard; at most `locksMax` of the locks that each transaction holds are named. */
+  lockHolders(locksMax: number): Promise<LockHolder[][]>;
 }
 
 export class PoolCore {

@@ -35,6 +35,7 @@ import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js'
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
+import type { LockHolder } from '../../engines/txn/lock-table.js';
 import { COORDINATOR_DIRECTORY } from '../../engines/txn/decision-log.js';
 import { CoordinatorSupervisor, type ShardEnd } from '../coordinator/supervisor.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
@@ -213,6 +214,10 @@ export class ClientGate {
 
   checkpoint(directory: string): Promise<void> {
     return this.#host.checkpoint(directory);
+  }
+
+  lockHolders(locksMax: number): Promise<LockHolder[][]> {
+    return this.#host.lockHolders(locksMax);
   }
 
   openSpace(name: string, spec: SpaceSpec): Promise<SpaceRecord> {
@@ -444,6 +449,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
       recoveryMode: options.recoveryMode,
       backgroundThreads: options.backgroundThreads,
       rate: this.#rate,
+      transactions: {
+        deadlock: options.deadlock,
+        bodyBytesMax: options.transactionBytesMax,
+        lockTimeoutMs: options.transactions.lockTimeoutMs,
+      },
       settings: { checkpointLogBytes: options.checkpointLogBytes, expiry: options.expiry },
     };
     const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
@@ -551,7 +561,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         await handle.ended;
         continue;
       }
-      await this.#coordinator?.connect(index, handle.remote as unknown as ShardEnd);
+      await this.#coordinator?.connect(index, handle.remote);
       for (const client of this.#clients.values()) await this.#attachTo(handle, client);
       this.emit('shard-restarted', { shard: index, error });
       tellShard({ event: 'restarted', shard: index, error });
@@ -1088,6 +1098,11 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** Ends a shard's thread wherever it is, as a failure would: for tests. */
   async killShard(index: number): Promise<void> {
     await this.#shards[index]!.worker.terminate();
+  }
+
+  /** Transactions that hold or await locks, by shard: a shard that is being replaced tells of none. */
+  lockHolders(locksMax: number): Promise<LockHolder[][]> {
+    return Promise.all(this.#shards.map(({ remote }) => remote.lockHolders(locksMax).catch(() => [])));
   }
 
   /** Ends the coordinator's thread wherever it is, as a failure would: for tests. */

@@ -22,7 +22,9 @@ import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import type { LockHolder } from '../../engines/txn/lock-table.js';
 import { Shard, type CompactRequest } from './shard.js';
+import type { TransactionSettings } from './transactions.js';
 
 export interface ShardWorkerData {
   readonly shard: number;
@@ -44,6 +46,7 @@ export interface ShardWorkerData {
   readonly backgroundThreads: number;
   /** Token bucket of background I/O, for all jobs of the pool. */
   readonly rate: SharedArrayBuffer | undefined;
+  readonly transactions: TransactionSettings;
   readonly settings: ShardSettings;
 }
 
@@ -137,6 +140,19 @@ export class ShardControl {
     const taken = this.#shard.store.log.offerSpare(path);
     this.#loop.spareEnded();
     return taken;
+  }
+
+  /** Asks and waits go to the coordinator over this port. */
+  attachCoordinator(port: MessagePort): void {
+    this.#shard.transactions.attachCoordinator(port, () => {
+      this.#loop.wake();
+    });
+    this.#loop.wake();
+  }
+
+  /** Transactions that hold or await locks here, with at most `locksMax` of those they hold. */
+  lockHolders(locksMax: number): LockHolder[] {
+    return this.#shard.transactions.list(locksMax);
   }
 
   /** A job that this thread has ordered ended. */
@@ -342,7 +358,8 @@ class ShardLoop {
     const untilSwitch = shard.switchDueMs > now ? shard.switchDueMs - now : Infinity;
     const untilWork = Math.min(shard.workDueAtMs - nowMs, shard.heldDueMs - now, untilSwitch);
     const untilReport = shard.reportDueMs - now;
-    return Math.min(PARK_MS_MAX, Math.max(1, Math.min(untilReport, untilExpiry, untilWork)));
+    const untilLock = shard.transactions.tickDueAtMs - nowMs;
+    return Math.min(PARK_MS_MAX, Math.max(1, Math.min(untilReport, untilExpiry, untilWork, untilLock)));
   }
 
   /** A slice of what goes on beside requests; the next one at once, or when something may have expired. */
@@ -352,7 +369,8 @@ class ShardLoop {
       this.#backgroundDue = now;
       return;
     }
-    let waitMs = Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX, shard.workDueAtMs - Date.now());
+    const dueAtMs = Math.min(shard.workDueAtMs, shard.transactions.tickDueAtMs);
+    let waitMs = Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX, dueAtMs - Date.now());
     if (shard.switchDueMs > now) waitMs = Math.min(waitMs, shard.switchDueMs - now);
     this.#backgroundDue = now + Math.max(1, waitMs);
   }
@@ -418,7 +436,7 @@ async function main(data: ShardWorkerData): Promise<void> {
     setImmediate(() => process.exit(1));
     return;
   }
-  const shard = new Shard(data.shard, store, control, env);
+  const shard = new Shard(data.shard, store, control, env, data.transactions);
   shard.onFlow = (spaceId, flow) => {
     post({ event: 'backpressure', spaceId, flow });
   };

@@ -126,6 +126,8 @@ export class Shard {
   // Requests with records in the open group, to answer them if it fails.
   readonly #groupLinks: ClientLink[] = [];
   readonly #groupRequests: number[] = [];
+  /** As the coordinator was told last. */
+  #decisionsNeeded = 0;
   readonly #groupNotes: (GroupNote | undefined)[] = [];
   /** Locks, votes, what is decided. */
   readonly transactions: ShardTransactions;
@@ -1344,6 +1346,10 @@ export class Shard {
     counters[ShardCounter.LogSyncedLsn] = log.syncedLsn;
     counters[ShardCounter.CheckpointLsn] = checkpointLsn;
     counters[ShardCounter.Clients] = this.#links.length;
+    const needed = this.store.decisionsNeededFrom;
+    if (needed === this.#decisionsNeeded) return;
+    this.#decisionsNeeded = needed;
+    this.#control.setDecisionsNeededFrom(this.index, needed);
   }
 
   /** A checkpoint ended. */

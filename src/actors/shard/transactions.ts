@@ -22,7 +22,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import type { MessagePort } from 'node:worker_threads';
-import { ConcordError, type DetailValue, type ErrorRecord } from '../../shared/errors.js';
+import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
 import { hashBytes } from '../../shared/hash.js';
 import { checkOperation, operationKeyAt, readKeyLength, readOperationSpace } from '../../engines/operation.js';
 import type { PreparedTransaction } from '../../engines/store/prepared.js';
@@ -38,6 +38,7 @@ import {
 } from '../../engines/txn/lock-table.js';
 import { Validator } from '../../engines/txn/validator.js';
 import type { ControlBlock } from '../control-block.js';
+import type { CoordinatorToShard, ShardToCoordinator } from '../coordinator/messages.js';
 import type { ClientLink } from './client-link.js';
 import { BODY_IN_CHUNKS, REQUEST_HEADER_BYTES, ResponseStatus, decodeLockCall, type LockCall } from './request.js';
 
@@ -105,42 +106,6 @@ interface DueCommit {
   readonly number: number;
   readonly index: number;
 }
-
-/** What the coordinator tells a shard. */
-export type CoordinatorMessage =
-  | { readonly type: 'confirm'; readonly check: number; readonly waits: readonly ConfirmedWait[] }
-  | { readonly type: 'kill'; readonly txn: number; readonly wait: number; readonly cycle: readonly DetailValue[] }
-  | { readonly type: 'outcome'; readonly txn: number; readonly committed: boolean }
-  /** A new coordinator: it is told of all waits again. */
-  | { readonly type: 'hello' };
-
-export interface ConfirmedWait {
-  readonly txn: number;
-  readonly wait: number;
-  readonly blocker: number;
-  readonly revision: number;
-}
-
-/** What a shard tells the coordinator. */
-export type ShardMessage =
-  | {
-      readonly type: 'wait';
-      readonly shard: number;
-      readonly txn: number;
-      readonly wait: number;
-      readonly revision: number;
-      readonly blockers: readonly number[];
-      readonly priority: number;
-      readonly age: number;
-      readonly space: number;
-      readonly key: Uint8Array | undefined;
-      readonly mode: string;
-    }
-  | { readonly type: 'unwait'; readonly shard: number; readonly txn: number; readonly wait: number }
-  | { readonly type: 'confirmed'; readonly shard: number; readonly check: number; readonly holds: boolean }
-  | { readonly type: 'ask'; readonly shard: number; readonly txn: number }
-  /** A shard begins: what its predecessor has told means nothing any more. */
-  | { readonly type: 'hello'; readonly shard: number };
 
 /** The open group, as far as a transaction must know it. */
 export interface OpenGroup {
@@ -812,11 +777,6 @@ export class ShardTransactions {
     this.locks.releaseClient(link.client);
   }
 
-  /** The coordinator has put on the board all that is decided: what is prepared and not there is given up. */
-  abortUndecided(): void {
-    for (const { id } of [...this.#store.prepared.all]) this.release(id);
-  }
-
   // ---- time, the coordinator ------------------------------------------------------------------------------------------------------------
 
   /** When tick() has something to do, ms since the epoch. */
@@ -830,7 +790,10 @@ export class ShardTransactions {
     this.#nextTickMs = nowMs + ASK_EVERY_MS;
     const since = performance.now() - ASK_AFTER_MS;
     for (const [id, ms] of this.#preparedMs) {
-      if (ms <= since || this.#inDoubt.has(id)) this.#tell({ type: 'ask', shard: this.#index, txn: id });
+      if (ms <= since || this.#inDoubt.has(id)) {
+        const client = this.#store.prepared.get(id)?.client;
+        this.#tell({ type: 'ask', shard: this.#index, txn: id, client });
+      }
     }
   }
 
@@ -838,7 +801,7 @@ export class ShardTransactions {
   attachCoordinator(port: MessagePort, wake: () => void): void {
     this.#port?.close();
     this.#port = port;
-    port.on('message', (message: CoordinatorMessage) => {
+    port.on('message', (message: CoordinatorToShard) => {
       this.#hear(message);
       wake();
     });
@@ -849,14 +812,16 @@ export class ShardTransactions {
     this.#nextTickMs = 0;
   }
 
-  #hear(message: CoordinatorMessage): void {
+  #hear(message: CoordinatorToShard): void {
     if (message.type === 'confirm') {
       const { check, waits } = message;
       const holds = waits.every(({ wait, blocker, revision }) => this.locks.isWaitingFor(wait, blocker, revision));
       this.#tell({ type: 'confirmed', shard: this.#index, check, holds });
     } else if (message.type === 'kill') {
       const { wait, cycle, txn } = message;
-      this.locks.kill(wait, `transaction ${txn} gave way in a deadlock of ${cycle.length}`, { cycle });
+      this.locks.kill(wait, `transaction ${txn} gave way in a deadlock of ${cycle.length}`, {
+        cycle: cycle.map((edge) => ({ ...edge })),
+      });
     } else if (message.type === 'outcome') {
       if (!message.committed) this.release(message.txn);
     }
@@ -880,7 +845,7 @@ export class ShardTransactions {
     });
   }
 
-  #tell(message: ShardMessage): void {
+  #tell(message: ShardToCoordinator): void {
     this.#port?.postMessage(message);
   }
 
