@@ -199,10 +199,10 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   async #pull(): Promise<Change<K, V> | undefined> {
     this.#lastYieldMs = performance.now();
     for (;;) {
+      if (this.#isEnded) return undefined;
       this.#options.signal?.throwIfAborted();
       const change = this.#take();
       if (change !== undefined) return change;
-      if (this.#isEnded) return undefined;
       if (!this.#isOpen) {
         this.#end();
         return undefined;
@@ -289,6 +289,8 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       this.#passUnit(feed, parts);
       return;
     }
+    // A token within the unit stands right before it.
+    this.#moveTo(parts);
     this.#delivery = {
       parts,
       id: Math.min(...parts.map(({ head }) => head!.seq)),
@@ -304,11 +306,15 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
 
   #passUnit(feed: StoreFeed, parts: readonly ShardFeed[]): void {
     feed.done();
+    this.#moveTo(parts);
+    this.#partial = feed.partial;
+    this.#delivery = undefined;
+  }
+
+  #moveTo(parts: readonly ShardFeed[]): void {
     const positions = [...this.#positions];
     for (const part of parts) positions[part.shard] = part.position;
     this.#positions = positions;
-    this.#partial = feed.partial;
-    this.#delivery = undefined;
   }
 
   /** The next change of what is being delivered; undefined when there is none left. */

@@ -1,0 +1,209 @@
+/** A map that follows the feed holds what the store holds: under load of several threads, from any token on, over restarts and kills. */
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { ConcordPool, type Change, type PoolOptions } from '../../dist/index.js';
+import { scratchDirectory, shardOf } from '../support/pool-scene.js';
+import { sleep } from '../threads/scene.js';
+// @ts-expect-error a plain JavaScript helper
+import { Replica as PlainReplica, differences, entriesOf, runLoad } from './load.mjs';
+
+interface ReplicaLike {
+  readonly entries: Map<string, unknown>;
+  readonly live: Map<string, string>;
+  changes: number;
+  apply(change: unknown): void;
+}
+const Replica = PlainReplica as new () => ReplicaLike;
+
+const seed = Number(process.env['CONCORDKV_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+const options: PoolOptions = {
+  shards: 3,
+  memoryBytes: 32 << 20,
+  segmentBytes: 1 << 20,
+  checkpointLogBytes: 1 << 30,
+  expiry: { intervalMs: 20 },
+};
+
+/** Reads until the map is what the store holds, or for ten seconds. */
+async function catchUp(db: ConcordPool, replica: ReplicaLike, what: string): Promise<void> {
+  let found: string[] = [];
+  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await sleep(30)) {
+    found = differences(replica.live, await entriesOf(db)) as string[];
+    if (found.length === 0) return;
+  }
+  expect(found, `${what}, seed ${seed}`).toEqual([]);
+}
+
+function follow(feed: AsyncIterable<unknown>, replica: ReplicaLike, seen?: unknown[]): Promise<void> {
+  return (async () => {
+    for await (const change of feed) {
+      replica.apply(change);
+      seen?.push(change);
+    }
+  })();
+}
+
+async function underLoad(db: ConcordPool, seedOfLoad: number, ms: number, threads = 1): Promise<void> {
+  const workers = Array.from({ length: threads }, (_, i) => {
+    const handle = db.handle();
+    return new Worker(new URL('./load-thread.mjs', import.meta.url), {
+      workerData: { handle, seed: seedOfLoad + 1 + i },
+      transferList: [...handle.transferList],
+    });
+  });
+  const failures: Error[] = [];
+  const ended = workers.map((worker) => {
+    worker.on('error', (error: Error) => failures.push(error));
+    return once(worker, 'exit');
+  });
+  const until = performance.now() + ms;
+  await runLoad(db, { seed: seedOfLoad, callers: 4, isOver: () => performance.now() > until });
+  for (const worker of workers) worker.postMessage('stop');
+  await Promise.all(ended);
+  expect(failures).toEqual([]);
+}
+
+describe('a map that follows the feed', () => {
+  test('holds what the store holds, whatever several threads do', async () => {
+    const db = await ConcordPool.open(`${scratchDirectory()}/store`, options);
+    onTestFinished(() => db.close());
+    const replica = new Replica();
+    const feed = db.watch({ space: '*' });
+    const following = follow(feed, replica);
+    await underLoad(db, seed, 1500, 2);
+    await catchUp(db, replica, 'behind the load');
+    expect(replica.changes).toBeGreaterThan(500);
+    await feed.close();
+    await following;
+  }, 60_000);
+
+  test('that begins anew with the token of any change it saw is told exactly the rest', async () => {
+    const directory = scratchDirectory();
+    let db = await ConcordPool.open(`${directory}/store`, options);
+    onTestFinished(() => db.close());
+    const seen: Change[] = [];
+    const replica = new Replica();
+    const feed = db.watch({ space: '*' });
+    const following = follow(feed, replica, seen);
+    await underLoad(db, seed + 10, 300, 1);
+    await catchUp(db, replica, 'behind the load');
+    await feed.close();
+    await following;
+    await db.close();
+    db = await ConcordPool.open(`${directory}/store`, options);
+    const textOf = ({ type, space, shard, version, ...rest }: Change): string =>
+      `${shard} ${version} ${type} ${space}/${'key' in rest ? rest.key : ''}`;
+    const perShard = (changes: readonly Change[]): string[][] =>
+      [0, 1, 2].map((shard) => changes.filter((change) => change.shard === shard).map(textOf));
+    // All of the first hundred; of the rest every so many, so that it takes a moment only.
+    const stride = Math.ceil(seen.length / 60);
+    for (let i = 0; i < seen.length; i += i < 100 ? 1 : stride) {
+      const rest: Change[] = [];
+      const again = db.watch({ space: '*', since: seen[i]!.token });
+      while (rest.length < seen.length - i - 1) {
+        const { value, done } = await again.next();
+        if (done === true) break;
+        rest.push(value as Change);
+      }
+      await again.close();
+      expect(perShard(rest), `behind change ${i} of ${seen.length}, seed ${seed}`).toEqual(perShard(seen.slice(i + 1)));
+      expect(rest[0]?.transaction, `behind change ${i}`).toEqual(
+        rest[0] === undefined ? undefined : seen.find((change) => textOf(change) === textOf(rest[0]!))!.transaction,
+      );
+    }
+  }, 120_000);
+
+  test('goes on over restarts of the store and of its shards', async () => {
+    const directory = scratchDirectory();
+    const replica = new Replica();
+    let since = 'beginning';
+    for (let life = 0; life < 4; life++) {
+      const db = await ConcordPool.open(`${directory}/store`, options);
+      const feed = db.watch({ space: '*', since });
+      const following = follow(feed, replica);
+      const load = underLoad(db, seed + 100 * life, 400, 0).catch((error: unknown) => {
+        // Calls that a dead shard had taken.
+        if ((error as { code?: string }).code !== 'ERR_SHARD_RESTARTED') throw error;
+      });
+      if (life % 2 === 1) {
+        await db.flush();
+        await sleep(100);
+      }
+      await load;
+      // Sometimes in the middle: the rest comes in the next life.
+      if (life === 3) await catchUp(db, replica, `life ${life}`);
+      else if (life === 1) {
+        await db.flush();
+        await db.host!.killShard(life % 3);
+        await db.put('after', String(life)).catch(() => undefined);
+        await catchUp(db, replica, `life ${life}, behind the death of a shard`);
+      }
+      since = feed.token;
+      await db.close();
+      await following;
+    }
+  }, 60_000);
+
+  test('loses nothing and meets nothing twice when the process is killed', async () => {
+    const directory = scratchDirectory();
+    const replica = new Replica();
+    let token = 'beginning';
+    let entries: Map<string, string> | undefined;
+    for (let life = 0; entries === undefined; life++) {
+      const isLast = life === 5;
+      const child = fork(
+        new URL('./kill-child.mjs', import.meta.url),
+        [`${directory}/store`, String(seed + life), token, ...(isLast ? ['last'] : [])],
+        { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] },
+      );
+      let complaint = '';
+      child.stderr!.on('data', (text) => (complaint += String(text)));
+      let count = 0;
+      child.on('message', (message: Message) => {
+        if ('entries' in message) {
+          entries = new Map(message.entries);
+          return;
+        }
+        count++;
+        token = message.token;
+        replica.apply({ ...message, covers: (key: string) => covers(message, key) });
+      });
+      const exited = ended(child);
+      if (!isLast) {
+        for (const deadline = Date.now() + 20_000; count < 300 && Date.now() < deadline && complaint === '';)
+          await sleep(10);
+        child.kill('SIGKILL');
+      }
+      await exited;
+      expect(complaint, `life ${life}, seed ${seed}`).toBe('');
+    }
+    const now = replica.live;
+    // What expired while the last life looked is in neither.
+    const found = (differences(now, entries) as string[]).filter((text) => !text.includes('brief'));
+    expect(found, `seed ${seed}`).toEqual([]);
+    expect(replica.changes).toBeGreaterThan(1000);
+  }, 120_000);
+});
+
+type Message =
+  | { readonly entries: [string, string][] }
+  | {
+      readonly type: string;
+      readonly space: string;
+      readonly shard: number;
+      readonly token: string;
+      readonly low?: string;
+      readonly high?: string;
+    };
+
+function covers({ shard, low, high }: Exclude<Message, { entries: unknown }>, key: string): boolean {
+  if (shardOf(key, 3) !== shard) return false;
+  return (low === undefined || key >= low) && (high === undefined || key < high);
+}
+
+function ended(child: ChildProcess): Promise<void> {
+  // 'close': all that it had sent has come.
+  return new Promise((resolve) => child.once('close', () => resolve()));
+}
