@@ -335,8 +335,8 @@ export class Coordinator {
     this.#releaseAwaiting(nowMs);
     const isDue = this.#ends.length > 0 && nowMs >= this.#endsSinceMs + ENDS_MS_MAX;
     if (this.#group.length > 0 || this.#asks.length > 0 || isDue) changed += this.#logFrame(nowMs);
-    changed += this.#fillBoard();
     changed += this.#collect();
+    changed += this.#fillBoard();
     if (nowMs >= this.#failedLookMs) this.#lookPastFailed(nowMs);
     if (this.#log.isLong && nowMs >= this.#retryMs) this.#restate(nowMs);
     return changed;
