@@ -1460,9 +1460,8 @@ class Replay implements BlobTable {
   ): { resolved: { prepared: PreparedTransaction; number: number }[]; isWalked: true } {
     const { bytes, start, end, lsn } = frame;
     const resolved: { prepared: PreparedTransaction; number: number }[] = [];
-    let next = start;
-    for (let at = start; at < end; at = next) {
-      next = at + checkOperation(bytes, at, end);
+    for (let at = start, size; at < end; at += size) {
+      size = checkOperation(bytes, at, end);
       if (bytes[at] === OperationKind.Prepare) this.#prepared.replayPrepare(bytes, at, lsn);
       if (bytes[at] !== OperationKind.Resolve) continue;
       const { prepared, number } = this.#prepared.replayResolve(bytes, at);
