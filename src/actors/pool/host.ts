@@ -37,7 +37,7 @@ import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { LockHolder } from '../../engines/txn/lock-table.js';
 import { COORDINATOR_DIRECTORY } from '../../engines/txn/decision-log.js';
-import { CoordinatorSupervisor, type ShardEnd } from '../coordinator/supervisor.js';
+import { CoordinatorSupervisor } from '../coordinator/supervisor.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
 import { ShardHistogram } from '../metrics/board.js';
@@ -310,7 +310,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         directory: directory === ':memory:' ? undefined : join(directory, COORDINATOR_DIRECTORY),
         storeId,
         recoveryMode: options.recoveryMode,
-        shards: () => this.#shards.map(({ remote }) => remote as unknown as ShardEnd),
+        shards: () => this.#shards.map(({ remote }) => remote),
         onRestart: (error) => this.emit('coordinator-restarted', { error }),
         onFailure: (error) => {
           if (!this.#closing) this.emit('coordinator-failed', { error });
@@ -409,10 +409,13 @@ export class PoolHost extends EventEmitter<HostEvents> {
       throw failure.reason;
     }
     let highest = this.#coordinator?.highestId ?? 0;
-    for (let shard = 0; shard < this.#shards.length; shard++)
-      highest = Math.max(highest, this.control.published(shard));
+    for (const { index, recovery } of this.#shards) {
+      highest = Math.max(highest, this.control.published(index));
+      for (const id of recovery?.prepared ?? []) highest = Math.max(highest, id);
+    }
     this.control.nextSequence = highest + 1;
-    await this.#settleTransactions();
+    // What was decided in an earlier life is carried out; of what is prepared besides, shards ask, and hear that it is given up.
+    await this.#coordinator?.begin();
     // What a lenient mode passed over must not be met again: the log before it is replaced by a checkpoint.
     const passedOver = this.#shards.some(({ recovery }) => {
       const wal = recovery?.wal;
@@ -420,12 +423,6 @@ export class PoolHost extends EventEmitter<HostEvents> {
     });
     const { recoveryMode } = this.#options;
     if (passedOver && (recoveryMode === 'point-in-time' || recoveryMode === 'salvage')) await this.checkpointAll();
-  }
-
-  /** What was decided in an earlier life is carried out; what was prepared and not decided is given up. */
-  async #settleTransactions(): Promise<void> {
-    if (this.#coordinator === undefined) return;
-    await this.#coordinator.begin();
   }
 
   /** Starts the thread of a shard. `ready` settles when it has recovered. */
