@@ -292,7 +292,7 @@ export class Shard {
     const hasDue = transactions.hasDue;
     if (taken > 0 || hasDue) {
       this.#commitGroup(hasDue);
-      for (const link of links) if (link.completed !== link.taken || link.hasNews) link.complete();
+      for (const link of links) if (link.completed !== link.taken) link.complete();
       this.#meter.answered();
       this.#counters[ShardCounter.Requests]! += taken;
     } else {
@@ -305,7 +305,13 @@ export class Shard {
       taken++;
     }
     if (links.some((link) => link.leaving !== undefined)) this.#removeLeaving();
+    this.#tellNews();
     return taken + (hasDue ? 1 : 0);
+  }
+
+  /** Answers to requests that were deferred. */
+  #tellNews(): void {
+    for (const link of this.#links) if (link.hasNews) link.complete();
   }
 
   /** Requests that have waited for locks, and have them. Those that do not fit go into the next group, and everything else after them. */
@@ -1024,6 +1030,7 @@ export class Shard {
   background(nowMs: number): boolean {
     let hasMore = false;
     this.transactions.tick(nowMs);
+    this.#tellNews();
     if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
     this.#lookAtGates(performance.now());
     if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
