@@ -1,5 +1,8 @@
 /** The public face of ConcordKV: everything a user may import. */
 export { ConcordPool, type PoolHandle, type SpaceInfo } from './actors/pool/concord-pool.js';
+export type { ChangeFeed } from './actors/feed/change-feed.js';
+export type { Change, ChangeTransaction, ClearChange, DelChange, PutChange } from './actors/feed/changes.js';
+export type { PoolWatchOptions, WatchOptions } from './actors/feed/watched.js';
 export type { ConcordIterator, ConcordSyncIterator } from './actors/pool/iterators.js';
 export type {
   AnySpace,

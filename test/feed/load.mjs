@@ -14,7 +14,7 @@ export function randomOf(seed) {
   };
 }
 
-const LEVELS = ['memory', 'os', 'os', 'sync'];
+const LEVELS = ['memory', 'memory', 'os', 'os', 'os', 'os', 'os', 'sync'];
 
 /** Runs until `isOver()`. Calls that fail because the store ends are over, too. */
 export async function runLoad(db, { seed, callers, isOver, expiring = true }) {
@@ -26,7 +26,7 @@ export async function runLoad(db, { seed, callers, isOver, expiring = true }) {
   const step = async () => {
     const n = ++count;
     const key = `k${random(120)}`;
-    const durability = LEVELS[random(4)];
+    const durability = LEVELS[random(8)];
     const options = { durability };
     switch (random(24)) {
       case 0:
