@@ -28,7 +28,7 @@ const EDITS_PER_SLICE = 16;
 /** A tree is idle when nothing was written to it for so long. */
 const IDLE_MS = 2000;
 /** And quiet, after so long: what is left of a load is merged. Each time that this had to be given up it takes twice as long. */
-const QUIET_MS_MIN = 500;
+const QUIET_MS_MIN = 1000;
 const QUIET_MS_MAX = 60_000;
 
 export interface CompactionContext {

@@ -67,6 +67,10 @@ export class JobOutput {
   readonly #env: JobEnv;
   readonly #parameters: JobOutputParameters;
   readonly #rules: VersionRules;
+  // Asked for each entry: parameters of another job may be an object of another shape.
+  readonly #tableBytes: number;
+  readonly #blobValueBytes: number;
+  readonly #grandparents: readonly TableInfo[];
   readonly #tables: TableInfo[] = [];
   readonly #blobs: BlobFileInfo[] = [];
   #table: TableWriter | undefined;
@@ -88,6 +92,9 @@ export class JobOutput {
     this.#startedMs = env.now();
     this.#rules = rules;
     this.#parameters = parameters;
+    this.#tableBytes = parameters.tableBytes;
+    this.#blobValueBytes = parameters.blobValueBytes;
+    this.#grandparents = parameters.grandparents;
     this.#nextFile = parameters.firstFile;
     this.#endOfFiles = parameters.firstFile + parameters.files;
     this.#alignedCutBytes = parameters.tableBytes * ALIGNED_CUT_SHARE;
@@ -127,11 +134,10 @@ export class JobOutput {
     flags: number,
     expiresAt: number,
   ): void {
-    const { blobValueBytes } = this.#parameters;
     if ((flags & EntryFlag.blob) !== 0) {
       if (this.#collect.size > 0) this.#moveBlob(value, valueStart, valueLength, seq, flags, expiresAt);
       else this.#add(value, valueStart, valueLength, seq, flags, expiresAt);
-    } else if (valueLength >= blobValueBytes) {
+    } else if (valueLength >= this.#blobValueBytes) {
       const reference = this.#blobFor().append(this.#key, this.#keyLength, value, valueStart, valueLength, seq);
       this.#addReference(encodeBlobReference(this.#reference, 0, reference), seq, flags, expiresAt);
     } else this.#add(value, valueStart, valueLength, seq, flags, expiresAt);
@@ -139,7 +145,7 @@ export class JobOutput {
 
   /** Whether a value of this size goes to a blob file: it may come in pieces. */
   isBlob(valueLength: number): boolean {
-    return valueLength >= this.#parameters.blobValueBytes;
+    return valueLength >= this.#blobValueBytes;
   }
 
   /** In place of write(): the value comes by piece(), then endPieces(). */
@@ -245,7 +251,8 @@ export class JobOutput {
 
   /** Before the first version of the key at hand. */
   #cutsBefore(): boolean {
-    const { grandparents, tableBytes } = this.#parameters;
+    const grandparents = this.#grandparents;
+    const tableBytes = this.#tableBytes;
     let passed = this.#grandparent;
     while (
       passed < grandparents.length &&

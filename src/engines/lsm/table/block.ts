@@ -113,7 +113,10 @@ export class BlockBuilder {
     return this.#lastKeyLength;
   }
 
-  /** Behind the last one: the caller sees to the order. flags: EntryFlag as they shall stand. */
+  /**
+   * Behind the last one: the caller sees to the order. flags: EntryFlag as they shall stand. sharedBytes: what the key begins with like the one that was added
+   * last, if the caller knows it; -1: it does not.
+   */
   add(
     key: Uint8Array,
     keyLength: number,
@@ -123,6 +126,7 @@ export class BlockBuilder {
     seq: number,
     flags: number,
     expiresAt: number,
+    sharedBytes = -1,
   ): void {
     let at = this.#at;
     const needed = at + ENTRY_HEADER_BYTES_MAX + keyLength + valueLength;
@@ -134,6 +138,8 @@ export class BlockBuilder {
       if (this.#restartCount === this.#restartOffsets.length) this.#growRestarts();
       this.#restartOffsets[this.#restartCount] = at;
       if (this.entries === 0) this.#baseSeq = seq;
+    } else if (sharedBytes >= 0) {
+      shared = sharedBytes;
     } else {
       const most = Math.min(keyLength, this.#lastKeyLength);
       while (shared < most && key[shared] === lastKey[shared]) shared++;
@@ -150,7 +156,16 @@ export class BlockBuilder {
     if (valueLength < 0x80) buffer[at++] = valueLength;
     else at = writeVarint32(buffer, at, valueLength);
     const distance = seq - this.#baseSeq;
-    at = writeVarint53(buffer, at, distance >= 0 ? 2 * distance : -2 * distance - 1);
+    let rest = distance >= 0 ? 2 * distance : -2 * distance - 1;
+    if (rest <= 0x7fffffff) {
+      while (rest > 0x7f) {
+        buffer[at++] = (rest & 0x7f) | 0x80;
+        rest >>>= 7;
+      }
+      buffer[at++] = rest;
+    } else {
+      at = writeVarint53(buffer, at, rest);
+    }
     if ((flags & EntryFlag.expiry) !== 0) {
       writeU48LE(buffer, at, expiresAt);
       at += 6;

@@ -97,6 +97,8 @@ export class TableWriter {
 
   readonly #lastKey = new Uint8Array(KEY_BYTES_MAX);
   #lastKeyLength = -1;
+  /** Bytes that the key at hand begins with like the last one. */
+  #shared = 0;
   #lastSeq = 0;
   #entries = 0;
   #keys = 0;
@@ -189,7 +191,7 @@ export class TableWriter {
       if (expiresAt < this.#firstExpiry) this.#firstExpiry = expiresAt;
       if (expiresAt > this.#lastExpiry) this.#lastExpiry = expiresAt;
     }
-    block.add(key, keyLength, value, valueStart, length, seq, entryFlags, expiresAt);
+    block.add(key, keyLength, value, valueStart, length, seq, entryFlags, expiresAt, this.#shared);
     this.#entries++;
     this.#rawBytes += rawBytes;
     if (isTombstone) this.#tombstones++;
@@ -301,6 +303,7 @@ export class TableWriter {
     const most = Math.min(keyLength, this.#lastKeyLength);
     let at = 0;
     while (at < most && key[at] === last[at]) at++;
+    this.#shared = at;
     if (at < most) {
       assert(key[at]! > last[at]!, 'keys of a table ascend');
       return true;
@@ -329,8 +332,8 @@ export class TableWriter {
       }
     }
     if (this.#keys++ === 0) this.#smallestKey = Uint8Array.from(key.subarray(0, keyLength));
-    if (keyLength > 48) last.set(key.subarray(0, keyLength));
-    else for (let at = 0; at < keyLength; at++) last[at] = key[at]!;
+    if (keyLength - this.#shared > 48) last.set(key.subarray(this.#shared, keyLength), this.#shared);
+    else for (let at = this.#shared; at < keyLength; at++) last[at] = key[at]!;
     this.#lastKeyLength = keyLength;
   }
 
