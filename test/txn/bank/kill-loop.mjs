@@ -1,0 +1,129 @@
+/**
+ * The bank under SIGKILL: a process with three threads transfers money between accounts on all shards and is killed at a random moment, again and again. Each life audits what
+ * it finds first: every account against the slips of the transfers, the sum, and a slip for every transfer that was acknowledged.
+ *
+ *   node test/txn/bank/kill-loop.mjs [--kills 100] [--seed 7] [--shards 3] [--forget 5] [--dir <folder>] [--keep]
+ *
+ * The loop must be able to fail: with --forget the log of one shard is put back to what it was before that life. Exit code 1 when an audit found something.
+ */
+import { fork } from 'node:child_process';
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { makeRandom } from '../../support/memory-random.mjs';
+
+const CHILD = fileURLToPath(new URL('./bank-child.mjs', import.meta.url));
+/** A life is killed at a random moment after it began to transfer. */
+const WORKING_MS_MAX = 400;
+/** One life in eight is killed while it still recovers. */
+const EARLY_ONE_IN = 8;
+const EARLY_MS_MAX = 250;
+const AUDIT_MS_MAX = 60_000;
+
+function conceive() {
+  return fork(CHILD, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+}
+
+/** Gives the waiting process its options and runs it until it is killed or says what is wrong. */
+function live(child, options) {
+  return new Promise((resolve, reject) => {
+    let problem;
+    let report;
+    let hangs = false;
+    let timer = setTimeout(() => {
+      hangs = options.killEarlyMs === undefined;
+      child.kill('SIGKILL');
+    }, options.killEarlyMs ?? AUDIT_MS_MAX);
+    child.on('message', (message) => {
+      if (message.problem !== undefined) problem = message.problem;
+      if (message.verified === undefined) return;
+      report = message;
+      if (options.killAfterMs === undefined) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
+    });
+    child.on('exit', (code, signal) => {
+      clearTimeout(timer);
+      if (problem !== undefined) reject(new Error(problem));
+      else if (hangs) reject(new Error(`life ${options.life} did not audit the bank within ${AUDIT_MS_MAX} ms`));
+      else if (signal === 'SIGKILL' || (code === 0 && options.last)) resolve(report);
+      else reject(new Error(`life ${options.life} ended with code ${code}, signal ${signal}`));
+    });
+    child.send(options);
+  });
+}
+
+/** @returns {Promise<{ kills: number, audits: number, acknowledged: number }>} acknowledged: transfers, of all lives */
+export async function bankLoop({ kills, seed, directory, shards = 3, forget, onProgress }) {
+  const next = makeRandom(seed);
+  for (let warm = 0; warm < 8; warm++) next();
+  const random = () => next() / 2 ** 32;
+  const store = path.join(directory, 'store');
+  const witness = path.join(directory, 'witness.log');
+  let audits = 0;
+  let acknowledged = 0;
+  let child = conceive();
+  let heir;
+  try {
+    for (let kill = 0; kill <= kills; kill++) {
+      const last = kill === kills;
+      const isEarly = !last && forget === undefined && next() % EARLY_ONE_IN === 0;
+      const moment = random();
+      const shard = path.join(store, 'shard-0000');
+      if (kill + 1 === forget) fs.cpSync(shard, `${store}.earlier`, { recursive: true });
+      if (kill === forget) {
+        fs.rmSync(shard, { recursive: true });
+        fs.renameSync(`${store}.earlier`, shard);
+      }
+      heir = last ? undefined : conceive();
+      const report = await live(child, {
+        ...{ store, witness, shards, life: kill, seed: next() >>> 1, last },
+        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfterMs: moment * WORKING_MS_MAX }),
+      });
+      if (report !== undefined) {
+        audits++;
+        acknowledged = report.acknowledged;
+      }
+      child = heir;
+      onProgress?.({ kill, kills, acknowledged });
+    }
+  } finally {
+    heir?.kill('SIGKILL');
+  }
+  return { kills, audits, acknowledged };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({
+    options: {
+      kills: { type: 'string', default: '100' },
+      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+      shards: { type: 'string', default: '3' },
+      forget: { type: 'string' },
+      dir: { type: 'string' },
+      keep: { type: 'boolean', default: false },
+    },
+  });
+  const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-bank-'));
+  fs.mkdirSync(directory, { recursive: true });
+  console.log(`bank: ${values.kills} kills, seed ${values.seed}, directory ${directory}`);
+  try {
+    const result = await bankLoop({
+      kills: Number(values.kills),
+      seed: Number(values.seed),
+      shards: Number(values.shards),
+      forget: values.forget === undefined ? undefined : Number(values.forget),
+      directory,
+      onProgress: ({ kill, kills, acknowledged }) => {
+        if (kill % 10 === 0) console.log(`${kill} of ${kills} kills, ${acknowledged} acknowledged transfers`);
+      },
+    });
+    console.log(JSON.stringify(result));
+    if (!values.keep) fs.rmSync(directory, { recursive: true, force: true });
+  } catch (error) {
+    console.error(error.message);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * Threads play transactions and the history checker judges what they saw: at each level, in each mode, mixed, over several shards, spaces and engines. For longer:
+ * node test/txn/history/stress.mjs --transactions 1000000.
+ */
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { ConcordPool } from '../../../dist/index.js';
+import { newDirectory, removeDirectory } from '../../threads/scene.js';
+// @ts-expect-error a plain JavaScript helper
+import { runHistory as untypedRun } from './run.mjs';
+
+interface Report {
+  isClean: boolean;
+  names: string[];
+  text: string;
+  counts: Record<string, number>;
+  transactions: number;
+  committed: number;
+  edges: number;
+  seconds: number;
+  checkSeconds: number;
+  deaths?: { shards: number; coordinator: number };
+}
+const runHistory = untypedRun as (db: ConcordPool, options: object) => Promise<Report>;
+
+const TRANSACTIONS = Number(process.env['TRANSACTIONS'] ?? 3000);
+const SHARDS = 3;
+
+let directory: string;
+
+beforeEach(() => {
+  directory = newDirectory();
+});
+
+afterEach(() => {
+  removeDirectory(directory);
+});
+
+function newSeed(): number {
+  const seed = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1_000_000));
+  console.log(`seed ${seed}`);
+  return seed;
+}
+
+function open(shards = SHARDS): Promise<ConcordPool> {
+  return ConcordPool.open(directory, { shards, durability: 'os', memoryBytes: 96 << 20 });
+}
+
+function expectClean({ text, counts, transactions, committed, edges, seconds, checkSeconds, deaths }: Report): void {
+  const figures = {
+    transactions,
+    committed,
+    edges,
+    seconds,
+    checkSeconds,
+    ...(deaths === undefined ? {} : { deaths }),
+  };
+  console.log(JSON.stringify({ ...figures, counts }));
+  expect(text).toBe('');
+  // Something was shown.
+  expect(counts['committed']).toBeGreaterThan(transactions / 10);
+  expect(edges).toBeGreaterThan(transactions);
+}
+
+const LEVELS = ['read-committed', 'repeatable-read', 'serializable', 'mixed'];
+const MODES = ['optimistic', 'pessimistic', 'mixed'];
+const CASES = LEVELS.flatMap((level) => MODES.map((mode) => ({ level, mode }))).filter(
+  ({ level, mode }) => level === 'mixed' || mode !== 'mixed',
+);
+
+describe('transactions of two threads over three shards keep their level', () => {
+  test.each(CASES)('$level, $mode: lists', async ({ level, mode }) => {
+    const db = await open();
+    expectClean(await runHistory(db, { transactions: TRANSACTIONS, kind: 'list', level, mode, seed: newSeed() }));
+    await db.close();
+  });
+
+  test.each([
+    { level: 'read-committed', mode: 'optimistic' },
+    { level: 'serializable', mode: 'optimistic' },
+    { level: 'mixed', mode: 'mixed' },
+  ])('$level, $mode: registers', async ({ level, mode }) => {
+    const db = await open();
+    expectClean(await runHistory(db, { transactions: TRANSACTIONS, kind: 'register', level, mode, seed: newSeed() }));
+    await db.close();
+  });
+});
+
+test('in a store of one shard, too', async () => {
+  const db = await open(1);
+  const options = { transactions: TRANSACTIONS, level: 'mixed', mode: 'mixed' };
+  expectClean(await runHistory(db, { ...options, kind: 'list', seed: newSeed() }));
+  expectClean(await runHistory(db, { ...options, kind: 'register', seed: newSeed() }));
+  await db.close();
+});
+
+describe('so they do while shards and the coordinator die', () => {
+  test.each(['serializable', 'mixed'])(
+    '%s',
+    async (level) => {
+      const db = await open();
+      const options = {
+        transactions: TRANSACTIONS * 2,
+        kind: 'list',
+        level,
+        mode: 'mixed',
+        kills: true,
+        seed: newSeed(),
+      };
+      const report = await runHistory(db, options);
+      expectClean(report);
+      expect(report.deaths!.shards + report.deaths!.coordinator).toBeGreaterThan(0);
+      expect(await db.host!.check()).toEqual([]);
+      await db.close();
+    },
+    120_000,
+  );
+});
+
+describe('the checker finds what is switched off in the store:', () => {
+  const withFault = async (fault: string, options: object): Promise<Report> => {
+    process.env['CONCORDKV_TEST_FAULT'] = fault;
+    try {
+      const db = await open();
+      const report = await runHistory(db, { transactions: TRANSACTIONS, kind: 'list', seed: newSeed(), ...options });
+      await db.close();
+      return report;
+    } finally {
+      delete process.env['CONCORDKV_TEST_FAULT'];
+    }
+  };
+
+  test('the validation of what was read', async () => {
+    const { names, counts } = await withFault('no-validation', { level: 'serializable', mode: 'optimistic' });
+    console.log(names.join(', '), JSON.stringify(counts));
+    expect(names.length).toBeGreaterThan(0);
+  });
+
+  test('that of the ranges', async () => {
+    const { names, counts } = await withFault('no-ranges', { level: 'serializable', mode: 'optimistic' });
+    console.log(names.join(', '), JSON.stringify(counts));
+    expect(names.length).toBeGreaterThan(0);
+  });
+
+  test('the log of what was voted for, when shards die', async () => {
+    const options = { level: 'serializable', mode: 'optimistic', kills: true, transactions: TRANSACTIONS * 3 };
+    const { names, counts } = await withFault('no-prepare-sync', options);
+    console.log(names.join(', '), JSON.stringify(counts));
+    expect(names.length).toBeGreaterThan(0);
+  }, 120_000);
+});
