@@ -77,7 +77,7 @@ export class TransactionCore {
   #anchoring: Promise<void> | undefined;
   /** Of the reads that nothing but their number protects. */
   #floatingAbsent = 0;
-  /** Reads begin with a snapshot: an attempt before this one had read what did not stay. */
+  /** Reads begin with a snapshot: an attempt before this one had read what did not stay, or nobody will try again. */
   anchorsFirst = false;
   /** What the commit waits for, while it can still be given up. */
   commitRun: { abort(error: Error): boolean; readonly isUnknown: boolean } | undefined;
@@ -366,16 +366,13 @@ export class TransactionCore {
   }
 
   /**
-   * repeatable-read, before a key is written that was not read: the version it has in the state that is read, for the commit must find that one. (At a snapshot
-   * it can be found later.) @throws ERR_CONFLICT
+   * repeatable-read, before a key is written that was not read: the version it has in the state that is read, for the commit must find that one.
+   * @throws ERR_CONFLICT
    */
   noteBlind(entry: KeyEntry): void {
     if (this.isolation !== Isolation.RepeatableRead || this.isPessimistic) return;
-    if (entry.seen !== NOT_READ || this.snapshotAt >= 0) return;
-    if (this.mustAnchor) {
-      this.anchorSync();
-      return;
-    }
+    // With a snapshot, or one to come, it is found there when the transaction commits.
+    if (entry.seen !== NOT_READ || this.snapshotAt >= 0 || this.anchorsFirst) return;
     this.stamps.take(entry.shard);
     if (!this.settle(entry, this.#versionAt(entry, Infinity))) this.anchorSync();
   }

@@ -113,6 +113,8 @@ export class TransactionManager {
     const nowMs = performance.now();
     this.#admission.enter();
     const core = this.#openCore(settings, 0, nowMs, nowMs + settings.timeoutMs);
+    // Nobody tries again: what was read may change, and the state that is read stays.
+    core.anchorsFirst = settings.isolation === Isolation.RepeatableRead;
     const { signal } = settings;
     if (signal !== undefined) core.listenTo(signal);
     const transaction = new Transaction<K, V>(core, source);
@@ -228,6 +230,8 @@ export class TransactionManager {
   ): Promise<T> {
     const core = this.#openCore(settings, 0, startedMs, startedMs + settings.timeoutMs);
     core.isManaged = true;
+    // Who waits for locks meets what was written meanwhile.
+    core.anchorsFirst = settings.isPessimistic && settings.isolation === Isolation.RepeatableRead;
     const { signal } = settings;
     if (signal !== undefined) core.listenTo(signal);
     let result: T | Promise<T>;
@@ -314,10 +318,11 @@ export class TransactionManager {
       core = this.#openCore(settings, age, startedMs, deadlineMs);
       core.isManaged = true;
       // What it reads changes too fast for it: it takes a state that stays. Who writes must see the newest.
-      core.anchorsFirst ||=
-        !settings.isPessimistic &&
-        settings.isolation !== Isolation.ReadCommitted &&
-        (settings.readOnly || hadReadOnly || settings.isolation === Isolation.RepeatableRead);
+      core.anchorsFirst =
+        settings.isolation === Isolation.RepeatableRead ||
+        (settings.isolation === Isolation.Serializable &&
+          !settings.isPessimistic &&
+          (settings.readOnly || hadReadOnly));
       if (settings.signal !== undefined) core.listenTo(settings.signal);
       result = this.#attempt(core, source, fn);
     }
@@ -403,8 +408,6 @@ export class TransactionManager {
     const stamps = kept?.stamps ?? new ReadStamps(this.client.control);
     const id = this.port.newId();
     const core = new TransactionCore(this, settings, id, age === 0 ? id : age, startedMs, deadlineMs, set, stamps);
-    // Who waits for locks meets what was written meanwhile: the state that is read is chosen at the beginning.
-    core.anchorsFirst = settings.isPessimistic && settings.isolation === Isolation.RepeatableRead;
     const { counts } = this.#board;
     if (age === 0) counts[TransactionCounter.Begun]!++;
     const { isolation, isPessimistic, priority } = settings;

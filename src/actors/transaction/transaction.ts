@@ -831,7 +831,7 @@ function alwaysTrue(): boolean {
   return true;
 }
 
-/** A write that could not be made. The commit tells of it, so nobody need look at the promise, unless there will be no commit. */
+/** A write that could not be made. The commit tells of it, so nobody need look at the promise, unless it came after that. */
 function refused(core: TransactionCore, error: unknown): Promise<never> {
   const rejected = Promise.reject(error);
   if (core.phase !== Phase.Active) return rejected;
