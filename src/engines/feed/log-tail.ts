@@ -92,6 +92,11 @@ export class LogTail implements FeedSource {
     return new LogTail(this.#env, this.#directory, this.#storeId, this.#shard);
   }
 
+  /** The log is kept for its own sake. */
+  watch(): () => void {
+    return () => undefined;
+  }
+
   end(publishedSeq: () => number): FeedPosition {
     const newest = this.#list().at(-1)!;
     // Loaded behind the look at the directory: what is above it comes in this segment, or a later one.

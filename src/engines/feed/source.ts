@@ -48,6 +48,8 @@ export interface FeedLimits {
 }
 
 export interface FeedSource {
+  /** From here on until what is returned is called, something is kept for this reader where nothing else would keep it. Before end(). */
+  watch(): () => void;
   /** The end as it is now: frames that are published later come behind it. */
   end(publishedSeq: () => number): FeedPosition;
   /** The oldest frame there is. */
