@@ -1,0 +1,393 @@
+/**
+ * npm run bench:txn: transactions of ConcordKV beside lmdb-js and better-sqlite3, in one run, alternating.
+ *
+ *   transfers   between two random accounts (read 2, write 2, serializable), so many concurrent callers on one thread, at `os` and at `sync`; ConcordKV with one
+ *               shard, and with two whose accounts are always on different shards ("cross")
+ *   reads       ten gets by themselves, and in a transaction
+ *   contention  throughput and aborts over Zipf's exponent and over the shards a transaction touches, optimistic and pessimistic; a table and a chart
+ *   deadlocks   from the call that closes a circle to the error of the one that gives way, a thousand others waiting
+ *
+ * After each row all balances are summed: what is lost must be 0. Not answered here: several client threads, larger transactions, other isolation levels.
+ *
+ * Exit code 0: ran, and nothing was lost. 1: money was lost, or a store failed. 2: usage.
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Child, killChildren } from './support/child.mjs';
+import { describeMachine, revision, syncDisks, waitUntilIdle } from './support/machine.mjs';
+import { drawContention } from './txn/chart.mjs';
+import { versionOf } from './txn/stores.mjs';
+
+const PHASES = ['transfers', 'reads', 'contention', 'deadlocks'];
+const LEVELS = ['os', 'sync'];
+const SETTLE_MS = 200;
+
+const HELP = `npm run bench:txn -- [options]
+
+  --phases <names>    ${PHASES.join(', ')} (default all)
+  --peers <names>     lmdb, sqlite or none (default: those that are installed)
+  --levels <names>    ${LEVELS.join(', ')} (default both)
+  --accounts <count>  default 100000
+  --callers <count>   concurrent callers (default 64)
+  --ms <ms>           one round of a row (default 1500)
+  --rounds <count>    rounds of a row (default 3)
+  --thetas <list>     of Zipf's law (default 0,0.8,0.99,1.2)
+  --shards <list>     how many shards a transaction touches, of eight (default 1,2,4,8)
+  --waiting <count>   transactions that wait beside a deadlock (default 1000)
+  --deadlocks <count> circles of two (default 200); a twentieth as many circles of all
+  --seed <number>     default 1
+  --dir <directory>   where the stores are made and removed (default: the temporary directory)
+  --svg <file>        the chart (default bench/txn/contention.svg)
+  --json <file>       where the figures go (default bench/results/txn-<date>.json)
+  --quick             short rounds, few accounts: a smoke signal, not a measurement; no files
+`;
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+const CHILD = fileURLToPath(new URL('./txn/child.mjs', import.meta.url));
+
+function usage(message) {
+  process.stderr.write(`${message}\n\n${HELP}`);
+  process.exit(2);
+}
+
+function parseOptions() {
+  let values;
+  try {
+    const text = { type: 'string' };
+    const names = ['phases', 'peers', 'levels', 'accounts', 'callers', 'ms', 'rounds', 'thetas', 'shards', 'waiting'];
+    const rest = ['deadlocks', 'seed', 'dir', 'svg', 'json'];
+    ({ values } = parseArgs({
+      options: {
+        help: { type: 'boolean', short: 'h' },
+        quick: { type: 'boolean', default: false },
+        ...Object.fromEntries([...names, ...rest].map((name) => [name, text])),
+      },
+    }));
+  } catch (error) {
+    usage(error.message);
+  }
+  if (values.help) {
+    process.stdout.write(HELP);
+    process.exit(0);
+  }
+  const { quick } = values;
+  const list = (text) => text.split(',').map((part) => part.trim());
+  const whole = (name, fallback, least) => {
+    const number = Number(values[name] ?? fallback);
+    if (!Number.isInteger(number) || number < least) usage(`--${name} must be a whole number of at least ${least}`);
+    return number;
+  };
+  const numbers = (name, fallback, least, most) =>
+    list(values[name] ?? fallback).map((text) => {
+      const number = Number(text);
+      if (!(number >= least && number <= most)) usage(`--${name}: ${text} is not from ${least} to ${most}`);
+      return number;
+    });
+  const named = (name, fallback, allowed) => {
+    const chosen = list(values[name] ?? fallback);
+    for (const one of chosen) if (!allowed.includes(one)) usage(`--${name}: ${one} is none of ${allowed.join(', ')}`);
+    return chosen;
+  };
+  return {
+    phases: named('phases', PHASES.join(','), PHASES),
+    peers: values.peers === 'none' ? [] : named('peers', 'lmdb,sqlite', ['lmdb', 'sqlite']),
+    levels: named('levels', LEVELS.join(','), LEVELS),
+    accounts: whole('accounts', quick ? '5000' : '100000', 100),
+    callers: whole('callers', '64', 1),
+    ms: whole('ms', quick ? '200' : '1500', 10),
+    rounds: whole('rounds', quick ? '1' : '3', 1),
+    thetas: numbers('thetas', quick ? '0,0.99' : '0,0.8,0.99,1.2', 0, 5),
+    shards: numbers('shards', quick ? '1,2' : '1,2,4,8', 1, 8),
+    waiting: whole('waiting', quick ? '50' : '1000', 1),
+    deadlocks: whole('deadlocks', quick ? '10' : '200', 1),
+    seed: whole('seed', '1', 0),
+    parent: values.dir ?? tmpdir(),
+    svg: values.svg ?? (quick ? undefined : join(here, 'txn', 'contention.svg')),
+    json: values.json,
+    quick,
+  };
+}
+
+const median = (numbers) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
+const count = (number) => Math.round(number).toLocaleString('en-US');
+const us = (number) => (number >= 1000 ? `${(number / 1000).toFixed(1)} ms` : `${number.toFixed(0)} µs`);
+const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 2 : 1)} %`;
+
+function print(rows) {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => String(row[column]).length)));
+  for (const row of rows) {
+    const cells = row.map((cell, column) =>
+      column === 0 ? String(cell).padEnd(widths[column]) : String(cell).padStart(widths[column]),
+    );
+    process.stdout.write(`  ${cells.join('  ')}\n`);
+  }
+}
+
+/** A store in a process of its own. */
+class Contender {
+  constructor(name, engine, directory, options) {
+    this.name = name;
+    this.engine = engine;
+    this.directory = directory;
+    this.options = options;
+    this.child = new Child(name, CHILD);
+  }
+
+  async open() {
+    mkdirSync(this.directory, { recursive: true });
+    await this.child.call('open', { engine: this.engine, directory: this.directory, ...this.options });
+  }
+
+  async end() {
+    await this.child.call('close');
+    await this.child.end();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** CPU of a transaction by thread: the caller's, the store's in the order they began, the rest (compiler, collector, disk). */
+function cpuText({ mainUs, storeUs, otherUs, cores }) {
+  const store = storeUs.map((value) => value.toFixed(1)).join(' + ');
+  return `${mainUs.toFixed(1)} | ${store || '–'} | ${otherUs.toFixed(1)} µs, ${cores.toFixed(2)} cores`;
+}
+
+let lost = 0;
+
+/** What was lost counts, and is told. */
+function judge(name, result) {
+  if (result.lost === 0) return;
+  lost++;
+  process.stdout.write(`  LOST: ${name}: the sum of all balances is off by ${result.lost}\n`);
+}
+
+/** Rounds of all, alternating; the first of each warms up. Medians, and the figures of the median round. */
+async function alternate(contenders, options, method, args) {
+  const rounds = new Map(contenders.map((contender) => [contender, []]));
+  for (let round = 0; round <= options.rounds; round++) {
+    for (const contender of contenders) {
+      const ms = round === 0 ? Math.ceil(options.ms / 2) : options.ms;
+      const result = await contender.child.call(method, { ...args(contender), ms, label: `${method}${round}` });
+      judge(contender.name, result);
+      if (round > 0) rounds.get(contender).push(result);
+      await waitUntilIdle([contender.child.pid], SETTLE_MS, 10_000);
+    }
+  }
+  return new Map(
+    [...rounds].map(([contender, results]) => {
+      const middle = median(results.map(({ perSecond }) => perSecond));
+      return [contender, results.find(({ perSecond }) => perSecond === middle)];
+    }),
+  );
+}
+
+async function transfers(options, parent, figures) {
+  const { accounts, callers, seed } = options;
+  for (const durability of options.levels) {
+    const shape = { durability, accounts, seed };
+    const contenders = [
+      new Contender('concordkv, 1 shard', 'concordkv', join(parent, 'one'), { ...shape, shards: 1 }),
+      new Contender('concordkv, 2 shards, random', 'concordkv', join(parent, 'two'), { ...shape, shards: 2 }),
+      new Contender('concordkv, 2 shards, cross', 'concordkv', join(parent, 'cross'), { ...shape, shards: 2 }),
+      ...options.peers.map((peer) => new Contender(peer, peer, join(parent, peer), shape)),
+    ];
+    const cross = contenders[2];
+    for (const contender of contenders) await contender.open();
+    syncDisks();
+    const results = await alternate(contenders, options, 'transfers', (contender) => ({
+      callers,
+      pick: contender === cross ? 'cross' : 'random',
+    }));
+    const lmdb = [...results].find(([{ engine }]) => engine === 'lmdb')?.[1];
+    process.stdout.write(`\ntransfers, durability ${durability}, ${callers} callers, ${count(accounts)} accounts\n`);
+    print([
+      ['', 'transfers/s', '× lmdb', 'aborted', 'p50', 'p99', 'CPU: caller | store threads | rest'],
+      ...[...results].map(([{ name, engine }, result]) => [
+        name,
+        count(result.perSecond),
+        lmdb === undefined ? '' : (result.perSecond / lmdb.perSecond).toFixed(2),
+        engine === 'concordkv' ? percent((result.attempts - result.done) / Math.max(1, result.attempts)) : '',
+        us(result.latency.p50Us),
+        us(result.latency.p99Us),
+        cpuText(result.cpu),
+      ]),
+    ]);
+    for (const [{ name }, result] of results) figures.push({ phase: 'transfers', durability, name, ...result });
+    for (const contender of contenders) await contender.end();
+  }
+}
+
+async function reads(options, parent, figures) {
+  process.stdout.write(`\nread-only transactions of 10 gets, µs each (ratio to 10 plain getSync)\n`);
+  const rows = [['', 'plain', 'transaction', '', 'readOnly: true', '']];
+  for (const shards of [1, 2]) {
+    const shape = { durability: 'os', accounts: options.accounts, seed: options.seed, shards };
+    const contender = new Contender(`reads, ${shards}`, 'concordkv', join(parent, `reads${shards}`), shape);
+    await contender.open();
+    const args = { count: options.quick ? 2000 : 20_000, rounds: options.rounds * 2 + 1, gets: 10 };
+    const result = await contender.child.call('reads', args);
+    const plain = median(result.plain);
+    const ratio = (name) => `${(median(result[name]) / plain).toFixed(2)}×`;
+    const took = (name) => (median(result[name]) / 1000).toFixed(2);
+    rows.push([
+      `${shards} shard${shards === 1 ? '' : 's'}`,
+      took('plain'),
+      took('transaction'),
+      ratio('transaction'),
+      took('readOnly'),
+      ratio('readOnly'),
+    ]);
+    figures.push({ phase: 'reads', shards, ...result });
+    await contender.end();
+  }
+  print(rows);
+}
+
+async function contention(options, parent, figures) {
+  const { callers, accounts, seed, thetas } = options;
+  const modes = ['optimistic', 'pessimistic'];
+  const points = { zipf: [], shards: [] };
+  const measure = async (contender, name, args, into, x) => {
+    for (const mode of modes) {
+      // An abort is an attempt more, not an error.
+      const transaction = { mode, retries: 100_000, timeoutMs: 60_000, lockTimeoutMs: 30_000 };
+      const call = (ms, label) =>
+        contender.child.call('contend', { ...args, ms, callers, label, options: transaction });
+      await call(Math.ceil(options.ms / 3), `${name} warm`);
+      const result = await call(options.ms, name);
+      judge(`${name}, ${mode}`, result);
+      into.push({ x, mode, perSecond: result.perSecond, aborted: result.aborted });
+      figures.push({ phase: 'contention', name, x, mode, ...result });
+    }
+  };
+  const table = (title, head, into, xs) => {
+    process.stdout.write(`\n${title}\n`);
+    print([
+      [head, ...modes.flatMap((mode) => [`${mode}/s`, 'aborted'])],
+      ...xs.map((x) => [
+        x,
+        ...modes.flatMap((mode) => {
+          const point = into.find((one) => one.x === x && one.mode === mode);
+          return [count(point.perSecond), percent(point.aborted)];
+        }),
+      ]),
+    ]);
+  };
+
+  const two = new Contender('contention', 'concordkv', join(parent, 'zipf'), {
+    durability: 'os',
+    accounts,
+    seed,
+    shards: 2,
+  });
+  await two.open();
+  for (const theta of thetas) await measure(two, `zipf ${theta}`, { theta }, points.zipf, theta);
+  await two.end();
+  table(`transfers over ${count(accounts)} accounts by Zipf's law, 2 shards`, 'exponent', points.zipf, thetas);
+
+  const eight = new Contender('shards', 'concordkv', join(parent, 'eight'), {
+    durability: 'os',
+    accounts,
+    seed,
+    shards: 8,
+    config: { memoryBytes: 2 ** 30 },
+  });
+  await eight.open();
+  for (const touched of options.shards)
+    await measure(eight, `${touched} of 8 shards`, { touched }, points.shards, touched);
+  await eight.end();
+  table(
+    'transactions that read and write one key in each of so many shards, of 8',
+    'shards',
+    points.shards,
+    options.shards,
+  );
+
+  if (options.svg !== undefined) {
+    writeFileSync(
+      options.svg,
+      drawContention(points, `${callers} callers, durability os, ${count(accounts)} accounts`),
+    );
+    process.stdout.write(`\nchart: ${options.svg}\n`);
+  }
+}
+
+async function deadlocks(options, parent, figures) {
+  const { seed, waiting } = options;
+  const contender = new Contender('deadlocks', 'concordkv', join(parent, 'deadlocks'), {
+    durability: 'os',
+    accounts: 100,
+    seed,
+    shards: 2,
+    config: { transactions: { maxConcurrent: 4 * waiting + 100 } },
+  });
+  await contender.open();
+  const result = await contender.child.call('deadlocks', {
+    waiting,
+    times: options.deadlocks,
+    long: Math.ceil(options.deadlocks / 20),
+  });
+  await contender.end();
+  process.stdout.write(
+    `\ndeadlocks, from the closing call to the victim's error, ${count(waiting)} transactions waiting, ms\n`,
+  );
+  const row = (name, { count: times, p50Ms, p99Ms, maxMs }) => [
+    name,
+    times,
+    p50Ms.toFixed(2),
+    p99Ms.toFixed(2),
+    maxMs.toFixed(2),
+  ];
+  print([
+    ['', 'times', 'median', 'p99', 'max'],
+    row('circles of two beside them', result.pair),
+    row('circles of all of them', result.circle),
+  ]);
+  figures.push({ phase: 'deadlocks', waiting, ...result });
+}
+
+const options = parseOptions();
+const parent = mkdtempSync(join(options.parent, 'concordkv-bench-txn-'));
+process.on('SIGINT', () => {
+  killChildren();
+  rmSync(parent, { recursive: true, force: true });
+  process.exit(130);
+});
+
+const versions = { concordkv: await versionOf('concordkv') };
+for (const peer of [...options.peers]) {
+  versions[peer] = await versionOf(peer);
+  if (versions[peer] !== undefined) continue;
+  process.stdout.write(`${peer} is not installed: left out (bench/README.md)\n`);
+  options.peers.splice(options.peers.indexOf(peer), 1);
+}
+const machine = describeMachine(parent);
+const source = revision(here);
+process.stdout.write(
+  `${Object.entries(versions)
+    .filter(([, version]) => version !== undefined)
+    .map(([name, version]) => `${name} ${version}`)
+    .join(', ')}; revision ${source}\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, ${machine.disk}\n`,
+);
+
+const run = { transfers, reads, contention, deadlocks };
+const figures = [];
+try {
+  for (const phase of PHASES) if (options.phases.includes(phase)) await run[phase](options, parent, figures);
+} catch (error) {
+  process.stderr.write(`${error.stack}\n`);
+  process.exitCode = 1;
+} finally {
+  killChildren();
+  rmSync(parent, { recursive: true, force: true });
+}
+if (lost > 0) process.exitCode = 1;
+if (!options.quick || options.json !== undefined) {
+  const date = new Date().toISOString();
+  const file = options.json ?? join(here, 'results', `txn-${date}.json`);
+  mkdirSync(join(here, 'results'), { recursive: true });
+  writeFileSync(file, JSON.stringify({ date, machine, revision: source, versions, options, figures }, null, 1));
+  process.stdout.write(`figures: ${file}\n`);
+}
