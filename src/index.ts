@@ -36,6 +36,7 @@ export {
   type TransactionReads,
   type TransactionSpace,
 } from './actors/transaction/transaction.js';
+export type { AwaitedLockInfo, LockInfo, TransactionInfo } from './actors/transaction/listing.js';
 export type { TransactionIterator, TransactionSyncIterator } from './actors/transaction/iterator.js';
 export type {
   BeginOptions,
@@ -62,6 +63,7 @@ export type {
   PoolStats,
   ShardStats,
   SpaceStats,
+  TransactionStats,
 } from './actors/pool/stats.js';
 export {
   engineNames,

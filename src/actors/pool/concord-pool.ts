@@ -31,6 +31,7 @@ import {
 import { renderMetrics, type MetricsOptions } from './metrics.js';
 import { resolveOptions, type LiveOptions, type PoolOptions } from './options.js';
 import { SpaceSource } from './source.js';
+import { listTransactions, type TransactionInfo } from '../transaction/listing.js';
 import { Space, switchEngineOf, type SwitchOptions } from './space.js';
 import { checkSpaceName, type SpaceOptions, type TuningOptions } from './space-options.js';
 import { collectStats, spaceStats, statsBasis, type PoolStats, type SpaceStats } from './stats.js';
@@ -216,6 +217,14 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   watch<WK = K, WV = V>(options: PoolWatchOptions<WK> = {}): ChangeFeed<WK, WV> {
     this.assertOpen();
     return new ChangeFeed<WK, WV>(this.source, options, true);
+  }
+
+  // ---- transactions -----------------------------------------------------------------------------------------------------------------------
+
+  /** Open transactions of all threads, oldest first, with the locks they hold and await. Of this moment, more or less. @throws ERR_CLOSED */
+  async transactions(): Promise<TransactionInfo[]> {
+    this.assertOpen();
+    return await listTransactions(this.#core);
   }
 
   // ---- maintenance ------------------------------------------------------------------------------------------------------------------------

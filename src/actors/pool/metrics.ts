@@ -9,7 +9,15 @@ import { ShardHistogram, UsageTotals } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
 import { renderBlockCache, renderLsm } from './lsm-metrics.js';
 import type { SpaceSource } from './source.js';
-import { collectStats, statsBasis, type PoolStats, type ShardStats, type SpaceStats } from './stats.js';
+import {
+  collectStats,
+  statsBasis,
+  type PoolStats,
+  type ShardStats,
+  type SpaceStats,
+  type TransactionStats,
+} from './stats.js';
+import { transactionTotals } from '../transaction/board.js';
 
 export interface MetricsOptions {
   /** Without it no line names a space: for stores of many. Default true. */
@@ -117,6 +125,22 @@ const SECONDS_BOUNDS = [
 /** Of counts of records. */
 const RECORDS_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
+/** Labelled by kind. */
+const TRANSACTION_OUTCOMES: Readonly<Record<string, (stats: TransactionStats) => number>> = {
+  committed: (stats) => stats.committed,
+  rolled_back: (stats) => stats.rolledBack,
+  conflict: (stats) => stats.conflicts,
+  deadlock: (stats) => stats.deadlocks,
+  lock_timeout: (stats) => stats.lockTimeouts,
+  timeout: (stats) => stats.timeouts,
+  other_failure: (stats) => stats.otherFailures,
+};
+const COMMIT_KINDS: Readonly<Record<string, (stats: TransactionStats) => number>> = {
+  silent: (stats) => stats.silent,
+  one_shard: (stats) => stats.oneShard,
+  many_shards: (stats) => stats.manyShards,
+};
+
 type Labels = Readonly<Record<string, string | number>>;
 
 type HistogramText = Awaited<ReturnType<PrometheusHistogram['get']>>;
@@ -194,6 +218,7 @@ export async function renderMetrics(
   }
   renderGroups(source, registry);
   renderBlockCache(registry, stats);
+  renderTransactions(source, stats.transactions, registry);
   if (withSpaces) renderSpaces(source, stats, basis.usage, registry);
   else {
     const all = basis.usage.get(undefined)!;
@@ -225,6 +250,26 @@ function renderGroups(source: SpaceSource, registry: Registry): void {
     parts.fill({ shard, kind: 'answer' }, histogram(ShardHistogram.Answer));
     checkpoints.fill({ shard }, histogram(ShardHistogram.Checkpoint));
   }
+}
+
+function renderTransactions({ core }: SpaceSource, stats: TransactionStats, registry: Registry): void {
+  const registers = [registry];
+  const name = 'concordkv_transaction';
+  const gauge = (what: string, help: string, value: number): void => {
+    new Gauge({ name: `${name}s_${what}`, help, registers }).set(value);
+  };
+  gauge('open', 'Open transactions of all threads.', stats.open);
+  gauge('waiting', 'Transactions that wait for a place.', stats.waiting);
+  new Counter({ name: `${name}s_begun_total`, help: 'Transactions begun.', registers }).inc(stats.begun);
+  new Counter({ name: `${name}_retries_total`, help: 'Attempts after the first.', registers }).inc(stats.retries);
+  const perKind = { labelNames: ['kind'], registers };
+  const ends = new Counter({ name: `${name}_attempts_total`, help: 'Attempts that ended, by how.', ...perKind });
+  for (const [kind, of] of Object.entries(TRANSACTION_OUTCOMES)) ends.inc({ kind }, of(stats));
+  const commits = new Counter({ name: `${name}_commits_total`, help: 'Commits asked for, by shards.', ...perKind });
+  for (const [kind, of] of Object.entries(COMMIT_KINDS)) commits.inc({ kind }, of(stats));
+  const help = 'Time of transactions that were committed.';
+  const durations = new FilledHistogram(registry, `${name}_duration_seconds`, help, SECONDS_BOUNDS, NS_PER_SECOND);
+  durations.fill({}, transactionTotals(core.settings.transactionBoard).durations);
 }
 
 function renderLatencies(registry: Registry, of: readonly { labels: Labels; usage: UsageTotals }[]): void {

@@ -13,6 +13,7 @@ import { readShardReport, type ShardReport } from '../metrics/shard-meter.js';
 import { lsmStats, type LsmStats } from './lsm-stats.js';
 import type { SpaceRecord } from './manifest.js';
 import type { SpaceSource } from './source.js';
+import { TransactionCounter, listedTransactions, transactionTotals } from '../transaction/board.js';
 
 /** Durations, microseconds, 3.2 % wrong at most. */
 export interface LatencyStats {
@@ -154,6 +155,32 @@ export interface BlockCacheStats {
   readonly evictions: number;
 }
 
+/** Of all threads, those that have left included, since the store was opened. */
+export interface TransactionStats {
+  /** Attempts that are not over are of one transaction. */
+  readonly begun: number;
+  readonly committed: number;
+  /** By rollback(), by what a function threw, by a signal. */
+  readonly rolledBack: number;
+  /** Attempts after the first. */
+  readonly retries: number;
+  /** Attempts that failed, by why. */
+  readonly conflicts: number;
+  readonly deadlocks: number;
+  readonly lockTimeouts: number;
+  readonly timeouts: number;
+  readonly otherFailures: number;
+  /** Commits that were asked for: without a message, of one shard, of several. */
+  readonly silent: number;
+  readonly oneShard: number;
+  readonly manyShards: number;
+  readonly open: number;
+  /** For a place. */
+  readonly waiting: number;
+  /** From the call to the answer, of what was committed. */
+  readonly durations: LatencyStats;
+}
+
 export interface PoolStats {
   /** Of all spaces; asked of a space, its own. */
   readonly entries: number;
@@ -170,6 +197,7 @@ export interface PoolStats {
   /** Of all spaces, those that were dropped included; asked of a space, its own. */
   readonly operations: OperationStats;
   readonly latency: OperationLatencies;
+  readonly transactions: TransactionStats;
   /** Attached threads, this one included. */
   readonly clients: number;
   readonly openSnapshots: number;
@@ -313,6 +341,28 @@ export function spaceStats(
   };
 }
 
+function transactionStats(board: SharedArrayBuffer): TransactionStats {
+  const { counts, durations } = transactionTotals(board);
+  const count = (name: keyof typeof TransactionCounter): number => counts[TransactionCounter[name]]!;
+  return {
+    begun: count('Begun'),
+    committed: count('Committed'),
+    rolledBack: count('RolledBack'),
+    retries: count('Retries'),
+    conflicts: count('Conflicts'),
+    deadlocks: count('Deadlocks'),
+    lockTimeouts: count('LockTimeouts'),
+    timeouts: count('Timeouts'),
+    otherFailures: count('OtherFailures'),
+    silent: count('Silent'),
+    oneShard: count('OneShard'),
+    manyShards: count('ManyShards'),
+    open: listedTransactions(board).length,
+    waiting: count('Waiting'),
+    durations: latencyOf(durations),
+  };
+}
+
 function blockCacheStats(view: SpaceView): BlockCacheStats | undefined {
   const cache = view.arena.layout.cold?.cache;
   if (cache === undefined) return undefined;
@@ -398,6 +448,7 @@ export function collectStats(
     blockCache: blockCacheStats(source.views[0]!),
     operations: operationsOf(usage),
     latency: latenciesOf(usage),
+    transactions: transactionStats(core.settings.transactionBoard),
     clients: control.clients,
     openSnapshots: control.openSnapshots,
     oldestSnapshotMs: oldest === undefined ? 0 : Math.max(0, Date.now() - oldest),
