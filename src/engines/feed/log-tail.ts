@@ -41,7 +41,7 @@ const SEARCH_BYTES_MAX = 4 << 20;
 const LIST_ATTEMPTS_MAX = 8;
 /** Bytes that are no frame and no terminator may be a write under way, but not for so long. */
 const STUCK_MS_MAX = 2000;
-/** A number that is published and of no frame: a frame of the memory level that is still buffered, or a number that no frame has. */
+/** A number that is published and of no frame: a frame of the memory level is buffered. Or, of a log that was cut, it is older than its first frame. */
 const SETTLE_MS = 1000;
 /** The directory is looked at again at most so often while nothing else has changed. */
 const LIST_AGAIN_MS = 20;
@@ -308,7 +308,8 @@ export class LogTail implements FeedSource {
         if (nowMs - waiting.stuckSinceMs > STUCK_MS_MAX) this.#mustBeThere(publishedSeq);
       } else waiting.stuckSinceMs = 0;
     }
-    if (nowMs - waiting.sinceMs > SETTLE_MS) this.#settledSeq = publishedSeq;
+    // Only of a follower that has met no frame at all.
+    if (this.#seq === 0 && nowMs - waiting.sinceMs > SETTLE_MS) this.#settledSeq = publishedSeq;
     return false;
   }
 
