@@ -33,6 +33,7 @@ export class CoordinatorActor {
   readonly #graph: WaitGraph;
   readonly #queues: DecisionQueue[] = [];
   readonly #byClient = new Map<number, DecisionQueue>();
+  #isCaughtUp = false;
 
   constructor(log: DecisionLog, control: ControlBlock, options: CoordinatorActorOptions) {
     const { post } = options;
@@ -73,6 +74,10 @@ export class CoordinatorActor {
     });
   }
 
+  readonly #completed = (id: number): void => {
+    this.coordinator.completed(id);
+  };
+
   // ---- clients ------------------------------------------------------------------------------------------------------------------------------
 
   attachClient(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer): void {
@@ -81,7 +86,8 @@ export class CoordinatorActor {
     const decide: Decide = (request, id, maskLow, maskHigh, level) => {
       this.coordinator.decide(client, request, id, maskLow, maskHigh, level);
     };
-    const queue = new DecisionQueue(client, requests, responses, this.#control.clientDoorbell(client), decide);
+    const bell = this.#control.clientDoorbell(client);
+    const queue = new DecisionQueue(client, requests, responses, bell, decide, this.#completed);
     this.#queues.push(queue);
     this.#byClient.set(client, queue);
     this.coordinator.sessionBegun(client);
@@ -96,14 +102,15 @@ export class CoordinatorActor {
     });
   }
 
-  #removeLeaving(nowMs: number): void {
+  #removeLeaving(): void {
     for (let i = this.#queues.length - 1; i >= 0; i--) {
       const queue = this.#queues[i]!;
       if (queue.leaving === undefined || queue.hasRequests) continue;
       if (!queue.areAll((id) => this.coordinator.isSettled(id))) continue;
       this.#queues.splice(i, 1);
       this.#byClient.delete(queue.client);
-      this.coordinator.sessionEnded(queue.client, nowMs);
+      queue.abandon();
+      this.coordinator.sessionEnded(queue.client);
       queue.leaving();
     }
   }
@@ -147,10 +154,14 @@ export class CoordinatorActor {
       if (coordinator.isFull) break;
       changed += queue.take(REQUESTS_MAX);
     }
+    if (!this.#isCaughtUp && !this.#queues.some((queue) => queue.hasRequests)) {
+      this.#isCaughtUp = true;
+      coordinator.caughtUp();
+    }
     changed += coordinator.step(nowMs);
     if (nowMs >= this.#graph.nextTickMs) this.#graph.tick(nowMs);
     for (const queue of this.#queues) if (queue.inFlight > 0) changed += queue.settle();
-    if (this.#queues.some(({ leaving }) => leaving !== undefined)) this.#removeLeaving(nowMs);
+    if (this.#queues.some(({ leaving }) => leaving !== undefined)) this.#removeLeaving();
     if (changed > 0) this.#count();
     return changed > 0;
   }

@@ -54,6 +54,7 @@ export class DecisionQueue {
   readonly #responses: RingProducer;
   readonly #doorbell: Doorbell;
   readonly #decide: Decide;
+  readonly #onCompleted: (id: number) => void;
   readonly #flights: Flight[] = [];
   /** Number of the last request that is completed. */
   #completed: number;
@@ -66,6 +67,7 @@ export class DecisionQueue {
     responses: SharedArrayBuffer,
     doorbell: Doorbell,
     decide: Decide,
+    onCompleted: (id: number) => void,
   ) {
     this.client = client;
     this.#ring = requests;
@@ -73,6 +75,7 @@ export class DecisionQueue {
     this.#responses = new RingProducer(responses);
     this.#doorbell = doorbell;
     this.#decide = decide;
+    this.#onCompleted = onCompleted;
     const { header } = this.#releaser;
     this.#completed = takenCount(header, this.#releaser.position);
     const next = (this.#completed + 1) | 0;
@@ -97,6 +100,11 @@ export class DecisionQueue {
   /** Whether every request in flight is beyond what may be undone. */
   areAll(isSettled: (id: number) => boolean): boolean {
     return this.#flights.every(({ id, isDone }) => isDone || isSettled(id));
+  }
+
+  /** Nobody will: the rings go with the client. */
+  abandon(): void {
+    for (const { id } of this.#flights.splice(0)) this.#onCompleted(id);
   }
 
   #readerNow(): RingConsumer {
@@ -187,13 +195,14 @@ export class DecisionQueue {
     if (count === 0) return 0;
     const releaser = this.#releaser;
     for (let i = 0; i < count; i++) releaser.next();
-    this.#flights.splice(0, count);
+    const completed = this.#flights.splice(0, count);
     this.#completed = (this.#completed + count) | 0;
     announceTaken(releaser.header, this.#completed, releaser.position);
     releaser.release();
     confirmTaken(releaser.header, this.#completed);
     Atomics.store(releaser.header, COMPLETED_WORD, this.#completed);
     this.#reader = undefined;
+    for (const { id } of completed) this.#onCompleted(id);
     return count;
   }
 }

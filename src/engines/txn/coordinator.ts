@@ -34,7 +34,10 @@
  *                                                        ask                               "aborted"
  *                                                        its client's session ends         END: unknown
  *                                                        process dies                      unknown: no client is left
- *   refused    never to be decided (this thread knows)   decide, ask, session ends         as fenced, without a record
+ *   refused    not to be decided (this thread knows)     decide                            ERR_CONFLICT
+ *                                                        ask                               as if unknown: a successor would not know
+ *                                                        its client's session ends         unknown
+ *                                                        thread dies                       unknown; told already: the ring says so (decision-queue.ts)
  *
  * A decide is refused with ERR_DISK_FULL, ERR_READ_ONLY (the log has failed), ERR_SHARD_FAILED (a participant is down for good, or the board is full
  * because one is), ERR_CONFLICT (fenced). Every error says in `details.outcome` what is known: 'aborted' (nothing was decided nor will be: whoever asked
@@ -43,7 +46,8 @@
  * When may an END be told? When no shard can come back and ask: the record of its outcome must be on each shard's disk. Nobody syncs a log for its sake:
  * the id is kept until that has happened by itself (#awaiting).
  *
- * An id that comes again after its END (a late copy of a message) is decided anew: the shards, which know nothing of it, pass over it, and "done" is true.
+ * Nor before its requests are completed: a successor that meets one again would not know it. What comes again even later (a copy of a message) is decided
+ * anew: the shards, which know nothing of it, pass over it.
  *
  * Must hold: no answer before what it says is as durable as was asked; no id both told "aborted" and put on the board; numbers on the board ascend.
  * Threads: one.
@@ -129,6 +133,12 @@ class Decision implements DecisionRecord {
   readonly waiting: number[] = [];
   /** What all that wait were told, when it was not "done". */
   told: ErrorRecord | undefined;
+  /** Requests that a successor would meet again. */
+  requests = 0;
+  /** No shard can ask for it any more. */
+  isSafe = false;
+  /** From an earlier life: there may be requests of which nothing is known yet. */
+  isRecovered = false;
 
   constructor(
     readonly id: number,
@@ -179,7 +189,11 @@ export class Coordinator {
   readonly #awaiting: Awaiting[] = [];
   #collected: Awaiting | undefined;
   #collectedCount = 0;
+  /** Of the last step. */
+  #nowMs = 0;
   #isBegun = false;
+  /** Every request that a predecessor has left was met. */
+  #isCaughtUp: boolean;
   #retryMs = 0;
   #failedLookMs = 0;
   #failure: ConcordError | undefined;
@@ -201,13 +215,15 @@ export class Coordinator {
     this.#shards = shards;
     this.#ports = ports;
     this.#isKept = isKept;
+    this.#isCaughtUp = !isRestart;
     const { decided, fenced } = log.recovered;
     // A process that has just begun has no client that could decide what was fenced.
     this.#fenced = new Map(isRestart ? fenced : []);
-    if (!isRestart) for (const id of fenced.keys()) this.#noteEnd(id, 0);
+    if (!isRestart) for (const id of fenced.keys()) this.#noteEnd(id);
     for (const { id, maskLow, maskHigh, client } of decided.values()) {
       const decision = new Decision(id, maskLow, maskHigh, client, SYNC_LEVEL);
       decision.state = State.Decided;
+      decision.isRecovered = true;
       this.#decisions.set(id, decision);
     }
   }
@@ -220,6 +236,7 @@ export class Coordinator {
       let decision = this.#decisions.get(id);
       if (decision === undefined) {
         decision = new Decision(id, participantsLow, participantsHigh, UNKNOWN_CLIENT, SYNC_LEVEL);
+        decision.isRecovered = true;
         this.#decisions.set(id, decision);
       }
       decision.state = State.OnBoard;
@@ -255,26 +272,46 @@ export class Coordinator {
     return decision.state >= State.OnBoard || decision.told !== undefined;
   }
 
+  /** The requests that were there when it began have all been met. */
+  caughtUp(): void {
+    if (this.#isCaughtUp) return;
+    this.#isCaughtUp = true;
+    for (const decision of this.#decisions.values()) this.#tryEnd(decision);
+  }
+
+  /** A request about the id is completed: nobody will meet it again. */
+  completed(id: number): void {
+    const decision = this.#decisions.get(id);
+    if (decision === undefined || decision.requests === 0) return;
+    decision.requests--;
+    this.#tryEnd(decision);
+  }
+
   /** A new session of the client begins. */
   sessionBegun(client: number): void {
     this.#sessions.add(client);
   }
 
   /** No request of the client will come any more. */
-  sessionEnded(client: number, nowMs: number): void {
+  sessionEnded(client: number): void {
     this.#sessions.delete(client);
     for (const [id, owner] of this.#fenced) {
       if (owner !== client) continue;
       this.#fenced.delete(id);
-      this.#noteEnd(id, nowMs);
+      this.#noteEnd(id);
     }
     for (const [id, owner] of this.#refused) if (owner === client) this.#refused.delete(id);
+    // Its slot will be another's, whose requests have the same numbers.
+    for (const { waiting } of this.#decisions.values()) {
+      for (let i = waiting.length - 2; i >= 0; i -= 2) if (waiting[i] === client) waiting.splice(i, 2);
+    }
   }
 
   /** All participants have voted yes. The answer comes by the port, now or in a later step. */
   decide(client: number, request: number, id: number, maskLow: number, maskHigh: number, level: number): void {
     const known = this.#decisions.get(id);
     if (known !== undefined) {
+      known.requests++;
       if (known.state === State.Applied) this.#ports.answer(client, request, undefined);
       else if (known.told !== undefined) this.#ports.answer(client, request, known.told);
       else known.waiting.push(client, request);
@@ -287,6 +324,7 @@ export class Coordinator {
     }
     const decision = new Decision(id, maskLow, maskHigh, client, level);
     decision.waiting.push(client, request);
+    decision.requests = 1;
     this.#decisions.set(id, decision);
     this.#group.push(decision);
   }
@@ -301,6 +339,8 @@ export class Coordinator {
     }
     if (this.#failure !== undefined) return this.#readOnly();
     if (this.#log.isInDoubt) return new ConcordError('ERR_DISK_FULL', 'the decision log waits for space on its disk');
+    // Without a log it may be one that was applied, and answered by nobody.
+    if (!this.#isKept && !this.#isCaughtUp) return undefined;
     for (let shard = 0; shard < count; shard++) {
       if (!isMember(maskLow, maskHigh, shard) || !this.#shards.isFailed(shard)) continue;
       return new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down`, { shard });
@@ -330,9 +370,10 @@ export class Coordinator {
   /** One frame of decisions, one look at the board. Returns how much has changed. */
   step(nowMs: number): number {
     if (!this.#isBegun) return 0;
+    this.#nowMs = nowMs;
     let changed = 0;
     if (this.#log.isInDoubt && this.#failure === undefined && nowMs >= this.#retryMs) this.#endDoubt(nowMs);
-    this.#releaseAwaiting(nowMs);
+    this.#releaseAwaiting();
     const isDue = this.#ends.length > 0 && nowMs >= this.#endsSinceMs + ENDS_MS_MAX;
     if (this.#group.length > 0 || this.#asks.length > 0 || isDue) changed += this.#logFrame(nowMs);
     changed += this.#collect();
@@ -424,7 +465,7 @@ export class Coordinator {
   #toFence(asks: readonly Ask[]): Map<number, number> {
     const fencing = new Map<number, number>();
     if (!this.#isKept) return fencing;
-    for (const { id, client } of asks) if (this.#isUnknown(id) && this.#isHere(client)) fencing.set(id, client);
+    for (const { id, client } of asks) if (this.#mayBeDecided(id) && this.#isHere(client)) fencing.set(id, client);
     return fencing;
   }
 
@@ -433,8 +474,9 @@ export class Coordinator {
     return client === UNKNOWN_CLIENT || this.#sessions.has(client);
   }
 
-  #isUnknown(id: number): boolean {
-    return !this.#decisions.has(id) && !this.#fenced.has(id) && !this.#refused.has(id);
+  /** By this thread or by a successor, who does not know what this one has refused. */
+  #mayBeDecided(id: number): boolean {
+    return !this.#decisions.has(id) && !this.#fenced.has(id);
   }
 
   #answerAsks(asks: readonly Ask[]): void {
@@ -442,7 +484,7 @@ export class Coordinator {
       const decision = this.#decisions.get(id);
       if (decision !== undefined) {
         if (decision.state >= State.Decided) this.#ports.tellOutcome(shard, id, true);
-      } else if (!this.#isUnknown(id) || !this.#isHere(client)) this.#ports.tellOutcome(shard, id, false);
+      } else if (this.#fenced.has(id) || !this.#isHere(client)) this.#ports.tellOutcome(shard, id, false);
     }
   }
 
@@ -500,8 +542,8 @@ export class Coordinator {
     decision.state = State.Applied;
     this.#tellAll(decision, undefined);
     if (!this.#isKept) {
-      // Nothing is logged, nothing is to be ended.
-      this.#decisions.delete(id);
+      decision.isSafe = true;
+      this.#tryEnd(decision);
       return;
     }
     const batch = (this.#collected ??= { ids: [], maskLow: 0, maskHigh: 0, highestNumber: 0 });
@@ -511,16 +553,28 @@ export class Coordinator {
     batch.highestNumber = number;
   };
 
-  #noteEnd(id: number, nowMs: number): void {
-    if (this.#ends.length === 0) this.#endsSinceMs = nowMs;
+  #tryEnd(decision: Decision): void {
+    if (!decision.isSafe || decision.requests > 0 || (decision.isRecovered && !this.#isCaughtUp)) return;
+    // Without a log there is nothing to be ended.
+    if (this.#isKept) this.#noteEnd(decision.id);
+    else this.#decisions.delete(decision.id);
+  }
+
+  #noteEnd(id: number): void {
+    if (this.#ends.length === 0) this.#endsSinceMs = this.#nowMs;
     this.#ends.push(id);
   }
 
-  #releaseAwaiting(nowMs: number): void {
+  #releaseAwaiting(): void {
     let released = 0;
     for (const batch of this.#awaiting) {
       if (this.#mayBeAskedFor(batch)) break;
-      for (const id of batch.ids) this.#noteEnd(id, nowMs);
+      for (const id of batch.ids) {
+        const decision = this.#decisions.get(id);
+        if (decision === undefined) continue;
+        decision.isSafe = true;
+        this.#tryEnd(decision);
+      }
       released++;
     }
     if (released > 0) this.#awaiting.splice(0, released);

@@ -31,6 +31,8 @@ class Scene {
   readonly applied: number[][] = [[], [], []];
   readonly #cursors = [0, 0, 0];
   #requests = 0;
+  readonly #idOf = new Map<number, number>();
+  #answered: number[] = [];
 
   constructor(isKept = true) {
     this.disk.makeDirectory('/store');
@@ -51,7 +53,10 @@ class Scene {
       {
         takeNumber: () => this.nextNumber++,
         wakeShards: (maskLow) => this.wakes.push(maskLow),
-        answer: (_, request, error) => this.answers.set(request, error ?? 'done'),
+        answer: (_, request, error) => {
+          this.answers.set(request, error ?? 'done');
+          this.#answered.push(this.#idOf.get(request)!);
+        },
         tellOutcome: (shard, id, isCommitted) =>
           this.outcomes.push(`${shard}: ${id} ${isCommitted ? 'committed' : 'aborted'}`),
       },
@@ -66,6 +71,7 @@ class Scene {
   restartThread(isKept = true): void {
     this.answers.clear();
     this.start({ isKept, isRestart: true });
+    this.coordinator.caughtUp();
   }
 
   /** The process is gone: shared memory is. */
@@ -78,13 +84,21 @@ class Scene {
 
   decide(id: number, mask = BOTH, level = OS, client = CLIENT): number {
     const request = ++this.#requests;
+    this.#idOf.set(request, id);
     this.coordinator.decide(client, request, id, mask, 0, level);
     return request;
   }
 
   step(ms = 1): number {
     this.nowMs += ms;
-    return this.coordinator.step(this.nowMs);
+    const changed = this.coordinator.step(this.nowMs);
+    this.complete();
+    return changed;
+  }
+
+  /** What was answered is no more in the rings. */
+  complete(): void {
+    for (const id of this.#answered.splice(0)) this.coordinator.completed(id);
   }
 
   /** The shard applies what is on the board. */
@@ -310,7 +324,7 @@ describe('a shard that asks', () => {
     scene.coordinator.ask(1, 7, CLIENT);
     scene.step();
     expect(scene.coordinator.known).toBe(1);
-    scene.coordinator.sessionEnded(CLIENT, scene.nowMs);
+    scene.coordinator.sessionEnded(CLIENT);
     scene.step(2000);
     expect(scene.coordinator.known).toBe(0);
     expect(idsOf(openLog(scene.disk.crash(new Random(1), 'keep-all'))).fenced).toEqual([]);
@@ -336,7 +350,7 @@ describe('a shard that asks', () => {
     scene.coordinator.ask(1, 7, CLIENT);
     scene.step();
     expect(scene.outcomes).toEqual([]);
-    scene.coordinator.sessionEnded(CLIENT, 0);
+    scene.coordinator.sessionEnded(CLIENT);
     scene.coordinator.ask(1, 7, CLIENT);
     scene.step();
     expect(scene.outcomes).toEqual(['1: 7 aborted']);
