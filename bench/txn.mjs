@@ -18,6 +18,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Child, killChildren } from './support/child.mjs';
 import { describeMachine, revision, syncDisks, waitUntilIdle } from './support/machine.mjs';
+import { profileArguments } from './support/http-profile.mjs';
+import { functionsOf } from './txn/profile.mjs';
 import { drawContention } from './txn/chart.mjs';
 import { versionOf } from './txn/stores.mjs';
 
@@ -33,6 +35,7 @@ const HELP = `npm run bench:txn -- [options]
   --accounts <count>  default 100000
   --callers <count>   concurrent callers (default 64)
   --ms <ms>           one round of a row (default 1500)
+  --warm <ms>         the round before, which is not counted (default 3000: the compiler is busy for that long)
   --rounds <count>    rounds of a row (default 3)
   --thetas <list>     of Zipf's law (default 0,0.8,0.99,1.2)
   --shards <list>     how many shards a transaction touches, of eight (default 1,2,4,8)
@@ -42,6 +45,7 @@ const HELP = `npm run bench:txn -- [options]
   --dir <directory>   where the stores are made and removed (default: the temporary directory)
   --svg <file>        the chart (default bench/txn/contention.svg)
   --json <file>       where the figures go (default bench/results/txn-<date>.json)
+  --profile           what the time of ConcordKV's threads goes to, by function, at the end of each store
   --quick             short rounds, few accounts: a smoke signal, not a measurement; no files
 `;
 
@@ -57,12 +61,13 @@ function parseOptions() {
   let values;
   try {
     const text = { type: 'string' };
-    const names = ['phases', 'peers', 'levels', 'accounts', 'callers', 'ms', 'rounds', 'thetas', 'shards', 'waiting'];
-    const rest = ['deadlocks', 'seed', 'dir', 'svg', 'json'];
+    const names = ['phases', 'peers', 'levels', 'accounts', 'callers', 'ms', 'warm', 'rounds', 'thetas', 'shards'];
+    const rest = ['waiting', 'deadlocks', 'seed', 'dir', 'svg', 'json'];
     ({ values } = parseArgs({
       options: {
         help: { type: 'boolean', short: 'h' },
         quick: { type: 'boolean', default: false },
+        profile: { type: 'boolean', default: false },
         ...Object.fromEntries([...names, ...rest].map((name) => [name, text])),
       },
     }));
@@ -98,6 +103,7 @@ function parseOptions() {
     accounts: whole('accounts', quick ? '5000' : '100000', 100),
     callers: whole('callers', '64', 1),
     ms: whole('ms', quick ? '200' : '1500', 10),
+    warmMs: whole('warm', quick ? '100' : '3000', 1),
     rounds: whole('rounds', quick ? '1' : '3', 1),
     thetas: numbers('thetas', quick ? '0,0.99' : '0,0.8,0.99,1.2', 0, 5),
     shards: numbers('shards', quick ? '1,2' : '1,2,4,8', 1, 8),
@@ -107,6 +113,7 @@ function parseOptions() {
     parent: values.dir ?? tmpdir(),
     svg: values.svg ?? (quick ? undefined : join(here, 'txn', 'contention.svg')),
     json: values.json,
+    profile: values.profile,
     quick,
   };
 }
@@ -128,12 +135,16 @@ function print(rows) {
 
 /** A store in a process of its own. */
 class Contender {
+  /** When it was measured, on the clock of profiles. */
+  windows = [];
+
   constructor(name, engine, directory, options) {
     this.name = name;
     this.engine = engine;
     this.directory = directory;
     this.options = options;
-    this.child = new Child(name, CHILD);
+    if (options.profile && engine === 'concordkv') this.profile = `${directory}-profile`;
+    this.child = new Child(name, CHILD, this.profile === undefined ? [] : profileArguments(this.profile));
   }
 
   async open() {
@@ -143,8 +154,20 @@ class Contender {
 
   async end() {
     await this.child.call('close');
-    await this.child.end();
+    if (this.profile === undefined) await this.child.end();
+    else await this.#tellProfile();
     rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** The profiles are written when the process leaves. */
+  async #tellProfile() {
+    await this.child.call('leave');
+    await this.child.left();
+    for (const { thread, lines } of functionsOf(this.profile, this.windows)) {
+      process.stdout.write(`\n${this.name}, ${thread}: where its time goes\n`);
+      for (const [share, name] of lines) process.stdout.write(`  ${(share * 100).toFixed(1).padStart(5)} %  ${name}\n`);
+    }
+    rmSync(this.profile, { recursive: true, force: true });
   }
 }
 
@@ -168,10 +191,13 @@ async function alternate(contenders, options, method, args) {
   const rounds = new Map(contenders.map((contender) => [contender, []]));
   for (let round = 0; round <= options.rounds; round++) {
     for (const contender of contenders) {
-      const ms = round === 0 ? Math.ceil(options.ms / 2) : options.ms;
+      const ms = round === 0 ? options.warmMs : options.ms;
       const result = await contender.child.call(method, { ...args(contender), ms, label: `${method}${round}` });
       judge(contender.name, result);
-      if (round > 0) rounds.get(contender).push(result);
+      if (round > 0) {
+        rounds.get(contender).push(result);
+        contender.windows.push(result.clockUs);
+      }
       await waitUntilIdle([contender.child.pid], SETTLE_MS, 10_000);
     }
   }
@@ -186,7 +212,7 @@ async function alternate(contenders, options, method, args) {
 async function transfers(options, parent, figures) {
   const { accounts, callers, seed } = options;
   for (const durability of options.levels) {
-    const shape = { durability, accounts, seed };
+    const shape = { durability, accounts, seed, profile: options.profile };
     const contenders = [
       new Contender('concordkv, 1 shard', 'concordkv', join(parent, 'one'), { ...shape, shards: 1 }),
       new Contender('concordkv, 2 shards, random', 'concordkv', join(parent, 'two'), { ...shape, shards: 2 }),
@@ -255,7 +281,11 @@ async function contention(options, parent, figures) {
       const transaction = { mode, retries: 100_000, timeoutMs: 60_000, lockTimeoutMs: 30_000 };
       const call = (ms, label) =>
         contender.child.call('contend', { ...args, ms, callers, label, options: transaction });
-      await call(Math.ceil(options.ms / 3), `${name} warm`);
+      // The first of a mode is the compiler's.
+      await call(
+        into.some((point) => point.mode === mode) ? Math.ceil(options.ms / 4) : options.warmMs,
+        `${name} warm`,
+      );
       const result = await call(options.ms, name);
       judge(`${name}, ${mode}`, result);
       into.push({ x, mode, perSecond: result.perSecond, aborted: result.aborted });
@@ -350,11 +380,16 @@ async function deadlocks(options, parent, figures) {
 
 const options = parseOptions();
 const parent = mkdtempSync(join(options.parent, 'concordkv-bench-txn-'));
-process.on('SIGINT', () => {
-  killChildren();
-  rmSync(parent, { recursive: true, force: true });
-  process.exit(130);
-});
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+]) {
+  process.on(signal, () => {
+    killChildren();
+    rmSync(parent, { recursive: true, force: true });
+    process.exit(code);
+  });
+}
 
 const versions = { concordkv: await versionOf('concordkv') };
 for (const peer of [...options.peers]) {

@@ -22,11 +22,11 @@ export class Child {
   #nextId = 1;
   #gone;
 
-  /** host: the script of the process. */
-  constructor(engineName, host = HOST) {
+  /** host: the script of the process; nodeArguments: more of them. */
+  constructor(engineName, host = HOST, nodeArguments = []) {
     this.engineName = engineName;
     // Typed arrays (histograms) travel as such; gc() before a turn keeps one turn's garbage out of the next.
-    this.#process = fork(host, { serialization: 'advanced', execArgv: ['--expose-gc'] });
+    this.#process = fork(host, { serialization: 'advanced', execArgv: ['--expose-gc', ...nodeArguments] });
     this.#process.on('message', ({ id, result, error }) => {
       const waiting = this.#waiting.get(id);
       this.#waiting.delete(id);
@@ -69,6 +69,11 @@ export class Child {
         if (error) fail(error);
       });
     });
+  }
+
+  /** Waits until the process has ended by itself. */
+  left() {
+    return this.#gone;
   }
 
   /** Ends the process, whatever it is doing. Close the store before, if its files matter. */
