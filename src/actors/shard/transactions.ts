@@ -428,12 +428,18 @@ export class ShardTransactions {
     deferred: DeferredRequest | undefined,
   ): Verdict {
     let verdict: Verdict = Verdict.Done;
+    let id = 0;
     try {
       const body = this.#openBody(link, source, at + REQUEST_HEADER_BYTES, at + length, condition, version);
+      id = body.id;
       verdict = isPrepare
         ? this.#prepare(link, body, group)
         : this.#commit(link, request, source, at, length, body, group, deferred);
       return verdict;
+    } catch (error) {
+      // It cannot go on: nobody waits longer for its locks.
+      if (id !== 0) this.locks.release(id);
+      throw error;
     } finally {
       if (verdict === Verdict.Done || verdict === Verdict.InGroup) this.#dropBody(link, condition, version);
     }
@@ -452,6 +458,8 @@ export class ShardTransactions {
     if (this.#isTouched(body, group)) return Verdict.Hold;
     if (body.isPessimistic) this.#checkLocks(body);
     if (deferred === undefined && !this.locks.isEmpty && this.#isBodyLocked(body)) {
+      // It holds locks: others may wait for it, so it does not wait for them.
+      if (body.isPessimistic) throw this.#lockedBy(0);
       const waiting = new DeferredRequest(link, request, source, at, length);
       this.#defer(waiting, this.#pointsOf(body));
       return Verdict.Deferred;
@@ -483,27 +491,22 @@ export class ShardTransactions {
     if (!store.prepared.hasRoom) return this.#noRoom(group);
     if (body.isPessimistic) this.#checkLocks(body);
     const owner = locks.owner(id, id, 0, link.client);
-    try {
-      this.#lockAll(body, owner);
-      this.#validate(body);
-      if (writes === 0) {
-        // It votes yes by being done, and holds its locks until it is released.
-        locks.markPrepared(owner);
-        this.#readers.set(id, link.client);
-        return Verdict.Done;
-      }
-      const { bytes, writesStart, writesEnd } = body;
-      if (!group.admits(bytes as Buffer, writesStart, writesEnd)) {
-        if (!body.isPessimistic) locks.release(id);
-        return Verdict.Hold;
-      }
-      this.#fetch(body);
-      const key = { id, maskLow: body.maskLow, maskHigh: body.maskHigh, client: link.client };
-      store.appendPrepare(key, bytes, writesStart, writesEnd);
-    } catch (error) {
-      if (!body.isPessimistic) locks.release(id);
-      throw error;
+    this.#lockAll(body, owner);
+    this.#validate(body);
+    if (writes === 0) {
+      // It votes yes by being done, and holds its locks until it is released.
+      locks.markPrepared(owner);
+      this.#readers.set(id, link.client);
+      return Verdict.Done;
     }
+    const { bytes, writesStart, writesEnd } = body;
+    if (!group.admits(bytes as Buffer, writesStart, writesEnd)) {
+      if (!body.isPessimistic) locks.release(id);
+      return Verdict.Hold;
+    }
+    this.#fetch(body);
+    const key = { id, maskLow: body.maskLow, maskHigh: body.maskHigh, client: link.client };
+    store.appendPrepare(key, bytes, writesStart, writesEnd);
     locks.markPrepared(owner);
     const copy = Buffer.from(body.bytes.subarray(body.writesStart, body.writesEnd));
     this.#writesOf.set(id, copy);
