@@ -5,6 +5,8 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 const FUNCTIONS_MAX = 24;
+/** Twice the interval of samples: more is time without a core. */
+const SAMPLE_US_MAX = 1000;
 const THREADS = [
   ['shard', '/shard-worker.js'],
   ['coordinator', '/coordinator-worker.js'],
@@ -29,7 +31,7 @@ export function functionsOf(directory, windows) {
       if (!windows.some(([from, to]) => atUs >= from && atUs <= to)) continue;
       const { functionName, url, lineNumber } = frames.get(id);
       if (functionName === '(idle)') continue;
-      const us = profile.timeDeltas[index];
+      const us = Math.min(profile.timeDeltas[index], SAMPLE_US_MAX);
       const file = url.slice(url.lastIndexOf('/') + 1);
       const label = file === '' ? functionName : `${functionName || '(anonymous)'} ${file}:${lineNumber + 1}`;
       selfUs.set(label, (selfUs.get(label) ?? 0) + us);
