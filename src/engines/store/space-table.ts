@@ -56,6 +56,9 @@ const INDEX_KEY_BYTES_BEFORE = 16;
 const SECOND_HASH_SEED = 0x6c696e65;
 /** Spaces that are moved at a time: each takes another row of the meta page, which has room for all spaces and about a hundred more. */
 const BUILDINGS_MAX = 32;
+/** Asked for at once where something is prepared, beside twice what was asked: operations of so many bytes. */
+const GRANTED_OPERATIONS = 16;
+const GRANTED_BYTES = 256;
 const NO_SNAPSHOTS = new Float64Array(0);
 /** Bytes that one line of the index takes beside the key. */
 const INDEX_LINE_BYTES = INDEX_KEY_BYTES;
@@ -151,6 +154,10 @@ export class SpaceTable {
   #askedOperations = 0;
   /** Spaces that something prepared writes to. */
   readonly #reserved = new Set<Space>();
+  #reservedUnitsGroup = 0;
+  #reservedUnitsKnown = 0;
+  /** What is sure of a group of one space beside what is prepared. */
+  readonly #granted = { group: 0, operations: 0, bytes: 0, largest: 0, expiring: 0, deletesOnly: false };
 
   /**
    * Opens what the arena's rows hold. Spaces without a row begin empty; rows of spaces that are not defined any more, and engines that were being
@@ -291,7 +298,7 @@ export class SpaceTable {
   #admitsAsked(deletesOnly: boolean): boolean {
     if (this.#reserved.size > 0) return this.#admitsBesideReserved(deletesOnly);
     const asked = this.#asked;
-    const indexOperations = this.#indexOperations();
+    const indexOperations = this.#indexOperationsOf(this.#askedOperations, this.#askedExpiring);
     const first = asked[0]!;
     if (asked.length === 1 && indexOperations === 0 && first.building === undefined) {
       return first.engine.admits(first.askedOperations, first.askedBytes, deletesOnly, first.askedLargest);
@@ -310,18 +317,51 @@ export class SpaceTable {
     return units <= this.#arena.freeUnits(deletesOnly);
   }
 
-  /** As two groups, one after the other: a tree that has grown by the first needs more for the second. */
+  /**
+   * Beside what is prepared. Where the group is of one space, twice as much as it asks is asked for first, so that the answer is good for the next
+   * ones: they are many, and it takes some microseconds to find.
+   */
   #admitsBesideReserved(deletesOnly: boolean): boolean {
-    let units = this.#reservedUnits();
-    for (const space of this.#asked) {
-      const { engine, building, askedOperations, askedBytes, askedLargest } = space;
-      const operations = askedOperations + space.reservedOperations;
-      const bytes = askedBytes + space.reservedBytes;
-      if (!engine.admits(operations, bytes, deletesOnly, Math.max(askedLargest, space.reservedLargest))) return false;
-      units += engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
-      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
+    const asked = this.#asked;
+    const operations = this.#askedOperations;
+    const expiring = this.#askedExpiring;
+    const first = asked[0]!;
+    if (asked.length > 1) return this.#admitsBeside(1, 0, operations, expiring, deletesOnly);
+    const granted = this.#granted;
+    if (
+      granted.group === this.#askedGroup &&
+      operations <= granted.operations &&
+      first.askedBytes <= granted.bytes &&
+      first.askedLargest <= granted.largest &&
+      expiring <= granted.expiring &&
+      (deletesOnly || !granted.deletesOnly)
+    ) {
+      return true;
     }
-    const indexOperations = this.#indexOperations();
+    if (!this.#admitsBeside(2, GRANTED_OPERATIONS, operations, expiring, deletesOnly))
+      return this.#admitsBeside(1, 0, operations, expiring, deletesOnly);
+    granted.group = this.#askedGroup;
+    granted.operations = 2 * operations + GRANTED_OPERATIONS;
+    granted.bytes = 2 * first.askedBytes + GRANTED_OPERATIONS * GRANTED_BYTES;
+    granted.largest = first.askedLargest;
+    granted.expiring = 2 * expiring;
+    granted.deletesOnly = deletesOnly;
+    return true;
+  }
+
+  /** `times` as much as is asked for, and so many operations more: a group before the one that applies what is prepared, which finds a tree that has grown. */
+  #admitsBeside(times: number, more: number, operations: number, expiring: number, deletesOnly: boolean): boolean {
+    let units = this.#reservedUnitsNow();
+    for (const space of this.#asked) {
+      const { engine, building, reservedOperations, reservedBytes } = space;
+      const count = times * space.askedOperations + more;
+      const bytes = times * space.askedBytes + more * GRANTED_BYTES;
+      const largest = Math.max(space.askedLargest, space.reservedLargest);
+      if (!engine.admits(count + reservedOperations, bytes + reservedBytes, deletesOnly, largest)) return false;
+      units += engine.unitsNeeded(count, bytes, space.askedLargest);
+      if (building !== undefined) units += building.engine.unitsNeeded(count, bytes, space.askedLargest);
+    }
+    const indexOperations = this.#indexOperationsOf(times * operations + more, times * expiring);
     if (indexOperations > 0) units += this.#indexUnits(indexOperations);
     if (units <= this.#arena.freeUnits(deletesOnly)) return true;
     this.#arena.reclaim();
@@ -330,6 +370,15 @@ export class SpaceTable {
 
   #indexUnits(operations: number): number {
     return this.#requireIndex().unitsNeeded(operations, operations * (INDEX_LINE_BYTES + 64));
+  }
+
+  /** The same for all asks of a group: nothing changes meanwhile. */
+  #reservedUnitsNow(): number {
+    if (this.#reservedUnitsGroup !== this.#askedGroup) {
+      this.#reservedUnitsGroup = this.#askedGroup;
+      this.#reservedUnitsKnown = this.#reservedUnits();
+    }
+    return this.#reservedUnitsKnown;
   }
 
   /** What applying all that is prepared may take. */
@@ -346,8 +395,7 @@ export class SpaceTable {
       operations += reservedOperations;
       expiring += reservedExpiring;
     }
-    const mayReplace = this.#index !== undefined && this.#index.counts().cells > 0;
-    const indexOperations = expiring * 2 + (mayReplace ? operations : 0);
+    const indexOperations = this.#indexOperationsOf(operations, expiring);
     return indexOperations === 0 ? units : units + this.#indexUnits(indexOperations);
   }
 
@@ -387,10 +435,10 @@ export class SpaceTable {
   }
 
   /** Lines that may come and go: two for an entry that expires, and one for each that may replace such an entry. */
-  #indexOperations(): number {
+  #indexOperationsOf(operations: number, expiring: number): number {
     const index = this.#index;
     const mayReplace = index !== undefined && index.counts().cells > 0;
-    return this.#askedExpiring * 2 + (mayReplace ? this.#askedOperations : 0);
+    return expiring * 2 + (mayReplace ? operations : 0);
   }
 
   // ---- operations -----------------------------------------------------------------------------------------------------------------------
