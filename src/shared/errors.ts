@@ -24,7 +24,6 @@ export const ERROR_TABLE = {
   ERR_KEY_TOO_LARGE: { retryable: false, httpStatus: 414, text: 'the encoded key is longer than the limit' },
   ERR_VALUE_TOO_LARGE: { retryable: false, httpStatus: 413, text: 'the encoded value is longer than the limit' },
   ERR_BATCH_TOO_LARGE: { retryable: false, httpStatus: 413, text: 'the batch is larger than the limit' },
-  ERR_BATCH_CROSS_SHARD: { retryable: false, httpStatus: 400, text: 'the keys of the batch live on several shards' },
   ERR_CONFLICT: { retryable: true, httpStatus: 409, text: 'another writer kept changing the key' },
   ERR_DEADLOCK: { retryable: true, httpStatus: 409, text: 'transactions waited for each other; this one gave way' },
   ERR_LOCK_TIMEOUT: { retryable: true, httpStatus: 409, text: 'a lock was not granted in time' },

@@ -15,6 +15,7 @@ test('the package exports these names, and the limits have these values', () => 
     'MAX_VALUE_BYTES',
     'Snapshot',
     'Space',
+    'Transaction',
     'createEngine',
     'engineNames',
     'loadConfig',

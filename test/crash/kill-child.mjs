@@ -179,26 +179,18 @@ if (options.last) {
     return generation;
   };
   const durabilityOf = () => options.durability ?? (random() < 0.3 ? 'sync' : 'os');
-  const crossShard = new Set();
   const writePair = async () => {
     const pair = Math.floor(random() * PAIRS);
-    if (crossShard.has(pair)) return;
     const keys = [`pair${pair}`, `pair${pair}b`];
     const generation = generationFor(keys[0]);
     next.set(keys[1], generation);
     const calls = keys.map((key) => [key, generation, false]);
     witness.begin(calls);
-    try {
-      await db.batch(
-        keys.map((key) => ({ type: 'put', key, value: valueOf(key, generation, 80 * scale) })),
-        { durability: durabilityOf() },
-      );
-      witness.acknowledge(calls);
-    } catch (error) {
-      // Only pairs that live on one shard are used.
-      if (error.code !== 'ERR_BATCH_CROSS_SHARD') throw error;
-      crossShard.add(pair);
-    }
+    await db.batch(
+      keys.map((key) => ({ type: 'put', key, value: valueOf(key, generation, 80 * scale) })),
+      { durability: durabilityOf() },
+    );
+    witness.acknowledge(calls);
   };
   const writeSome = async (turn) => {
     const calls = Array.from({ length: options.burst }, () => {

@@ -47,17 +47,20 @@ describe('a batch over several spaces', () => {
     expect(await Promise.all([db.count(), a.count(), b.count()])).toEqual([200, 200, 200]);
   });
 
-  test('over several shards is ERR_BATCH_CROSS_SHARD with nothing applied', async () => {
+  test('over several shards is whole, or nothing of it is there', async () => {
     const db = await memoryPool({ shards: 2 });
     const a = db.space('a');
     await a.ready;
     const [on0, on1] = [keysOfShard(0, 2, 1)[0]!, keysOfShard(1, 2, 1)[0]!];
-    const batch = db.batch([
-      { type: 'put', key: on0, value: 'v' },
-      { type: 'put', key: on1, value: 'v', space: a },
-    ]);
-    expect(await codeOf(batch)).toBe('ERR_BATCH_CROSS_SHARD');
+    const batch = (value: unknown): Promise<void> =>
+      db.batch([
+        { type: 'put', key: on0, value: 'v' },
+        { type: 'put', key: on1, value: value as string, space: a },
+      ]);
+    await expect(batch(5)).rejects.toThrow(TypeError);
     expect([db.hasSync(on0), a.hasSync(on1)]).toEqual([false, false]);
+    await batch('v');
+    expect([db.getSync(on0), a.getSync(on1)]).toEqual(['v', 'v']);
   });
 
   test('waits for spaces that are being created', async () => {

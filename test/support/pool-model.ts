@@ -8,7 +8,7 @@ import * as fc from 'fast-check';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { ConcordPool, type IteratorOptions, type PoolOptions, type Snapshot } from '../../dist/index.js';
-import { byBytes, failureOf, patternText, shardOf } from './pool-scene.js';
+import { byBytes, patternText } from './pool-scene.js';
 
 export type Step =
   | { readonly type: 'put'; readonly key: string; readonly value: string }
@@ -275,15 +275,7 @@ export class Machine {
         return;
       case 'batch': {
         const { steps } = operation;
-        const shards = new Set(steps.map(({ key }) => shardOf(key, this.#options.shards)));
-        if (shards.size <= 1) await db.batch(steps);
-        else {
-          // Nothing happens; then shard by shard, which ends the same.
-          expect((await failureOf(db.batch(steps))).code).toBe('ERR_BATCH_CROSS_SHARD');
-          await this.#compareAll();
-          for (const shard of shards)
-            await db.batch(steps.filter(({ key }) => shardOf(key, this.#options.shards) === shard));
-        }
+        await db.batch(steps);
         for (const step of steps) this.#apply(step);
         return;
       }
