@@ -1,5 +1,6 @@
 /**
- * Random operations on a pool, for tests of the feed: puts, deletes, batches, large values, clears, entries that expire, several spaces. In any thread.
+ * Random operations on a pool, for tests of the feed: puts, deletes, batches, transactions, large values, clears,
+ * entries that expire, several spaces. In any thread.
  */
 import { patternText } from './text.mjs';
 
@@ -76,6 +77,21 @@ export async function runLoad(db, { seed, callers, isOver, expiring = true }) {
       case 11:
       case 12:
         await hash.put(key, `${seed}:${n}`, options);
+        break;
+      case 14:
+      case 15:
+        // Over several shards and spaces; who loses to another is not tried again here.
+        await db
+          .transaction(async (transaction) => {
+            const old = await transaction.get(key);
+            for (let i = 0; i < 5; i++)
+              await transaction.put(`k${random(120)}`, `${seed}:${n}:${i} with ${old?.length}`);
+            await transaction.space(hash).put(key, `${seed}:${n} in it`);
+            await transaction.del(`k${random(120)}`);
+          }, options)
+          .catch((error) => {
+            if (error.retryable !== true) throw error;
+          });
         break;
       case 13:
         await json.put(key, [seed, n], options);
