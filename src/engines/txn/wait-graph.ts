@@ -68,7 +68,7 @@ export interface CycleEdge {
 export interface WaitGraphPorts {
   /** To be answered by confirmed(): whether all of these hold. */
   confirm(shard: number, check: number, edges: readonly EdgeQuestion[]): void;
-  /** This wait ends with ERR_DEADLOCK. */
+  /** This wait ends with ERR_DEADLOCK. The cycle begins with the victim; of a long one the middle is left out. */
   kill(shard: number, txn: number, wait: number, cycle: readonly CycleEdge[]): void;
 }
 
@@ -91,6 +91,10 @@ export const CHECK_MS = 1000;
 export const KILL_MS = 1000;
 /** A cycle that was refuted, and still is in the graph: news of it are on their way. */
 export const REFUTED_MS = 5;
+/** What a victim's error tells of a longer cycle: its first edges, and the last, which leads to the victim. An error must stay small. */
+export const CYCLE_TOLD_MAX = 32;
+/** Characters of a key it tells. */
+export const KEY_TOLD_MAX = 120;
 /** Ended waits that are remembered, per shard. */
 const ENDED_MAX = 4096;
 
@@ -440,8 +444,9 @@ export class WaitGraph {
     this.#figures.longestCycle = Math.max(this.#figures.longestCycle, edges.length);
     // Beginning with the victim.
     const first = edges.findIndex(({ wait }) => wait === victim);
-    const cycle = [...edges.slice(first), ...edges.slice(0, first)].map(edgeOf);
-    this.#ports.kill(victim.shard, victim.transaction.id, victim.number, cycle);
+    const cycle = [...edges.slice(first), ...edges.slice(0, first)];
+    if (cycle.length > CYCLE_TOLD_MAX) cycle.splice(CYCLE_TOLD_MAX - 1, cycle.length - CYCLE_TOLD_MAX);
+    this.#ports.kill(victim.shard, victim.transaction.id, victim.number, cycle.map(edgeOf));
     for (const follower of check.followers) this.#searchAgain(follower, nowMs);
   }
 
@@ -469,5 +474,6 @@ function cycleOf(origin: Transaction, last: Wait): Edge[] {
 
 function edgeOf({ wait, blocker }: Edge): CycleEdge {
   const { shard, space, key, mode } = wait;
-  return { txn: wait.transaction.id, waitsFor: blocker.id, shard, space, key, mode };
+  const told = key.length <= KEY_TOLD_MAX ? key : `${key.slice(0, KEY_TOLD_MAX)}…`;
+  return { txn: wait.transaction.id, waitsFor: blocker.id, shard, space, key: told, mode };
 }

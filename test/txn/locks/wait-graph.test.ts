@@ -1,6 +1,13 @@
 /** The wait-for graph: cycles, questions, answers, victims. */
 import { describe, expect, it } from 'vitest';
-import { CHECK_MS, KILL_MS, REFUTED_MS, WaitGraph } from '../../../dist/engines/txn/wait-graph.js';
+import {
+  CHECK_MS,
+  CYCLE_TOLD_MAX,
+  KEY_TOLD_MAX,
+  KILL_MS,
+  REFUTED_MS,
+  WaitGraph,
+} from '../../../dist/engines/txn/wait-graph.js';
 import type { CycleEdge, EdgeQuestion } from '../../../dist/engines/txn/wait-graph.js';
 
 interface Told {
@@ -265,6 +272,17 @@ describe('many', () => {
     scene.answer(true);
     expect(scene.victims).toEqual([1000]);
     expect(scene.graph.figures.longestCycle).toBe(1000);
+  });
+
+  it('edges and long keys are told in part: an error must stay small', () => {
+    const scene = new GraphScene();
+    for (let txn = 1; txn <= 1000; txn++) scene.wait(0, txn, [(txn % 1000) + 1], { key: 'k'.repeat(8000) });
+    scene.answer(true);
+    const { cycle } = scene.kills[0]!;
+    expect(cycle.length).toBe(CYCLE_TOLD_MAX);
+    expect([cycle[0]!.txn, cycle[1]!.txn, cycle.at(-1)!.waitsFor]).toEqual([1000, 1, 1000]);
+    expect(cycle.every(({ key }) => key === `${'k'.repeat(KEY_TOLD_MAX)}…`)).toBe(true);
+    expect(JSON.stringify(cycle).length).toBeLessThan(16_000);
   });
 
   it('who waits at the end of a long queue costs no search', () => {
