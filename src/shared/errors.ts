@@ -63,12 +63,7 @@ export type ErrorCode = keyof typeof ERROR_TABLE;
 /** Facts of a failure that a program may read: file, offset, limit, pid … Structured-clone safe. */
 export type ErrorDetails = Readonly<Record<string, DetailValue>>;
 export type DetailValue =
-  | string
-  | number
-  | boolean
-  | null
-  | readonly DetailValue[]
-  | { readonly [name: string]: DetailValue };
+  string | number | boolean | null | readonly DetailValue[] | { readonly [name: string]: DetailValue };
 
 /** What crosses threads in place of an Error. */
 export interface ErrorRecord {
