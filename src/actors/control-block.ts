@@ -2,7 +2,7 @@
  * The pool's control block: one SharedArrayBuffer that every attached thread maps. It holds the commit counter, what each shard has
  * published and not yet published, the table of open snapshots, one line per client thread, and the board of metrics.
  *
- *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
+ *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32), durability, bell of feeds
  *   line 1      commit counter (i64): the next sequence number to hand out · coordinator's state · restarts
  *   line 2      the coordinator's doorbell
  *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · decisions needed from (i64) · doorbell
@@ -28,6 +28,7 @@
 import { ConcordError } from '../shared/errors.js';
 import { HASH_SLOTS } from '../shared/hash.js';
 import { Doorbell } from '../shared/memory/park.js';
+import { FeedBell } from './feed/feed-bell.js';
 import { CommitBoard, commitBoardBytes } from './commit-board.js';
 import { MetricsBoard, boardBytes } from './metrics/board.js';
 
@@ -51,6 +52,8 @@ const HEADER_CLIENTS = 4;
 const HEADER_OPEN_SNAPSHOTS = 5;
 const HEADER_CROWDED_UNTIL = 6;
 const HEADER_DURABILITY = 7;
+/** Two words. */
+const HEADER_FEED_BELL = 8;
 
 const COUNTER_LINE = 1;
 const COORDINATOR_STATE_WORD = COUNTER_LINE * LINE_WORDS + 4;
@@ -112,6 +115,8 @@ export class ControlBlock {
   readonly slots: Uint8Array;
   readonly board: MetricsBoard;
   readonly commits: CommitBoard;
+  /** Rung by shards for change feeds. */
+  readonly feedBell: FeedBell;
   /** This thread gave its client slot back: the snapshots under that number are another thread's now. */
   detached = false;
   #snapshotHint = 0;
@@ -128,6 +133,7 @@ export class ControlBlock {
     }
     this.shards = this.#words[HEADER_SHARDS]!;
     this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
+    this.feedBell = new FeedBell(this.#words, HEADER_FEED_BELL);
     this.commits = new CommitBoard(sab, commitsByte(this.shards), this.shards);
   }
 

@@ -18,6 +18,7 @@ import {
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
+  OPERATION_JOINED,
   OperationKind,
   operationBytes,
   operationKeyAt,
@@ -442,6 +443,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     let records = kept;
     let end = 0;
     let link: ShardLink | undefined;
+    let lastAt = -1;
     for (let index = 0; index < operations.length; index++) {
       const operation = operations[index]!;
       const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
@@ -473,6 +475,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       if (valueBytes > MAX_VALUE_BYTES) throw valueTooLarge(valueBytes);
       const kind = operation.type === 'put' ? OperationKind.Put : OperationKind.Delete;
       writeHead(records, end, kind, length, valueBytes, source.spaceId, expiresAt);
+      if (lastAt >= 0) records[lastAt + 1]! |= OPERATION_JOINED;
+      lastAt = end;
       let paddingAt = keyStart + length + valueBytes;
       end += operationBytes(length, valueBytes, extensionBytes);
       while (paddingAt < end) records[paddingAt++] = 0;
