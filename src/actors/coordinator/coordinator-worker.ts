@@ -2,7 +2,7 @@
  * The thread of the coordinator: opens the decision log, drains the clients' rings into frames of decisions, carries them by the commit board, hears
  * what shards ask and wait for. What it decides and why is in engines/txn/coordinator.ts; here is when.
  *
- *   launched ─▶ log recovered: 'ready' ─▶ shards and clients attached ─▶ begin() ─▶ Running ─▶ close()
+ *   launched ─▶ log recovered: 'ready' ─▶ shards and clients attached ─▶ begin() ─▶ Running ─▶ drain() ─▶ close()
  *
  * It parks on its doorbell as shards do: at once where threads outnumber cores, else after a short look around. Clients ring when they have published,
  * shards when they have applied.
@@ -114,15 +114,23 @@ class CoordinatorThread {
     await begun;
   }
 
-  /** The clients are gone. Serves what the rings hold, waits for the shards to apply it, closes the log. The thread ends afterwards. */
-  async close(): Promise<void> {
+  /** The clients are gone. Serves what the rings hold, and waits for the shards to apply it. */
+  async drain(): Promise<void> {
     await new Promise<void>((resolve) => {
       this.#stopping = resolve;
       this.#stopBefore = performance.now() + CLOSE_MS_MAX;
       this.#wake();
     });
-    this.#log.close();
-    setImmediate(() => process.exit(0));
+  }
+
+  /** Behind drain(). `isSafe`: the shards have closed their logs. The thread ends afterwards. */
+  close(isSafe: boolean): void {
+    try {
+      if (isSafe) this.#actor.coordinator.endApplied();
+    } finally {
+      this.#log.close();
+      setImmediate(() => process.exit(0));
+    }
   }
 
   readonly #run = (): void => {
@@ -199,8 +207,12 @@ export class CoordinatorControl {
     return this.#thread.begin();
   }
 
-  close(): Promise<void> {
-    return this.#thread.close();
+  drain(): Promise<void> {
+    return this.#thread.drain();
+  }
+
+  close(isSafe: boolean): void {
+    this.#thread.close(isSafe);
   }
 }
 

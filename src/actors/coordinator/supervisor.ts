@@ -197,13 +197,18 @@ export class CoordinatorSupervisor {
     this.#rings.delete(client);
   }
 
-  /** The clients are gone, the shards are not. */
-  async close(): Promise<void> {
+  /** The clients are gone, the shards are not. Resolves when they have applied what is decided, or do not come to it. */
+  async drain(): Promise<void> {
     this.#worker?.ref();
     await this.#restarting;
     this.#isStopping = true;
+    if (!this.#isFailed) await this.#remote!.drain();
+  }
+
+  /** Behind drain(). `isSafe`: all shards have closed their logs, with what they had applied. */
+  async close(isSafe: boolean): Promise<void> {
     try {
-      if (!this.#isFailed) await this.#remote!.close();
+      if (!this.#isFailed) await this.#remote!.close(isSafe);
     } catch (error) {
       await this.#worker?.terminate();
       throw error;

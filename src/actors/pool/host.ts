@@ -1037,7 +1037,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.control.poolState = PoolState.Closing;
     const failures: unknown[] = [];
     // Its last decisions want to be applied.
-    await this.#coordinator?.close().catch((error: unknown) => failures.push(error));
+    await this.#coordinator?.drain().catch((error: unknown) => failures.push(error));
+    const wereRunning = this.#shards.every(({ index }) => this.control.shardState(index) === ShardState.Running);
     const closing = this.#shards.map(async (handle) => {
       // Closing keeps the process alive until the thread has ended.
       handle.worker.ref();
@@ -1063,6 +1064,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       this.control.setShardState(handle.index, ShardState.Closed);
     });
     await Promise.all(closing);
+    const isSafe = wereRunning && failures.length === 0;
+    await this.#coordinator?.close(isSafe).catch((error: unknown) => failures.push(error));
     this.control.poolState = PoolState.Closed;
     for (let client = 0; client < MAX_CLIENTS; client++) this.control.clientDoorbell(client).unpark();
     for (const port of this.#ports) port.close();

@@ -287,6 +287,16 @@ export class Coordinator {
     this.#tryEnd(decision);
   }
 
+  /** The end: every shard has closed its log, with all that it has applied. What is left is what the next opening has to carry out. */
+  endApplied(): void {
+    if (this.#failure !== undefined || this.#log.isInDoubt || this.#log.sizeBytes === 0) return;
+    for (const { id, state } of this.#decisions.values()) if (state === State.Applied) this.#decisions.delete(id);
+    this.#ends = [];
+    this.#awaiting.length = 0;
+    this.#fenced.clear();
+    this.#log.restate(this.#decisions.values(), this.#fenced);
+  }
+
   /** A new session of the client begins. */
   sessionBegun(client: number): void {
     this.#sessions.add(client);

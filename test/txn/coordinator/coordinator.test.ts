@@ -260,6 +260,21 @@ describe('an end', () => {
     expect(scene.codeOf(late)).toBe('done');
   });
 
+  test('is told of all at the end of an orderly life, whatever shards had synced before', () => {
+    const scene = new Scene();
+    for (let id = 1; id <= 500; id++) scene.decide(id, 0b101);
+    scene.neededFrom[0] = 1;
+    scene.step();
+    scene.apply(0, 2);
+    scene.step();
+    scene.decide(501);
+    scene.step();
+    expect(endsOf(scene)).toHaveLength(501);
+    scene.coordinator.endApplied();
+    // Nobody has applied this one.
+    expect(endsOf(scene)).toEqual([501]);
+  });
+
   test('keeps the log short over a hundred thousand decisions, whatever the shards sync', () => {
     const scene = new Scene();
     for (let id = 1; id <= 100_000; id++) {
