@@ -269,6 +269,39 @@ describe.each(COMBINATIONS)('$level, $mode, $place:', (combination) => {
       else if (t1.isCommitted) expect(t1.scans).toEqual(['a=30 b=40']);
     });
 
+    test.each<[string, 'get' | 'getSync', 'get' | 'getSync']>([
+      ['getSync first, then get', 'getSync', 'get'],
+      ['get first, then getSync', 'get', 'getSync'],
+    ])('nor one that reads in both ways: %s', async (_, first, second) => {
+      const scene = await open(combination);
+      const [t1, t2] = scene.begin(2) as [Actor, Actor];
+      await t1[first]('x');
+      await t2.put('x', 12);
+      await t2.put('y', 18);
+      await t2.commit();
+      await t1[second]('y');
+      await t1.commit();
+      await scene.end();
+      if (scene.is.rc) expect(t1.seen).toEqual([10, 18]);
+      else if (t1.isCommitted) expect(t1.seen).toEqual([10, 20]);
+      expect(t2.isCommitted).toBe(true);
+    });
+
+    test.each(['get', 'getSync'] as const)('nor one that scans what it has read with %s', async (read) => {
+      const scene = await open(combination);
+      const [t1, t2] = scene.begin(2) as [Actor, Actor];
+      await t1[read]('a');
+      await t2.put('a', 31);
+      await t2.put('c', 50);
+      await t2.commit();
+      await t1.scan();
+      await t1.commit();
+      await scene.end();
+      if (scene.is.rc) expect(t1.scans).toEqual(['a=31 b=40 c=50']);
+      else if (t1.isCommitted) expect(t1.scans).toEqual(['a=30 b=40']);
+      expect(t2.isCommitted).toBe(true);
+    });
+
     test('nor does one write over what it must not know', async () => {
       const scene = await open(combination);
       const [t1, t2] = scene.begin(2) as [Actor, Actor];

@@ -2,7 +2,7 @@
  * A few transactions whose steps are played in a given order, through begin() handles. What each of them saw becomes a history, which the history checker judges in the
  * end; so every scene is judged twice, by what it expects and by what its level promises.
  *
- * A step that has not settled within BLOCKED_MS waits for a lock: the play goes on, and the later steps of the same transaction follow when it is granted.
+ * A step that waits for a lock, as the pool's list of transactions tells, is blocked: the play goes on, and the later steps of the same transaction follow when it is granted.
  */
 import { expect } from 'vitest';
 import type { ConcordPool } from '../../../dist/index.js';
@@ -36,7 +36,9 @@ const FIRST_VALUES: Partial<Record<Name, number>> = { x: 10, y: 20, a: 30, b: 40
 const IN_RANGE: readonly Name[] = ['a', 'b', 'c', 'd'];
 const ON_SECOND_SHARD: readonly Name[] = ['y', 'b', 'd', 'w'];
 
-const BLOCKED_MS = 60;
+/** A step that takes so long is blocked, whatever the list says. */
+const BLOCKED_MS = 3000;
+const LOOK_EVERY_MS = 10;
 
 type Op = ['r', number, number, number?] | ['w', number, number] | ['s', [number, number, number?][]];
 type Transaction = ReturnType<ConcordPool['begin']>;
@@ -124,6 +126,11 @@ export class Scene {
     });
   }
 
+  async isWaiting(id: number): Promise<boolean> {
+    const transactions = await this.#db.transactions();
+    return transactions.some((one) => one.id === id && one.awaited.length > 0);
+  }
+
   stored(name: Name): number {
     const value = this.#db.getSync(this.key(name));
     return value === undefined ? 0 : Number(value);
@@ -197,14 +204,21 @@ export class Actor {
       }
     });
     this.#chain = step;
-    let timer: NodeJS.Timeout | undefined;
-    const blocked = new Promise<'blocked'>((resolve) => {
-      timer = setTimeout(() => resolve('blocked'), BLOCKED_MS);
-    });
-    const result = await Promise.race([step, blocked]);
-    clearTimeout(timer);
+    let isSettled = false;
+    const settled = (): void => void (isSettled = true);
+    step.then(settled, settled);
+    const result = await Promise.race([step, this.#blocked(() => isSettled)]);
     this.#scene.observe();
     return result;
+  }
+
+  async #blocked(isSettled: () => boolean): Promise<'blocked'> {
+    const deadline = performance.now() + BLOCKED_MS;
+    while (!isSettled() && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+      if (!isSettled() && (await this.#scene.isWaiting(this.#tx.id))) break;
+    }
+    return 'blocked';
   }
 
   settled(): Promise<unknown> {

@@ -171,7 +171,7 @@ describe.each(ENGINES)('on %s', (engine) => {
       scene.write(Object.fromEntries(Array.from({ length: 500 }, (_, i) => [keyOf(2 * (from + i)), 'v'])));
     }
     const random = new Random(5);
-    for (const index of [0, 1, 1023, 1024, 1025, 2047, 2048, 2999, random.below(3000)]) {
+    for (const index of [0, 1023, 1024, 2999, random.below(3000)]) {
       const snapshot = scene.snapshot();
       expect(scene.conflict({ ranges: [{}], snapshot })).toBeUndefined();
       // One that comes, and the one before it goes.
