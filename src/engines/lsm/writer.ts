@@ -613,14 +613,15 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     return hasChanged;
   }
 
-  /** Nobody writes, and what is in memory would go down to one run with what is left in level 0. */
+  /** Nobody writes, and what is in memory would go down to one run with what is left in level 0, or is much. */
   #mustStoreInQuiet(nowMs: number): boolean {
     const tree = this.#tree;
     const compactions = this.#compactions;
     if (tree === undefined || this.#frozen.length > 0 || compactions.isRunning) return false;
     if (!compactions.isQuiet(this.#operations, nowMs)) return false;
     const { liveKeyBytes, liveValueBytes } = this.#active.counts();
-    return isQuietFlush(liveKeyBytes + liveValueBytes, tree.shape, this.options);
+    const share = this.#active.memoryBytes / this.options.memtableBytes;
+    return isQuietFlush(liveKeyBytes + liveValueBytes, share, tree.shape, this.options);
   }
 
   #snapshotList(): number[] {

@@ -20,8 +20,9 @@ import type { SortedRun, TreeView } from './tree-view.js';
 const QUIET_SCORE = 0.25;
 const REST_FACTOR = 3;
 const PLAN_BYTES_MAX = 2 ** 30;
-/** Of memtableBytes: less in a memtable stays there. */
-const MEMTABLE_SHARE = 1 / 16;
+/** Of memtableBytes: less in a memtable stays there; so much is stored whatever follows, as it would be soon. */
+const MEMTABLE_SHARE_MIN = 1 / 16;
+const MEMTABLE_SHARE_MAX = 1 / 2;
 
 /** Undefined: nothing is worth it, or something runs already. */
 export function pickQuiet(view: TreeView): CompactionPlan | undefined {
@@ -59,9 +60,13 @@ function newestOfLikeSize(level0: readonly SortedRun[]): readonly SortedRun[] {
   return [];
 }
 
-/** Whether a memtable with so many bytes of entries should become a run now, because all of level 0 would then go down with it. */
-export function isQuietFlush(bytes: number, shape: TreeShape, options: LsmOptions): boolean {
-  if (options.style !== 'leveled' || bytes < options.memtableBytes * MEMTABLE_SHARE) return false;
+/**
+ * Whether a memtable should become a run now: because all of level 0 would then go down with it, or because it is nearly one. bytes: of its entries; share: of
+ * memtableBytes, that it takes.
+ */
+export function isQuietFlush(bytes: number, share: number, shape: TreeShape, options: LsmOptions): boolean {
+  if (options.style !== 'leveled' || share < MEMTABLE_SHARE_MIN) return false;
+  if (share >= MEMTABLE_SHARE_MAX) return true;
   const { base } = levelTargets(shape.bytes, options);
   return isWorth(bytes + shape.bytes[0]!, shape.bytes[base]!);
 }

@@ -97,18 +97,22 @@ describe('the picker of a quiet tree', () => {
   });
 });
 
-it('a memtable is stored in quiet only where all of level 0 would go down with it, at a price', () => {
-  const options = { ...OPTIONS, memtableBytes: 160 * ENTRY_BYTES };
+it('a memtable is stored in quiet where all of level 0 would go down with it, at a price, or when it is half full', () => {
+  const options = { ...OPTIONS, memtableBytes: 320 * ENTRY_BYTES };
   const simulation = new Simulation(options, 1);
   const flushes = (entries: number): boolean =>
-    isQuietFlush(entries * ENTRY_BYTES, shapeOf([...simulation.tables.values()]), options);
-  expect(flushes(9)).toBe(false);
-  expect(flushes(10)).toBe(true);
+    isQuietFlush(entries * ENTRY_BYTES, entries / 320, shapeOf([...simulation.tables.values()]), options);
+  expect(flushes(19)).toBe(false);
+  expect(flushes(20)).toBe(true);
   simulation.flush(spread(new Random(1), 300));
   simulation.settle(QUIET);
   expect(flushes(50)).toBe(false);
   expect(flushes(100)).toBe(true);
-  expect(isQuietFlush(1e6, shapeOf([]), { ...options, style: 'tiered' })).toBe(false);
+  simulation.flush(spread(new Random(2), 2000));
+  simulation.settle(QUIET);
+  expect(flushes(159)).toBe(false);
+  expect(flushes(160)).toBe(true);
+  expect(isQuietFlush(1e6, 1, shapeOf([]), { ...options, style: 'tiered' })).toBe(false);
 });
 
 describe('a store whose tree is quiet', () => {
