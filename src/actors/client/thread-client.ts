@@ -41,6 +41,8 @@ export interface ClientSetup {
   readonly arenas: ArenaLayout[];
   readonly rings: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
   /** To the coordinator; a store that has none takes no transactions over several shards. */
+  /** Of a store without a directory, by shard: what change feeds read. Otherwise none. */
+  readonly feedRings?: readonly SharedArrayBuffer[];
   readonly coordinator?: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer } | undefined;
 }
 
@@ -59,6 +61,8 @@ export class ThreadClient {
   readonly control: ControlBlock;
   readonly shards: readonly ShardLine[];
   readonly coordinator: ActorLine | undefined;
+  /** Of a store without a directory, by shard: what change feeds read. */
+  readonly feedRings: readonly SharedArrayBuffer[];
   /** The shards', then the coordinator's. */
   readonly #lines: readonly ActorLine[];
   readonly meters: ThreadMeters;
@@ -95,6 +99,7 @@ export class ThreadClient {
         doorbell,
       };
     });
+    this.feedRings = setup.feedRings ?? [];
     this.coordinator = this.#coordinatorLine(setup, onSubmit);
     this.#lines = this.coordinator === undefined ? this.shards : [...this.shards, this.coordinator];
   }

@@ -30,6 +30,7 @@ import { cacheOwnerOfShard, cacheOwnerOfSlot } from '../../engines/btree/paged/c
 import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
+import { createFrameRing } from '../../engines/feed/frame-ring.js';
 import { createRateLimit, setRateLimit } from '../../engines/lsm/compaction/rate-limit.js';
 import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
@@ -258,6 +259,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** Of transactions over several shards; a store that is open to read only has none. */
   readonly #coordinator: CoordinatorSupervisor | undefined;
   readonly #background: BackgroundPool;
+  /** Of a store without a directory, by shard: what change feeds read. */
+  readonly #feedRings: readonly SharedArrayBuffer[];
   /** Of what its flushes and compactions write. */
   readonly #rate: SharedArrayBuffer;
   #closing = false;
@@ -293,6 +296,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     };
     this.#background = new BackgroundPool(options.backgroundThreads);
     this.#rate = createRateLimit(options.backgroundBytesPerSecond);
+    this.#feedRings = directory === ':memory:' ? Array.from({ length: manifest.shards }, () => createFrameRing()) : [];
     const { memoryBytes } = options;
     if (directory !== ':memory:') {
       const budgetBytes = pageCacheBytes(this.#catalog.definitions(), manifest.shards);
@@ -446,6 +450,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       recoveryMode: options.recoveryMode,
       backgroundThreads: options.backgroundThreads,
       rate: this.#rate,
+      feedRing: this.#feedRings[index],
       transactions: {
         deadlock: options.deadlock,
         bodyBytesMax: options.transactionBytesMax,
@@ -972,7 +977,14 @@ export class PoolHost extends EventEmitter<HostEvents> {
         this.#coordinator?.attachClient(client),
         ...this.#shards.map((handle) => this.#attachTo(handle, attached)),
       ]);
-      return { client, control: this.control.sab, arenas: this.#arenas, rings, coordinator };
+      return {
+        client,
+        control: this.control.sab,
+        arenas: this.#arenas,
+        rings,
+        coordinator,
+        feedRings: this.#feedRings,
+      };
     } catch (error) {
       await this.detachClient(client);
       throw error;

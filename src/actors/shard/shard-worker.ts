@@ -46,6 +46,8 @@ export interface ShardWorkerData {
   readonly backgroundThreads: number;
   /** Token bucket of background I/O, for all jobs of the pool. */
   readonly rate: SharedArrayBuffer | undefined;
+  /** Of a store without a directory: where change feeds find the shard's last frames. */
+  readonly feedRing: SharedArrayBuffer | undefined;
   readonly transactions: TransactionSettings;
   readonly settings: ShardSettings;
 }
@@ -428,6 +430,7 @@ async function main(data: ShardWorkerData): Promise<void> {
       spaces: data.spaces,
       jobs,
       rate: data.rate,
+      feedRing: data.feedRing,
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });

@@ -791,6 +791,7 @@ export class Shard {
     // What the coordinator goes by when it sees that something is applied.
     this.#countLog();
     transactions.published();
+    this.#control.feedBell.ring();
   }
 
   #beginApplying(firstSeq: number): void {
@@ -1017,7 +1018,11 @@ export class Shard {
   /** Work for a shard without requests: buffered frames are written, retired pages come back. True when there is more to do. */
   idle(): boolean {
     const { store } = this;
-    if (store.unwrittenBytes > 0 && this.#readOnlyCause === undefined) this.#writeOut();
+    if (store.unwrittenBytes > 0 && this.#readOnlyCause === undefined) {
+      this.#writeOut();
+      this.#countLog();
+      this.#control.feedBell.ring();
+    }
     if (this.#sweep !== undefined) this.#sweepSlice(this.#sweep);
     else store.arena.reclaim();
     return this.#sweep !== undefined;

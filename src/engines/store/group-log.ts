@@ -2,6 +2,8 @@
  * What a shard store needs of a log: build one frame in place, commit it, sync. The WAL writer is one; MemoryLog is the one of a store that
  * keeps nothing on disk. Threads: the shard's thread only.
  */
+import type { FrameRingWriter } from '../feed/frame-ring.js';
+
 export interface GroupLog {
   begin(): void;
   /** Makes room for `bytes` more payload; may replace `bytes`. */
@@ -37,14 +39,19 @@ export interface GroupLog {
 const MEMORY_LOG_BYTES_MIN = 1 << 20;
 const MEMORY_LOG_BYTES_MAX = 1 << 26;
 
-/** A log that forgets: the frame buffer without a file. */
+/** A log that forgets: the frame buffer without a file. What change feeds may want is kept for a while where there is a ring for it. */
 export class MemoryLog implements GroupLog {
+  readonly #ring: FrameRingWriter | undefined;
   bytes = Buffer.allocUnsafeSlow(MEMORY_LOG_BYTES_MIN);
   position = 0;
   readonly payloadStart = 0;
   lastLsn = 0;
   readonly payloadBytesMax = MEMORY_LOG_BYTES_MAX;
   readonly sizeBytes = 0;
+
+  constructor(ring?: FrameRingWriter) {
+    this.#ring = ring;
+  }
 
   get writtenLsn(): number {
     return this.lastLsn;
@@ -65,7 +72,8 @@ export class MemoryLog implements GroupLog {
     this.bytes = grown;
   }
 
-  commit(): number {
+  commit(firstSeq: number, operationCount: number): number {
+    this.#ring?.append(this.bytes, 0, this.position, firstSeq, operationCount);
     return ++this.lastLsn;
   }
 

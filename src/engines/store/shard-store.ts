@@ -51,6 +51,7 @@ import {
   removeTemporaryCheckpoints,
   type CheckpointReader,
 } from '../checkpoint/reader.js';
+import { FrameRingWriter } from '../feed/frame-ring.js';
 import { attachLsm, isLsmRootChunk, lsmSiteOf, type LsmRoot, type LsmSite } from '../lsm/attach.js';
 import { LsmFiles } from '../lsm/read/files.js';
 import type { LsmJobs } from '../lsm/types.js';
@@ -130,6 +131,8 @@ export interface ShardStoreOptions {
   readonly jobs?: LsmJobs | undefined;
   /** Token bucket of their I/O (lsm/compaction/rate-limit.ts). */
   readonly rate?: SharedArrayBuffer | undefined;
+  /** Of a store without a directory: where change feeds find its last frames (feed/frame-ring.ts). */
+  readonly feedRing?: SharedArrayBuffer | undefined;
 }
 
 /** Numbers of open snapshots, ascending. */
@@ -335,7 +338,8 @@ export class ShardStore {
         prepared: [],
         abandoned: [],
       };
-      return new ShardStore(options, arena, spaces, prepared, new MemoryLog(), report, base);
+      const ring = options.feedRing === undefined ? undefined : new FrameRingWriter(options.feedRing, base);
+      return new ShardStore(options, arena, spaces, prepared, new MemoryLog(ring), report, base);
     }
     const replay = new Replay(spaces, prepared, arena, base, options);
     const site = lsmSiteOf(arena);
