@@ -2,7 +2,13 @@
 import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { Durability, ShardStore } from '../../dist/engines/store/shard-store.js';
 import { ConcordPool } from '../../dist/index.js';
+import { NodeEnv } from '../../dist/shared/env/node-env.js';
+import { createArena } from '../../dist/shared/memory/arena.js';
+import { SHARD, STORE_ID } from '../support/store-scene.js';
+import { appendPrepare, commitGroup } from '../txn/store/workload.js';
+import type { Write } from '../txn/store/workload.js';
 import { run, temporaryDirectory } from './command.js';
 
 const directory = temporaryDirectory();
@@ -87,6 +93,45 @@ describe.concurrent('inspect of sound files', () => {
       expect(code).toBe(0);
       for (const word of ['segment ', 'records ', 'synced up to', 'sound']) expect(stdout).toContain(word);
     }
+  });
+
+  test('wal prints what the log says of transactions over several shards', async () => {
+    const path = join(directory, 'shard-with-transactions');
+    const env = new NodeEnv();
+    const options = { env, directory: path, storeId: STORE_ID, shard: SHARD, isNew: true };
+    const opened = ShardStore.open({ ...options, arena: createArena({ memoryBytes: 4 << 20 }) });
+    const writes: readonly Write[] = [
+      { space: 0, key: 'a', value: Buffer.from('1') },
+      { space: 0, key: 'b', value: undefined },
+    ];
+    const group = (firstSeq: number, build: () => void): void => {
+      opened.beginGroup();
+      build();
+      commitGroup(opened, Durability.Os, firstSeq);
+    };
+    group(1, () => {
+      appendPrepare(opened, 7001, writes);
+    });
+    group(2, () => {
+      appendPrepare(opened, 7002, [{ space: 0, key: 'c', value: undefined }]);
+    });
+    group(4, () => {
+      opened.addResolve(7001, 3);
+      opened.addResolve(7002, 0);
+    });
+    opened.close();
+    const { code, stdout } = await run(['inspect', 'wal', path, '--frames']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^ *1 +7,?001 +prepared +2 +0 1 +0$/m);
+    expect(stdout).toMatch(/^ *3 +7,?001 +committed +3$/m);
+    expect(stdout).toMatch(/^ *3 +7,?002 +given up$/m);
+    const json = await run(['inspect', 'wal', fileOf(path, /^wal-.*\.log$/), '--frames', '--json']);
+    expect((JSON.parse(json.stdout) as { transactions: unknown }).transactions).toEqual([
+      { lsn: 1, id: 7001, what: 'prepared', writes: 2, shards: [0, 1], client: 0 },
+      { lsn: 2, id: 7002, what: 'prepared', writes: 1, shards: [0, 1], client: 0 },
+      { lsn: 3, id: 7001, what: 'committed', number: 3 },
+      { lsn: 3, id: 7002, what: 'given up' },
+    ]);
   });
 
   test('page prints a checkpoint, its trees and pages', async () => {
