@@ -87,6 +87,18 @@ describe('a map that follows the feed', () => {
     await following;
   }, 60_000);
 
+  test('holds what a store in memory holds', async () => {
+    const db = await ConcordPool.open(':memory:', { shards: 3, memoryBytes: 64 << 20, expiry: { intervalMs: 20 } });
+    onTestFinished(() => db.close());
+    const replica = new Replica();
+    const feed = db.watch({ space: '*' });
+    const following = follow(feed, replica);
+    await underLoad(db, seed + 50, 1000, 2, () => replica.changes > 300);
+    await catchUp(db, replica, 'behind the load');
+    await feed.close();
+    await following;
+  }, 60_000);
+
   test('that begins anew with the token of any change it saw is told exactly the rest', async () => {
     const directory = scratchDirectory();
     let db = await ConcordPool.open(`${directory}/store`, options);

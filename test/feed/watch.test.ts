@@ -123,6 +123,33 @@ describe('a change feed', () => {
     expect(changes.map(({ value }) => value)).toEqual([0, 1, 2, 3].map((i) => patternText(60_000, i)));
   });
 
+  test('tells a small batch so, and one operation by itself as one', async () => {
+    const db = await openPool({ shards: 1 });
+    const json = db.space<string, unknown>('json', { valueEncoding: 'json' });
+    await json.ready;
+    const feed = db.watch<unknown, unknown>({ space: '*' });
+    const own = db.watch();
+    await db.batch([
+      { type: 'put', key: 'a', value: '1' },
+      { type: 'put', key: 'a', value: [2], space: json },
+      { type: 'del', key: 'b' },
+    ]);
+    await db.batch([{ type: 'put', key: 'c', value: '1' }]);
+    const changes = await take(feed, 4);
+    const { id } = changes[0]!.transaction;
+    expect(changes.map(({ space, type, transaction }) => [space, type, transaction])).toEqual([
+      ['', 'put', { id, size: 3, index: 0, last: false }],
+      ['json', 'put', { id, size: 3, index: 1, last: false }],
+      ['', 'del', { id, size: 3, index: 2, last: true }],
+      ['', 'put', undefined],
+    ]);
+    // What a feed does not tell does not count.
+    expect((await take(own, 2)).map(({ transaction }) => transaction)).toEqual([
+      { id, size: 2, index: 0, last: false },
+      { id, size: 2, index: 1, last: true },
+    ]);
+  });
+
   test('tells only the keys in its bounds, and clears that touch them', async () => {
     const db = await openPool({ shards: 1 });
     const feeds = [db.watch({ prefix: 'b' }), db.watch({ gt: 'a', lte: 'b1' }), db.watch({ gte: 'zz' })];
@@ -270,6 +297,23 @@ describe('a change feed', () => {
     expect([(await next).value, ...(await take(feed, 1))].map((change) => (change as Told).key)).toEqual(['a', 'b']);
   });
 
+  test('comes within milliseconds', async () => {
+    const db = await openPool();
+    const feed = db.watch();
+    const delays: number[] = [];
+    for (let i = 0; i < 25; i++) {
+      await sleep(20);
+      const next = feed.next();
+      await db.put('k', String(i));
+      const doneMs = performance.now();
+      await next;
+      delays.push(performance.now() - doneMs);
+    }
+    delays.sort((a, b) => a - b);
+    // Far above what it takes, far below what looking now and then would.
+    expect(delays[12]).toBeLessThan(20);
+  });
+
   test('that fell behind the log is told so, and where it may begin', async () => {
     const db = await openPool({ shards: 1, segmentBytes: 256 << 10 });
     await db.put('first', '1');
@@ -300,6 +344,53 @@ describe('a change feed', () => {
     closeSync(file);
     const error = (await failureOf(take(db.watch({ since: 'beginning' }), 2))) as ConcordError;
     expect(error).toMatchObject({ code: 'ERR_CORRUPT', details: { file: log, offset: 4096 } });
+  });
+});
+
+describe('a feed of a store in memory', () => {
+  async function openMemory(shards: number): Promise<ConcordPool> {
+    const db = await ConcordPool.open(':memory:', { shards, memoryBytes: 256 << 20 });
+    onTestFinished(() => db.close());
+    return db;
+  }
+
+  test('tells what is committed while it watches', async () => {
+    const db = await openMemory(2);
+    await db.put('before', '0');
+    const feed = db.watch();
+    const large = patternText(3_000_000);
+    await db.put('a', '1');
+    await db.put('large', large);
+    await db.del('a');
+    await db.batch([{ type: 'put', key: 'x', value: '2' }]);
+    const changes = (await take(feed, 4)).sort((a, b) => a.version - b.version);
+    expect(shown(changes)).toEqual(['a=1', `large=${brief(large)}`, 'del a', 'x=2']);
+    const again = db.watch({ since: changes[0]!.token });
+    expect(new Set(shown(await take(again, 3)))).toEqual(new Set(shown(changes.slice(1))));
+  });
+
+  test('is told when it fell behind what is kept, or when nobody watched meanwhile', async () => {
+    const db = await openMemory(1);
+    const feed = db.watch();
+    await db.put('a', '1');
+    const [{ token }] = (await take(feed, 1)) as [Told];
+    for (let i = 0; i < 50; i++) await db.put('k', patternText(1_000_000, i));
+    expect(await codeOf(feed.next())).toBe('ERR_FEED_TRUNCATED');
+    await db.put('b', '1');
+    expect(await codeOf(db.watch({ since: token }).next())).toBe('ERR_FEED_TRUNCATED');
+    const next = db.watch();
+    await db.put('c', '1');
+    expect(shown(await take(next, 1))).toEqual(['c=1']);
+  });
+
+  test('goes on when its shard is restarted', async () => {
+    const db = await openMemory(1);
+    const feed = db.watch();
+    await db.put('a', '1');
+    await db.host!.killShard(0);
+    await until('the shard is back', () => db.stats().shards[0]!.restarts === 1);
+    await db.put('b', '2');
+    expect(shown(await take(feed, 2))).toEqual(['a=1', 'b=2']);
   });
 });
 

@@ -2,12 +2,15 @@
  * The change feed: what is committed, as an async iterator. It reads the log, as far as that is published, in the thread that asks for changes: no
  * shard knows of it or waits for it, and it holds nothing open between two calls.
  *
- *   next() ─ log of each shard ─ units ─ merged ─ decoded        nothing there: look again after 1 ms, later every 4 ms, while a call waits
+ *   next() ─ log of each shard ─ units ─ merged ─ decoded        nothing there: while a call waits, at the next ring of the shards' bell
+ *
+ * A store without files has no log: its shards keep the last frames in shared memory while somebody watches.
  *
  * Ends (done) when it is closed, or the store is; rejects once with what went wrong, and is at its end then. Threads: the one that made it.
  */
 import { ConcordError } from '../../shared/errors.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
+import { FrameRingTail } from '../../engines/feed/frame-ring.js';
 import { LogTail } from '../../engines/feed/log-tail.js';
 import { ShardFeed, type RawChange } from '../../engines/feed/shard-feed.js';
 import type { FeedLimits, FeedPosition, FeedSource } from '../../engines/feed/source.js';
@@ -22,10 +25,15 @@ import { Watched, resolveWatch, type ResolvedWatch } from './watched.js';
 
 /** After this long the event loop gets a turn. */
 const YIELD_MS = 4;
-/** How soon to look again: often at first, as changes seldom come alone. */
-const POLL_SOON_MS = 1;
-const POLL_SOON_COUNT = 50;
+/** Looked again at the latest: for the end of the store, which rings no bell. */
+const PARK_MS_MAX = 100;
+/** While something is published that has not come yet: it will be written, or another shard has to publish its part. */
 const POLL_MS = 4;
+
+/** Ends what is kept for feeds that were dropped without an end. */
+const abandoned = new FinalizationRegistry<() => void>((release) => {
+  release();
+});
 
 /** The unit that is being delivered. */
 interface Delivery {
@@ -62,7 +70,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   #tail: Promise<unknown> = Promise.resolve();
   #callsInOrder = 0;
   #lastYieldMs = 0;
-  #idleLooks = 0;
+  readonly #release: () => void;
 
   /** @internal Made by watch(). @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND, ERR_UNSUPPORTED, ERR_IO */
   constructor(source: SpaceSource, options: unknown, takesSpaces: boolean) {
@@ -76,10 +84,13 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
     let storeId: Uint8Array = new Uint8Array(16);
     this.#sources = client.shards.map(({ arena }, shard) => {
       const { cold } = arena.layout;
-      if (cold === undefined)
-        throw new ConcordError('ERR_UNSUPPORTED', 'a store in memory has no log that a change feed could read');
-      storeId = cold.storeId;
-      return new LogTail(env, cold.directory, cold.storeId, shard);
+      if (cold !== undefined) {
+        storeId = cold.storeId;
+        return new LogTail(env, cold.directory, cold.storeId, shard);
+      }
+      const feed = client.feedRings[shard];
+      if (feed === undefined) throw new ConcordError('ERR_INTERNAL', `shard ${shard} has neither files nor a ring`);
+      return new FrameRingTail(feed, shard);
     });
     this.#storeId = storeId;
     this.#limits = this.#sources.map((_, shard) => {
@@ -90,14 +101,30 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
         durable,
       });
     });
-    if (since === 'now') {
-      const positions = this.#sources.map((tail, shard) => tail.end(() => control.published(shard)));
-      this.#from = { positions, partial: undefined };
-    } else if (since === 'beginning') this.#from = this.#beginning();
-    else this.#from = decodeToken(since, this.#storeId, this.#sources.length);
+    const releases = this.#sources.map((watched) => watched.watch());
+    this.#release = () => {
+      for (const release of releases) release();
+    };
+    abandoned.register(this, this.#release, this);
+    try {
+      this.#from = this.#placeOf(since);
+    } catch (error) {
+      this.#release();
+      throw error;
+    }
     this.#positions = this.#from.positions;
     this.#partial = this.#from.partial;
     signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  #placeOf(since: string): FeedToken {
+    const { control } = this.#core.client;
+    if (since === 'now') {
+      const positions = this.#sources.map((tail, shard) => tail.end(() => control.published(shard)));
+      return { positions, partial: undefined };
+    }
+    if (since === 'beginning') return this.#beginning();
+    return decodeToken(since, this.#storeId, this.#sources.length);
   }
 
   readonly #onAbort = (): void => {
@@ -173,6 +200,8 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
     this.#isEnded = true;
     this.#delivery = undefined;
     this.#feed = undefined;
+    abandoned.unregister(this);
+    this.#release();
     this.#options.signal?.removeEventListener('abort', this.#onAbort);
     this.#wake?.();
   }
@@ -209,11 +238,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       }
       const feed = this.#feed ?? (await this.#begin());
       if (feed === undefined) continue;
-      const outcome = feed.next((shard) => this.#limits[shard]!());
-      if (outcome === 'ready') {
-        this.#idleLooks = 0;
-        this.#deliver(feed);
-      }
+      const outcome = this.#look(feed);
       if (outcome !== 'end') {
         if (performance.now() - this.#lastYieldMs > YIELD_MS) {
           await new Promise((resolve) => setImmediate(resolve));
@@ -224,7 +249,31 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       this.#assertSpaces();
       this.#positions = feed.positions;
       this.#partial = feed.partial;
-      await this.#sleep(this.#idleLooks++ < POLL_SOON_COUNT ? POLL_SOON_MS : POLL_MS);
+      await this.#park(feed);
+      this.#lastYieldMs = performance.now();
+    }
+  }
+
+  #look(feed: StoreFeed): ReturnType<StoreFeed['next']> {
+    const outcome = feed.next((shard) => this.#limits[shard]!());
+    if (outcome === 'ready') this.#deliver(feed);
+    return outcome;
+  }
+
+  /** Until there may be news. */
+  async #park(feed: StoreFeed): Promise<void> {
+    const { feedBell: bell } = this.#core.client.control;
+    const epoch = bell.begin();
+    try {
+      // What was published before the bell was heard rang for nobody.
+      if (this.#isEnded || this.#options.signal?.aborted === true || this.#look(feed) !== 'end') return;
+      const isPublished = this.#positions.some(({ seq }, shard) => this.#limits[shard]!().publishedSeq > seq);
+      const waitMs = isPublished ? POLL_MS : PARK_MS_MAX;
+      // The timer keeps the process alive, as a call that waits does; a wait for a bell does not.
+      await Promise.race([this.#sleep(waitMs), bell.wait(epoch, waitMs)]);
+      this.#wake?.();
+    } finally {
+      bell.end();
     }
   }
 
