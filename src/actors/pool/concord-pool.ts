@@ -60,7 +60,10 @@ const ATTACH_MS_MAX = 30_000;
 
 export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implements AsyncDisposable {
   readonly directory: string;
-  /** 'shard-restarted', 'shard-failed', 'checkpoint-failed', 'backpressure' (in the thread that opened the pool), 'closed'. */
+  /**
+   * 'shard-restarted', 'shard-failed', 'coordinator-restarted', 'coordinator-failed', 'checkpoint-failed', 'backpressure' (in the thread that opened
+   * the pool), 'closed'.
+   */
   readonly events = new EventEmitter<HostEvents & { closed: [] }>();
   readonly #core: PoolCore;
   readonly #host: PoolHost | undefined;
@@ -82,6 +85,9 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
     this.#gatePort = gate?.port;
     if (host !== undefined) {
       for (const name of ['shard-restarted', 'shard-failed', 'checkpoint-failed'] as const) {
+        host.on(name, (event) => this.events.emit(name, event));
+      }
+      for (const name of ['coordinator-restarted', 'coordinator-failed'] as const) {
         host.on(name, (event) => this.events.emit(name, event));
       }
       host.on('backpressure', (event) => this.events.emit('backpressure', event));

@@ -12,7 +12,8 @@
  *   ReadersVote, AllVote ──a no, abort()──▶ Aborted
  *
  *   Aborted       Release goes to whoever was asked for a vote, now and, if its answer comes later, once more after that
- *   all yes       Release goes to those that only read: with every participant's locks held at one instant, that instant is the transaction's
+ *   decided       Release goes to those that only read. Not before: until the transaction has its number, a later write of what it has read could get a
+ *                 lower one, and a snapshot between the two would see the write without the transaction that came before it
  *   Unknown       nobody is told anything: participants ask the coordinator
  *
  * After the decision was asked for, or the writer was told to apply, abort() is refused: the answer is waited for, however long it takes.
@@ -47,7 +48,7 @@ export type CommitStateName = (typeof CommitState)[keyof typeof CommitState];
 
 /** Votes and decisions are at least on their way to the disk: all or nothing must survive the process. */
 const LEVEL_MIN = 1;
-/** Codes with which a coordinator says that nothing was decided. */
+/** Codes with which it is said that nothing was decided, where the error does not say it itself. */
 const NOT_DECIDED = new Set(['ERR_CONFLICT', 'ERR_READ_ONLY', 'ERR_DISK_FULL']);
 
 export class CommitRun<Body> {
@@ -151,7 +152,6 @@ export class CommitRun<Body> {
 
   #decide(): void {
     this.state = CommitState.Deciding;
-    this.#releaseReaders();
     let low = 0;
     let high = 0;
     for (const { shard, writes } of this.#parts) {
@@ -168,10 +168,17 @@ export class CommitRun<Body> {
     }
     decided.then(
       () => {
+        this.#releaseReaders();
         this.#commit();
       },
       (error: unknown) => {
-        if (error instanceof ConcordError && NOT_DECIDED.has(error.code)) this.#abort(error);
+        const outcome = outcomeOf(error);
+        if (outcome === 'aborted') {
+          this.#abort(error as Error);
+          return;
+        }
+        this.#releaseReaders();
+        if (outcome === 'committed') this.#commit();
         else this.#leaveUnknown(error as Error);
       },
     );
@@ -203,6 +210,14 @@ export class CommitRun<Body> {
     this.#abort(error);
     return true;
   }
+}
+
+/** What is known after a decision that failed. The coordinator's errors say it in their details. */
+function outcomeOf(error: unknown): 'aborted' | 'committed' | 'unknown' {
+  if (!(error instanceof ConcordError)) return 'unknown';
+  const { outcome } = error.details;
+  if (outcome === 'aborted' || outcome === 'committed' || outcome === 'unknown') return outcome;
+  return NOT_DECIDED.has(error.code) ? 'aborted' : 'unknown';
 }
 
 function isCode(error: unknown, code: string): boolean {
