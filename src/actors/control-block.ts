@@ -67,6 +67,7 @@ const SHARD_PUBLISHED_I64 = 1;
 const SHARD_APPLYING_I64 = 2;
 const SHARD_STATE_WORD = 6;
 const SHARD_RESTARTS_WORD = 7;
+const SHARD_CHANGES_WORD = 10;
 const SHARD_DECISIONS_I64 = 4;
 const CLIENTS_LINE = SHARDS_LINE + MAX_SHARDS * SHARD_LINES;
 const SNAPSHOTS_LINE = CLIENTS_LINE + MAX_CLIENTS;
@@ -231,6 +232,13 @@ export class ControlBlock {
   beginApplying(shard: number): void {
     this.#applyingStamp += 1n;
     Atomics.store(this.#longs, this.#shardLong(shard, SHARD_APPLYING_I64), this.#applyingStamp);
+    // Last: who sees the new count sees that the shard is applying, or has been.
+    Atomics.add(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_CHANGES_WORD, 1);
+  }
+
+  /** Grows whenever the shard begins to change what readers may see. While it is the same, and the shard was not applying when it was read, nothing has changed. */
+  changes(shard: number): number {
+    return Atomics.load(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_CHANGES_WORD);
   }
 
   /** Whether the shard is changing what readers may see. Between two calls that say no, with one meta page published, nothing changed. */
