@@ -1,6 +1,7 @@
 /** One life of the bank: audits what its predecessors left, then transfers from three threads until killed. See kill-loop.mjs. */
 import { Worker } from 'node:worker_threads';
 import { ConcordPool } from '../../../dist/index.js';
+import { Tickets } from '../../support/history/tickets.mjs';
 import { audit, openAccounts, readWitness, transfer } from './bank-rules.mjs';
 
 const options = await new Promise((resolve) => {
@@ -38,7 +39,11 @@ if (options.last) {
   if (!report.ok) await problem(`verify after the end: ${JSON.stringify(report.problems.slice(0, 3))}`);
   process.disconnect();
 } else {
+  // The moment of the kill follows from what has been done.
+  const tickets = new Tickets();
+  setInterval(() => process.send({ done: tickets.counted }), 5);
   const optionsOf = (thread) => ({
+    memory: tickets.memory,
     thread,
     firstNumber: witness.nextNumbers.get(thread) ?? 0,
     callers: 6,

@@ -5,6 +5,7 @@
  * acknowledged shows by its slip, and the balance of every account follows from the slips: the accounts are checked against them one by one, not by their sum alone.
  */
 import * as fs from 'node:fs';
+import { Tickets } from '../../support/history/tickets.mjs';
 import { makeRandom } from '../../support/memory-random.mjs';
 
 export const ACCOUNTS = 40;
@@ -39,9 +40,10 @@ export async function openAccounts(db) {
  * Transfers until `isOver`. Before each a line `? thread number` goes to the witness, after its acknowledgement `. thread number`; a file that the operating system has got
  * outlives the process.
  * @param {import('../../../dist/index.js').ConcordPool} db
- * @param {{ thread: number, firstNumber: number, callers: number, seed: number, witness: string, isOver: () => boolean, onDone?: () => void }} options
+ * @param {{ thread: number, firstNumber: number, callers: number, seed: number, witness: string, isOver: () => boolean, memory?: SharedArrayBuffer }} options memory: of tickets, which count the transfers
  */
-export async function transfer(db, { thread, firstNumber, callers, seed, witness, isOver, onDone }) {
+export async function transfer(db, { thread, firstNumber, callers, seed, witness, isOver, memory }) {
+  const tickets = new Tickets(memory);
   const file = fs.openSync(witness, 'a');
   const random = makeRandom(seed);
   for (let warm = 0; warm < 8; warm++) random();
@@ -77,7 +79,7 @@ export async function transfer(db, { thread, firstNumber, callers, seed, witness
       );
       if (hasSlip) fs.writeSync(file, `. ${thread} ${own}\n`);
       done++;
-      onDone?.();
+      tickets.count();
     } catch (error) {
       if (error.code === undefined) throw error;
       failures[error.code] = (failures[error.code] ?? 0) + 1;

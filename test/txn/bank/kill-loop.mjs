@@ -15,8 +15,10 @@ import { parseArgs } from 'node:util';
 import { makeRandom } from '../../support/memory-random.mjs';
 
 const CHILD = fileURLToPath(new URL('./bank-child.mjs', import.meta.url));
-/** A life is killed at a random moment after it began to transfer. */
-const WORKING_MS_MAX = 400;
+/** A life is killed at a random moment after so many transfers, whatever speed the machine has; or when it has taken too long for them. */
+const TRANSFERS_MAX = 100;
+const MOMENT_MS_MAX = 20;
+const WORKING_MS_MAX = 10_000;
 /** One life in eight is killed while it still recovers. */
 const EARLY_ONE_IN = 8;
 const EARLY_MS_MAX = 250;
@@ -38,11 +40,13 @@ function live(child, options) {
     }, options.killEarlyMs ?? AUDIT_MS_MAX);
     child.on('message', (message) => {
       if (message.problem !== undefined) problem = message.problem;
-      if (message.verified === undefined) return;
-      report = message;
-      if (options.killAfterMs === undefined) return;
+      if (message.verified !== undefined) report = message;
+      if (options.killAfter === undefined || options.killEarlyMs !== undefined || report === undefined) return;
+      const isDue = (message.done ?? 0) >= options.killAfter;
+      if (message.verified === undefined && !isDue) return;
       clearTimeout(timer);
-      timer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
+      timer = setTimeout(() => child.kill('SIGKILL'), isDue ? options.killMoment * MOMENT_MS_MAX : WORKING_MS_MAX);
+      if (isDue) options.killAfter = Infinity;
     });
     child.on('exit', (code, signal) => {
       clearTimeout(timer);
@@ -71,6 +75,7 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
       const last = kill === kills;
       const isEarly = !last && forget === undefined && next() % EARLY_ONE_IN === 0;
       const moment = random();
+      const killAfter = next() % TRANSFERS_MAX;
       const shard = path.join(store, 'shard-0000');
       if (kill + 1 === forget) fs.cpSync(shard, `${store}.earlier`, { recursive: true });
       if (kill === forget) {
@@ -80,7 +85,7 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
       heir = last ? undefined : conceive();
       const report = await live(child, {
         ...{ store, witness, shards, life: kill, seed: next() >>> 1, last },
-        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfterMs: moment * WORKING_MS_MAX }),
+        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfter, killMoment: moment }),
       });
       if (report !== undefined) {
         audits++;
