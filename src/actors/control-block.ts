@@ -2,9 +2,9 @@
  * The pool's control block: one SharedArrayBuffer that every attached thread maps. It holds the commit counter, what each shard has
  * published and not yet published, the table of open snapshots, one line per client thread, and the board of metrics.
  *
- *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32), durability, bell of feeds
+ *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
  *   line 1      commit counter (i64): the next sequence number to hand out · coordinator's state · restarts
- *   line 2      the coordinator's doorbell
+ *   line 2      the coordinator's doorbell · bell of change feeds
  *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · decisions needed from (i64) · doorbell
  *   per client  doorbell
  *   slots       4,096 × u8: the shard of each hash slot
@@ -52,13 +52,13 @@ const HEADER_CLIENTS = 4;
 const HEADER_OPEN_SNAPSHOTS = 5;
 const HEADER_CROWDED_UNTIL = 6;
 const HEADER_DURABILITY = 7;
-/** Two words. */
-const HEADER_FEED_BELL = 8;
 
 const COUNTER_LINE = 1;
 const COORDINATOR_STATE_WORD = COUNTER_LINE * LINE_WORDS + 4;
 const COORDINATOR_RESTARTS_WORD = COUNTER_LINE * LINE_WORDS + 5;
 const COORDINATOR_BELL_LINE = 2;
+/** Two words. */
+const FEED_BELL_WORD = COORDINATOR_BELL_LINE * LINE_WORDS + 8;
 const SHARDS_LINE = 3;
 /** Lines per shard: one for the sequence words, one for the doorbell. */
 const SHARD_LINES = 2;
@@ -134,7 +134,7 @@ export class ControlBlock {
     }
     this.shards = this.#words[HEADER_SHARDS]!;
     this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
-    this.feedBell = new FeedBell(this.#words, HEADER_FEED_BELL);
+    this.feedBell = new FeedBell(this.#words, FEED_BELL_WORD);
     this.commits = new CommitBoard(sab, commitsByte(this.shards), this.shards);
   }
 

@@ -293,7 +293,8 @@ describe('a change feed', () => {
     expect(shown(await take(soon, 1))).toEqual(['a=1']);
     const next = feed.next();
     expect(await Promise.race([next, sleep(100).then(() => 'nothing')])).toBe('nothing');
-    await db.put('b', '2', { durability: 'sync' });
+    await db.put('b', '2', { durability: 'os' });
+    await db.flush();
     expect([(await next).value, ...(await take(feed, 1))].map((change) => (change as Told).key)).toEqual(['a', 'b']);
   });
 

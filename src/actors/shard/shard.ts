@@ -735,6 +735,8 @@ export class Shard {
         if (this.#syncAsked) {
           store.sync();
           this.#counters[ShardCounter.Syncs]!++;
+          this.#countLog();
+          this.#control.feedBell.ring();
         }
       } else {
         // Before the log is written, so that a successor never takes these requests a second time.
