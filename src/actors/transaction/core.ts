@@ -427,14 +427,26 @@ export class TransactionCore {
   }
 
   #adopt(held: { slot: number; sequence: number }): void {
-    const { set } = this;
     this.#snapshotSlot = held.slot;
     this.snapshotAt = held.sequence;
+    this.#checkReadsAt(held.sequence);
+  }
+
+  /**
+   * A locked range is read at a snapshot of its own, the newest state: what was read without a lock before must be of that state, too. (What is read later is
+   * compared with that, and the range stays.) @throws ERR_CONFLICT
+   */
+  checkFloatingAt(sequence: number): void {
+    if (this.set.floatingCount > 0) this.#checkReadsAt(sequence);
+  }
+
+  #checkReadsAt(sequence: number): void {
+    const { set } = this;
     if (this.isolation === Isolation.ReadCommitted || set.reads === 0) return;
     for (let index = 0; index < set.count; index++) {
       const entry = set.entries[index]!;
       if (entry.seen === NOT_READ) continue;
-      if (this.#versionAt(entry, held.sequence) !== entry.seen) throw changedMeanwhile(entry);
+      if (this.#versionAt(entry, sequence) !== entry.seen) throw changedMeanwhile(entry);
     }
   }
 }

@@ -613,13 +613,21 @@ export abstract class TransactionReads<K, V> {
       const isLocked = core.isPessimistic && core.isolation === Isolation.Serializable;
       if (isLocked) await core.locks.lockRange(source, range.low, range.high, LockMode.Shared);
       core.assertAlive();
-      if (!isLocked && core.isolation !== Isolation.ReadCommitted) {
+      const hasOwn = core.isolation === Isolation.ReadCommitted || (isLocked && core.snapshotAt < 0);
+      if (!hasOwn) {
         await core.anchor();
         return this.#footingAtAnchor(plan);
       }
       // One state, which with the lock is the newest one until the transaction ends.
       const held = await core.control.openSnapshot(core.client.client);
       const { slot, sequence } = held;
+      try {
+        core.assertAlive();
+        core.checkFloatingAt(sequence);
+      } catch (error) {
+        core.control.closeSnapshot(slot, core.client.client);
+        throw error;
+      }
       return { atSeq: sequence, atMs: core.readMs === 0 ? Date.now() : core.readMs, read: undefined, slot };
     } catch (error) {
       throw failed(core, error);
