@@ -346,6 +346,21 @@ describe.each(COMBINATIONS)('$level, $mode, $place:', (combination) => {
       await play(await open(combination), 'get', ['v', 'w']);
     });
 
+    test('commits of two that meet at once do not wait for each other', async () => {
+      for (let round = 0; round < 30; round++) {
+        const scene = await open(combination);
+        const [t1, t2] = scene.begin(2) as [Actor, Actor];
+        await Promise.all([t1.get('y'), t2.get('x')]);
+        await Promise.all([t1.put('x', 111), t2.put('y', 222)]);
+        const started = performance.now();
+        await Promise.all([t1.commit(), t2.commit()]);
+        await scene.end();
+        expect(performance.now() - started).toBeLessThan(4000);
+        if (!scene.is.ser) expectCommitted(2, t1, t2);
+        else expect(committed(t1, t2)).toBeLessThan(2);
+      }
+    });
+
     test('a reader that sees one of three does not prove the order of the other two wrong', async () => {
       const scene = await open(combination);
       const [t1, t2, t3] = scene.begin(3) as [Actor, Actor, Actor];
