@@ -58,6 +58,7 @@ class CoordinatorThread {
   readonly #control: ControlBlock;
   readonly #log: DecisionLog;
   readonly #actor: CoordinatorActor;
+  readonly #isRestart: boolean;
   readonly #ports = new Map<number, MessagePort>();
   #parked = false;
   #lastWork = 0;
@@ -68,6 +69,7 @@ class CoordinatorThread {
   constructor(data: CoordinatorWorkerData, log: DecisionLog, control: ControlBlock) {
     this.#control = control;
     this.#log = log;
+    this.#isRestart = data.isRestart;
     this.#actor = new CoordinatorActor(log, control, {
       isKept: data.directory !== undefined,
       isRestart: data.isRestart,
@@ -103,7 +105,11 @@ class CoordinatorThread {
     });
   }
 
-  /** Every shard runs and every client is attached. Resolves when all that was decided before stands on the board, or did. */
+  /**
+   * Every shard runs and every client is attached. Resolves when all that was decided before stands on the board, or did. In a process that has just begun: when
+   * it is applied. Some shards had applied it in the life before, with a number of that life; a snapshot between that number and the new one would see it there
+   * and not elsewhere. Nobody reads before the store is open, so nobody has such a snapshot.
+   */
   async begin(): Promise<void> {
     this.#actor.coordinator.begin();
     this.#control.coordinatorState = ShardState.Running;
@@ -138,7 +144,7 @@ class CoordinatorThread {
     const started = performance.now();
     for (;;) {
       const worked = this.#actor.turn(performance.now());
-      if (this.#begun !== undefined && this.#actor.coordinator.offBoard === 0) {
+      if (this.#begun !== undefined && this.#hasBegun) {
         this.#begun();
         this.#begun = undefined;
       }
@@ -167,6 +173,10 @@ class CoordinatorThread {
     }
     setImmediate(this.#run);
   };
+
+  get #hasBegun(): boolean {
+    return this.#actor.coordinator.offBoard === 0 && (this.#isRestart || this.#control.commits.isEmpty);
+  }
 
   #parkMs(now: number): number {
     const max = this.#actor.isBusy ? PARK_MS_BUSY : PARK_MS_MAX;

@@ -120,7 +120,7 @@ export class CoordinatorSupervisor {
     });
   }
 
-  /** Every shard has recovered. Resolves when all that was decided before stands on the board, or has been applied. @throws ERR_CLOSED: it died */
+  /** Every shard has recovered. Resolves when all that was decided before is applied; after a restart of the thread alone: when it stands on the board. @throws ERR_CLOSED: it died */
   async begin(): Promise<void> {
     const remote = this.#remote!;
     await Promise.all(this.#options.shards().map((end, shard) => this.connect(shard, end)));
@@ -136,6 +136,9 @@ export class CoordinatorSupervisor {
 
   #restart(): void {
     this.#options.control.coordinatorState = ShardState.Restarting;
+    // It may have died between taking a number and appending the entry. A shard that waits for that can neither be talked to nor be connected with a successor,
+    // which begins only when all are. What was not appended is decided in the log: the successor appends it, with another number.
+    this.#options.control.commits.unclaim();
     this.#restarting = this.#restarting.then(() => this.#takeOver());
   }
 

@@ -485,8 +485,9 @@ export class ShardTransactions {
     const store = this.#store;
     const { id, writes } = body;
     if (id === 0) throw new ConcordError('ERR_INTERNAL', 'a transaction over several shards has no id');
-    // Told twice.
-    if (store.prepared.has(id)) return group.isEmpty() ? Verdict.Done : Verdict.InGroup;
+    const known = store.prepared.get(id);
+    // Told twice. What the open group prepares has no place in the log yet: both answers depend on the group.
+    if (known !== undefined) return known.firstLsn === 0 ? Verdict.InGroup : Verdict.Done;
     if (this.#isTouched(body, group)) return Verdict.Hold;
     if (!store.prepared.hasRoom) return this.#noRoom(group);
     if (body.isPessimistic) this.#checkLocks(body);
@@ -567,11 +568,11 @@ export class ShardTransactions {
     }
   }
 
-  /** Of a pessimistic one: what it writes is locked by it, still. @throws ERR_SHARD_RESTARTED, ERR_DEADLOCK */
+  /** Of a pessimistic one: what it writes is locked by it, still. @throws ERR_CONFLICT, ERR_DEADLOCK */
   #checkLocks(body: TransactionBody): void {
     const { bytes, id, reads } = body;
     if (body.lockEpoch !== this.#control.shardRestarts(this.#index)) {
-      throw new ConcordError('ERR_SHARD_RESTARTED', `shard ${this.#index} restarted; the locks held there are lost`, {
+      throw new ConcordError('ERR_CONFLICT', `shard ${this.#index} was replaced; the locks held there are lost`, {
         shard: this.#index,
       });
     }

@@ -242,6 +242,12 @@ export class Coordinator {
       decision.state = State.OnBoard;
     });
     for (const decision of this.#decisions.values()) if (decision.state === State.Decided) this.#queue.push(decision);
+    // A predecessor may have died between the end of their client's session and the record of it.
+    for (const [id, client] of this.#fenced) {
+      if (this.#isHere(client)) continue;
+      this.#fenced.delete(id);
+      this.#noteEnd(id);
+    }
     this.#isBegun = true;
   }
 
