@@ -6,8 +6,19 @@
  */
 import type { DurabilityLevel } from '../../engines/store/shard-store.js';
 import type { Doorbell } from '../../shared/memory/park.js';
+import type { ErrorRecord } from '../../shared/errors.js';
 import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
-import { COMPLETED_WORD, RESPONSE_HEADER_BYTES, announceTaken, confirmTaken, takenCount } from './request.js';
+import {
+  COMPLETED_WORD,
+  RESPONSE_HEADER_BYTES,
+  ResponseStatus,
+  announceTaken,
+  confirmTaken,
+  takenCount,
+} from './request.js';
+
+/** A response must fit into half of its ring, as UTF-8. */
+const ERROR_CHARACTERS_MAX = 8192;
 
 /** A record read from a ring that must wait for the next group. */
 export interface HeldRequest {
@@ -83,6 +94,12 @@ export class ClientLink {
     if (this.backlog.length > 0 || !tryWrite(this.responses, response)) this.backlog.push(response);
   }
 
+  respondError(request: number, error: ErrorRecord): void {
+    const text = JSON.stringify(error);
+    const fits = text.length < ERROR_CHARACTERS_MAX;
+    this.respond(request, ResponseStatus.Error, fits ? text : JSON.stringify(shortened(error)));
+  }
+
   /** True when nothing is left behind. */
   flushBacklog(): boolean {
     if (this.leaving !== undefined) this.backlog.length = 0;
@@ -114,6 +131,11 @@ export class ClientLink {
     }
     this.doorbell.unpark();
   }
+}
+
+/** What of an error fits into a response whatever it says: its details are lost. */
+function shortened({ code, message }: ErrorRecord): ErrorRecord {
+  return { code, message: message.slice(0, 1000), details: {} };
 }
 
 function tryWrite(ring: RingProducer, response: Buffer): boolean {

@@ -198,7 +198,7 @@ export class Shard {
       return;
     }
     for (let request = (link.completed + 1) | 0; ; request = (request + 1) | 0) {
-      this.#respondError(link, request, error);
+      link.respondError(request, error);
       if (request === link.taken) break;
     }
     link.complete();
@@ -395,7 +395,7 @@ export class Shard {
       }
       return outcome;
     } catch (error) {
-      this.#respondError(link, request, toErrorRecord(error));
+      link.respondError(request, toErrorRecord(error));
       return Verdict.Done;
     }
   }
@@ -747,7 +747,7 @@ export class Shard {
       }
     } catch (error) {
       failure = this.#failed(error);
-      for (let i = 0; i < links.length; i++) this.#respondError(links[i]!, requests[i]!, failure);
+      for (let i = 0; i < links.length; i++) links[i]!.respondError(requests[i]!, failure);
     }
     for (const note of this.#groupNotes) {
       if (note === undefined) continue;
@@ -869,7 +869,7 @@ export class Shard {
         // Nothing is logged yet: what cannot be read, or finds no room, ends the clear and nothing else.
         if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
         store.discardGroup();
-        this.#respondError(link, link.taken, error.toRecord());
+        link.respondError(link.taken, error.toRecord());
         link.clear = undefined;
         link.complete();
         return;
@@ -881,7 +881,7 @@ export class Shard {
     } catch (error) {
       if (store.groupRecords > 0) store.discardGroup();
       const isRefusal = error instanceof ConcordError && REFUSALS.has(error.code);
-      this.#respondError(link, link.taken, isRefusal ? error.toRecord() : this.#failed(error));
+      link.respondError(link.taken, isRefusal ? error.toRecord() : this.#failed(error));
     }
     link.clear = undefined;
     link.complete();
@@ -1010,10 +1010,6 @@ export class Shard {
   }
 
   // ---- answers ------------------------------------------------------------------------------------------------------------------------
-
-  #respondError(link: ClientLink, request: number, error: ErrorRecord): void {
-    link.respond(request, ResponseStatus.Error, JSON.stringify(error));
-  }
 
   // ---- idle work ------------------------------------------------------------------------------------------------------------------------
 

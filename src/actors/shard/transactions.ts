@@ -353,7 +353,7 @@ export class ShardTransactions {
   }
 
   #failed({ link, request }: Waiting, error: ErrorRecord): void {
-    link.respond(request, ResponseStatus.Error, JSON.stringify(error));
+    link.respondError(request, error);
   }
 
   // ---- bodies ---------------------------------------------------------------------------------------------------------------------------
@@ -577,6 +577,7 @@ export class ShardTransactions {
       });
     }
     const owner = this.locks.findOwner(id);
+    if (owner !== undefined && owner.woundedBy !== 0) throw this.#lostLocks(id, owner.woundedBy);
     let next = reads;
     for (let at = body.writesStart; at < body.writesEnd; at += checkOperation(bytes, at, body.writesEnd)) {
       const keyAt = operationKeyAt(bytes, at);
@@ -584,13 +585,17 @@ export class ShardTransactions {
       const space = readOperationSpace(bytes, at);
       const hash = this.#hashes[next++]!;
       if (owner === undefined || !this.locks.covers(owner, space, bytes, keyAt, length, hash, LockMode.Exclusive)) {
-        throw new ConcordError('ERR_DEADLOCK', `transaction ${id} has lost its locks in shard ${this.#index}`, {
-          shard: this.#index,
-          policy: this.#settings.deadlock,
-          by: owner?.woundedBy ?? 0,
-        });
+        throw this.#lostLocks(id, 0);
       }
     }
+  }
+
+  #lostLocks(id: number, by: number): ConcordError {
+    return new ConcordError('ERR_DEADLOCK', `transaction ${id} has lost its locks in shard ${this.#index}`, {
+      shard: this.#index,
+      policy: this.#settings.deadlock,
+      ...(by !== 0 && { by }),
+    });
   }
 
   /** Whether another transaction has locked what this one has read against a read, or what it writes against a write. */
@@ -733,7 +738,7 @@ export class ShardTransactions {
   #grantLock({ link, request, call }: WaitingLock): void {
     const conflict = this.#conflictOf(call);
     if (conflict === undefined) link.respond(request, ResponseStatus.Done, '');
-    else link.respond(request, ResponseStatus.Error, JSON.stringify(conflict.toRecord()));
+    else link.respondError(request, conflict.toRecord());
   }
 
   /** First committer wins: somebody else has changed the key since the transaction's state. */
