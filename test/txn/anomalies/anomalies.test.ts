@@ -475,3 +475,29 @@ describe.each(COMBINATIONS.filter(({ mode }) => mode === 'pessimistic'))('$level
     }
   });
 });
+
+test.each([
+  ['optimistic', 1],
+  ['optimistic', 2],
+  ['pessimistic', 1],
+  ['pessimistic', 2],
+] as const)(
+  'the first transaction of a store, %s, with %i shards, may scan, see nothing, and write',
+  async (mode, shards) => {
+    const db = await ConcordPool.open(':memory:', { shards, memoryBytes: 64 << 20 });
+    const [t1, t2] = [db.begin({ mode }), db.begin({ mode })];
+    const countOf = async (tx: typeof t1): Promise<number> => {
+      let count = 0;
+      for await (const key of tx.keys({ prefix: 'a' })) count += key.length;
+      return count;
+    };
+    expect(await countOf(t1)).toBe(0);
+    await t1.put('a1', 'one');
+    await t1.commit();
+    expect(await countOf(t2)).toBe(2);
+    await t2.put('a2', 'two');
+    await t2.commit();
+    expect(await db.count()).toBe(2);
+    await db.close();
+  },
+);
