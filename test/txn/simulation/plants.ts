@@ -30,7 +30,12 @@ interface Places {
 }
 
 /** Puts the fault in, if it belongs there. */
-export function plantIn<P extends keyof Places>(place: P, plant: Plant | undefined, target: Places[P], shard = 0): void {
+export function plantIn<P extends keyof Places>(
+  place: P,
+  plant: Plant | undefined,
+  target: Places[P],
+  shard = 0,
+): void {
   if (plant === undefined) return;
   const plants = TABLE[plant];
   if (plants?.place === place) (plants.put as (target: Places[P], shard: number) => void)(target, shard);

@@ -22,7 +22,10 @@ import { withClock } from './clock.js';
 import { Killed, ProcessKilled } from './threads.js';
 import { START_BALANCE, World, type SimClient, type SimulationOptions, type Versioned } from './world.js';
 
-const check = untypedCheck as (history: unknown, options?: object) => { isClean: boolean; names: string[]; findings: unknown[] };
+const check = untypedCheck as (
+  history: unknown,
+  options?: object,
+) => { isClean: boolean; names: string[]; findings: unknown[] };
 
 const ACCOUNTS = 8;
 const PAIRS = 3;
@@ -66,6 +69,8 @@ export interface Report {
   readonly processes: number;
   readonly counts: World['counts'];
 }
+
+type Port = ReturnType<World['portOf']>;
 
 class Violation extends Error {}
 
@@ -137,7 +142,17 @@ class Simulation {
   // ---- what clients do ----------------------------------------------------------------------------------------------------------------------
 
   #begin(id: number, kind: string): Txn {
-    const txn: Txn = { id, number: ++this.#numbers, kind, outcome: 'pending', reads: [], writes: [], start: ++this.#ticket, end: Infinity, why: '' };
+    const txn: Txn = {
+      id,
+      number: ++this.#numbers,
+      kind,
+      outcome: 'pending',
+      reads: [],
+      writes: [],
+      start: ++this.#ticket,
+      end: Infinity,
+      why: '',
+    };
     this.#txns.push(txn);
     return txn;
   }
@@ -214,7 +229,16 @@ class Simulation {
           else if (epoch !== port.restarts(shard)) throw new ConcordError('ERR_SHARD_RESTARTED', 'its locks are lost');
           const mode = 'exclusive';
           const space = 0;
-          const call = { txn: id, age: id, priority: 0, mode, space, key: this.#keys[key]!, timeoutMs: 2000, snapshot: 0 } as const;
+          const call = {
+            txn: id,
+            age: id,
+            priority: 0,
+            mode,
+            space,
+            key: this.#keys[key]!,
+            timeoutMs: 2000,
+            snapshot: 0,
+          } as const;
           await port.lock(shard, call);
         } else await this.#pause(client);
         const { value, seq } = this.#findNewest(client, key);
@@ -280,7 +304,9 @@ class Simulation {
   ): Promise<void> {
     const { world } = this;
     const port = world.portOf(client);
-    world.trace(`txn ${txn.id}, number ${txn.number} (${txn.kind}) of client ${client.slot} writes ${txn.writes.join(' ')} with ${parts.map(({ shard, writes }) => `${shard}${writes ? 'w' : 'r'}`).join(' ')}`);
+    world.trace(
+      `txn ${txn.id}, number ${txn.number} (${txn.kind}) of client ${client.slot} writes ${txn.writes.join(' ')} with ${parts.map(({ shard, writes }) => `${shard}${writes ? 'w' : 'r'}`).join(' ')}`,
+    );
     if (parts.length === 1) {
       try {
         await port.commitOne(parts[0]!.shard, parts[0]!.body, level);
@@ -290,7 +316,7 @@ class Simulation {
       }
       return;
     }
-    const run = new CommitRun(port, txn.id, parts, level);
+    const run = new CommitRun(withGuard(port, parts), txn.id, parts, level);
     if (world.random.chance(0.15)) {
       world.post(() => {
         if (!client.isDead) run.abort(new ConcordError('ERR_TRANSACTION_TIMEOUT', 'it takes too long'));
@@ -300,7 +326,8 @@ class Simulation {
       await run.run();
       this.#end(txn, 'committed');
     } catch (error) {
-      const isUnknown = run.state === CommitState.Unknown || (isUnsure(error) && parts.filter(({ writes }) => writes).length === 1);
+      const isUnknown =
+        run.state === CommitState.Unknown || (isUnsure(error) && parts.filter(({ writes }) => writes).length === 1);
       this.#end(txn, isUnknown ? 'unknown' : 'aborted', error);
     }
   }
@@ -315,8 +342,10 @@ class Simulation {
       const second = ACCOUNTS + 2 * pair + (1 - (start & 1));
       const one = this.#findNewest(client, first);
       const other = this.#findNewest(client, second);
-      if (other.seq < one.seq || (other.seq === one.seq && other.value !== one.value))
-        throw new Violation(`${by} saw transaction ${one.value} with number ${one.seq} in one key of pair ${pair}, then ${other.value} with ${other.seq} in the other`);
+      if (other.value !== one.value && other.seq <= one.seq)
+        throw new Violation(
+          `${by} saw transaction ${one.value} with number ${one.seq} in one key of pair ${pair}, then ${other.value} with ${other.seq} in the other`,
+        );
     }
     const { slot, sequence } = client.control.openSnapshotSync(client.slot);
     try {
@@ -343,13 +372,22 @@ class Simulation {
     }
     this.#snapshots++;
     for (const [key, ids] of reads) this.#seen.push({ key, ids, by });
-    this.#txns.push({ id: 0, number: 0, kind: by, outcome: 'committed', reads, writes: [], start, end: ++this.#ticket, why: '' });
+    this.#txns.push({
+      id: 0,
+      number: 0,
+      kind: by,
+      outcome: 'committed',
+      reads,
+      writes: [],
+      start,
+      end: ++this.#ticket,
+      why: '',
+    });
   }
 
   // ---- the run ------------------------------------------------------------------------------------------------------------------------------
 
   async run(): Promise<void> {
-    const { world } = this;
     try {
       this.#open();
       while (this.#begun < this.#budget && this.#problem === undefined) await this.#turn(true);
@@ -369,7 +407,7 @@ class Simulation {
         world.addClient(HOST_SLOT);
         return;
       } catch (error) {
-        if (!(error instanceof ProcessKilled) && !(error instanceof Killed)) throw error;
+        if (!world.isProcessDead) throw error;
         world.crash();
       }
     }
@@ -470,7 +508,8 @@ class Simulation {
       'calls are answered',
       () => [...world.clients.values()].every(({ running, isDead }) => isDead || running === 0) && !world.isRestarting,
     );
-    for (const client of [...world.clients.values()]) if (client.slot !== HOST_SLOT && !client.isDead) world.detachClient(client);
+    for (const client of [...world.clients.values()])
+      if (client.slot !== HOST_SLOT && !client.isDead) world.detachClient(client);
     await this.#until('clients are gone', () => world.clients.size === 1);
     await this.#until('everybody was told', () => this.#remains() === undefined);
   }
@@ -481,7 +520,9 @@ class Simulation {
     for (let turns = 0; this.#problem === undefined; turns++) {
       if (turns > 5 && isTrue()) return;
       if (turns > CALM_TURNS_MAX) {
-        this.#fail(`when all is quiet, not even after ${(world.clock.nowMs / 1000).toFixed(1)} s ${what}: ${this.#remains() ?? ''}`);
+        this.#fail(
+          `when all is quiet, not even after ${(world.clock.nowMs / 1000).toFixed(1)} s ${what}: ${this.#remains() ?? ''}`,
+        );
         return;
       }
       // Nobody syncs a log for the sake of a decision that is to be forgotten: that is done with the next durable write.
@@ -501,7 +542,8 @@ class Simulation {
     for (const [index, life] of world.lives.entries()) {
       if (life === undefined) return `shard ${index} is down`;
       const { store, transactions } = life.shard;
-      if (store.prepared.size > 0) return `prepared in shard ${index}: ${Array.from(store.prepared.all, ({ id }) => id).join(' ')}`;
+      if (store.prepared.size > 0)
+        return `prepared in shard ${index}: ${Array.from(store.prepared.all, ({ id }) => id).join(' ')}`;
       if (!transactions.locks.isEmpty) return `locks in shard ${index}: ${JSON.stringify(transactions.list(10))}`;
       if (transactions.isInDoubt) return `shard ${index} is in doubt`;
       for (const [key, hash] of this.#hashes.entries())
@@ -517,13 +559,16 @@ class Simulation {
     // As another life finds it.
     world.endProcess();
     world.crash();
-    world.openProcess();
+    this.#open();
     const again = this.#lists('when it is opened again');
-    if (JSON.stringify(lists) !== JSON.stringify(again)) throw new Violation('it is not the same when it is opened again');
+    if (JSON.stringify(lists) !== JSON.stringify(again))
+      throw new Violation('it is not the same when it is opened again');
     this.#judgeOutcomes(lists);
     for (const { key, ids, by } of this.#seen) {
       if (!ids.every((id, index) => lists[key]![index] === id))
-        throw new Violation(`${by} saw ${ids.join(' ')} in account ${key}, which holds ${lists[key]!.join(' ')} at the end`);
+        throw new Violation(
+          `${by} saw ${ids.join(' ')} in account ${key}, which holds ${lists[key]!.join(' ')} at the end`,
+        );
     }
     this.#judgeOrder();
   }
@@ -540,7 +585,8 @@ class Simulation {
 
   #judgeOutcomes(lists: readonly (readonly number[])[]): void {
     for (let key = 0; key < ACCOUNTS; key++)
-      if (new Set(lists[key]).size !== lists[key]!.length) throw new Violation(`account ${key} was written twice by one: ${lists[key]!.join(' ')}`);
+      if (new Set(lists[key]).size !== lists[key]!.length)
+        throw new Violation(`account ${key} was written twice by one: ${lists[key]!.join(' ')}`);
     for (const { id, number, kind, outcome, writes, why } of this.#txns) {
       if (number === 0 || writes.length === 0) continue;
       const shown = writes.filter((key) => lists[key]!.includes(number));
@@ -561,16 +607,44 @@ class Simulation {
     const history = new History('list');
     for (const { number, kind, outcome, reads, writes, start, end } of this.#txns) {
       if (kind === 'pair') continue;
-      const ops = [
-        ...reads.map(([key, ids]) => ['r', key, ids]),
-        ...writes.map((key) => ['a', key, number]),
-      ] as never;
+      const ops = [...reads.map(([key, ids]) => ['r', key, ids]), ...writes.map((key) => ['a', key, number])] as never;
       const told = outcome === 'committed' ? 'ok' : outcome === 'aborted' ? 'fail' : 'info';
       history.add({ level: 'serializable', outcome: told, thread: 0, start, end: told === 'ok' ? end : Infinity, ops });
     }
     const { isClean, names, findings } = check(history, { realTime: true });
-    if (!isClean) throw new Violation(`no order of the transactions explains what they saw: ${names.join(', ')}\n${JSON.stringify(findings.slice(0, 2))}`);
+    if (!isClean)
+      throw new Violation(
+        `no order of the transactions explains what they saw: ${names.join(', ')}\n${JSON.stringify(findings.slice(0, 2))}`,
+      );
   }
+}
+
+/**
+ * A shard that has voted, only reads, and is replaced before all have voted, has lost the locks it had voted with. All that is decided must have been locked at
+ * one instant: so this is looked at when all have voted.
+ */
+function withGuard(port: Port, parts: readonly CommitPart<TransactionBodyWriter>[]): Port {
+  const restarts = new Map<number, number>();
+  const guard = (): void => {
+    for (const [shard, count] of restarts)
+      if (port.restarts(shard) !== count)
+        throw new ConcordError('ERR_CONFLICT', `shard ${shard} has lost its locks`, { shard });
+  };
+  return {
+    ...port,
+    prepare: (shard, body, level) => {
+      if (parts.some((part) => part.shard === shard && !part.writes)) restarts.set(shard, port.restarts(shard));
+      return port.prepare(shard, body, level);
+    },
+    commitOne: (shard, body, level) => {
+      guard();
+      return port.commitOne(shard, body, level);
+    },
+    decide: (txn, maskLow, maskHigh, level) => {
+      guard();
+      return port.decide(txn, maskLow, maskHigh, level);
+    },
+  };
 }
 
 function accountOf(value: string | undefined): Account {

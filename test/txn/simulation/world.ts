@@ -13,7 +13,12 @@
  * the disk fills up, a sync fails, time jumps.
  */
 import { BTreeReader } from '../../../dist/engines/btree/reader.js';
-import { OperationKind, OPERATION_HEADER_BYTES, operationBytes, writeOperationHeader } from '../../../dist/engines/operation.js';
+import {
+  OperationKind,
+  OPERATION_HEADER_BYTES,
+  operationBytes,
+  writeOperationHeader,
+} from '../../../dist/engines/operation.js';
 import { SHARD_READER_SLOT } from '../../../dist/engines/reader-slots.js';
 import { ShardStore } from '../../../dist/engines/store/shard-store.js';
 import { Isolation, TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
@@ -24,7 +29,12 @@ import { CoordinatorActor } from '../../../dist/actors/coordinator/coordinator-a
 import { COORDINATOR_COUNTERS } from '../../../dist/actors/coordinator/counters.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../../../dist/actors/coordinator/messages.js';
 import { ShardLink, newRequest } from '../../../dist/actors/client/shard-link.js';
-import { REQUEST_HEADER_BYTES, RequestType, encodeLockCall, type LockCall } from '../../../dist/actors/shard/request.js';
+import {
+  REQUEST_HEADER_BYTES,
+  RequestType,
+  encodeLockCall,
+  type LockCall,
+} from '../../../dist/actors/shard/request.js';
 import { Shard } from '../../../dist/actors/shard/shard.js';
 import type { TransactionSettings } from '../../../dist/actors/shard/transactions.js';
 import type { CommitPort } from '../../../dist/actors/transaction/commit.js';
@@ -146,7 +156,9 @@ export class SimClient {
     this.arenas = layouts.map((layout) => new ArenaReader(layout));
     this.trees = this.arenas.map((arena) => new BTreeReader(arena, 0, 0, slot));
     const nothing = (): void => undefined;
-    this.links = rings.map(({ requests, responses }, shard) => new ShardLink(shard, slot, requests, responses, nothing));
+    this.links = rings.map(
+      ({ requests, responses }, shard) => new ShardLink(shard, slot, requests, responses, nothing),
+    );
     this.coordinatorLink = new ShardLink(-1, slot, coordinatorRings.requests, coordinatorRings.responses, nothing);
   }
 
@@ -193,7 +205,16 @@ export class World {
   #isOpening = false;
   #isCreated = false;
   #timerNumber = 0;
-  readonly counts = { threadKills: 0, processKills: 0, clientKills: 0, probes: 0, lost: 0, doubled: 0, steps: 0, diskFaults: 0 };
+  readonly counts = {
+    threadKills: 0,
+    processKills: 0,
+    clientKills: 0,
+    probes: 0,
+    lost: 0,
+    doubled: 0,
+    steps: 0,
+    diskFaults: 0,
+  };
 
   constructor(options: SimulationOptions) {
     this.options = options;
@@ -243,7 +264,7 @@ export class World {
       throw new Killed(thread);
     }
     if ((draw -= p.probe) < 0) this.#runProbe();
-    else if ((draw -= p.nest) < 0 && this.#depth < NEST_DEPTH_MAX && !isUnderClaim(what)) this.stepSome();
+    else if (draw - p.nest < 0 && this.#depth < NEST_DEPTH_MAX && !isUnderClaim(what)) this.stepSome();
   };
 
   #endProcess(): void {
@@ -375,7 +396,11 @@ export class World {
     const point = (what: string): void => {
       this.#point(thread, what);
     };
-    instrument(control, ['takeSequences', 'beginApplying', 'endGroup', 'setDecisionsNeededFrom', 'takeCommitNumber'], point);
+    instrument(
+      control,
+      ['takeSequences', 'beginApplying', 'endGroup', 'setDecisionsNeededFrom', 'takeCommitNumber'],
+      point,
+    );
     instrument(control.commits, ['waitForClaim', 'setApplied', 'claim', 'append', 'unclaim', 'collect'], point);
     return control;
   }
@@ -451,7 +476,8 @@ export class World {
           segmentBytes: SEGMENT_BYTES,
         });
       } catch (error) {
-        if (!isRestart || thread.isDead || !(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
+        if (!isRestart || thread.isDead || !(error instanceof ConcordError) || error.code === 'ERR_INTERNAL')
+          throw error;
         this.trace(`${thread.name}: ${error.code} when it was opened`);
         this.env.removeAllRules();
         return;
@@ -478,7 +504,11 @@ export class World {
       });
       plantIn('coordinator', this.options.plant, actor.coordinator);
       this.coordinator = { thread, actor, log, control, ports, isBegun: false };
-      for (const { slot, coordinatorRings: { requests, responses }, leaving } of this.clients.values()) {
+      for (const {
+        slot,
+        coordinatorRings: { requests, responses },
+        leaving,
+      } of this.clients.values()) {
         if (leaving === undefined || leaving === 'coordinator') actor.attachClient(slot, requests, responses);
       }
       this.trace(`${thread.name} is up, decided: ${[...log.recovered.decided.keys()].join(' ')}`);
@@ -588,6 +618,12 @@ export class World {
       this.#openCoordinator(false);
       this.control.nextSequence = Math.max(highest, this.coordinator!.log.recovered.highestId) + 1;
       this.#connect();
+      // As the coordinator's thread: nobody reads before what was decided in an earlier life is applied.
+      for (let steps = 0; this.coordinator!.actor.coordinator.offBoard > 0 || !this.control.commits.isEmpty; steps++) {
+        if (steps > BLOCKED_MAX) throw new Error('what was decided is never applied');
+        this.clock.nowMs += 0.5;
+        this.stepSome();
+      }
       if (!this.#isCreated) this.env.syncDirectory(ROOT);
       this.#isCreated = true;
     } finally {
