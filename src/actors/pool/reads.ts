@@ -137,59 +137,75 @@ export abstract class Reads<K, V> {
   }
 
   /**
-   * Waits, with the event loop running, until what a read of the key needs is in memory; `cold` is what is missing. When true, the view stands at the entry.
+   * Waits, with the event loop running, until what a read of the key needs is in memory; `cold` is what is missing. When true, `take` has been called while the
+   * view stood at the entry: whoever waits for this promise comes later than others who wait for the same block, and they move the view.
    * @throws as getSync; AbortError
    */
-  async #load(view: SpaceView, key: Buffer, cold: ColdReadError, signal?: AbortSignal): Promise<boolean> {
+  async #load(
+    view: SpaceView,
+    key: Buffer,
+    cold: ColdReadError,
+    signal: AbortSignal | undefined,
+    take: () => void,
+  ): Promise<boolean> {
+    const taken = (isFound: boolean): boolean => {
+      if (!isFound) return false;
+      try {
+        take();
+      } finally {
+        view.release();
+      }
+      return true;
+    };
     let missing = cold;
     for (let attempt = 1; attempt < COLD_ATTEMPTS_MAX; attempt++) {
       await missing.load();
       signal?.throwIfAborted();
       this.assertOpen();
       const outcome = view.tryFind(key, key.length, this.readSeq, this.readMs, false);
-      if (!(outcome instanceof ColdReadError)) return outcome;
+      if (!(outcome instanceof ColdReadError)) return taken(outcome);
       missing = outcome;
     }
     // Others need the room as badly: this one waits for the file.
-    return view.findUncounted(key, key.length, this.readSeq, this.readMs);
+    return taken(view.findUncounted(key, key.length, this.readSeq, this.readMs));
   }
 
   /** So that a synchronous read of the key which follows at once need not wait for a file. @throws as get() */
-  async #warm(key: K, signal: AbortSignal | undefined): Promise<void> {
+  /** `isNewest`: what was decided when it was called has been waited for. Once, for more may be decided all the time. */
+  async #warm(key: K, signal: AbortSignal | undefined, isNewest = false): Promise<void> {
     if (this.source.pending !== undefined) await this.source.pending;
     const { source, scratch } = this;
     const mayBeCold = source.views.some((view) => view.mayBeCold);
     if (!mayBeCold && this.client.control.commits.isEmpty) return;
     this.assertOpen();
     const length = source.keyEncoding.encode(key, scratch);
-    const newest = this.#whenNewest(length);
+    const newest = isNewest ? undefined : this.#whenNewest(length);
     if (newest !== undefined) {
       await newest;
       signal?.throwIfAborted();
-      return this.#warm(key, signal);
+      return this.#warm(key, signal, true);
     }
     if (!mayBeCold) return;
     const view = source.viewOf(scratch, length);
     const outcome = view.tryFind(scratch.bytes, length, this.readSeq, this.readMs, false);
-    const isFound =
-      outcome instanceof ColdReadError
-        ? await this.#load(view, Buffer.from(scratch.bytes.subarray(0, length)), outcome, signal)
-        : outcome;
-    if (isFound) view.release();
+    if (outcome instanceof ColdReadError) {
+      await this.#load(view, Buffer.from(scratch.bytes.subarray(0, length)), outcome, signal, () => undefined);
+    } else if (outcome) view.release();
   }
 
-  async #get(key: K, options?: ReadOptions): Promise<V | undefined> {
+  /** `isNewest`: as of #warm(). */
+  async #get(key: K, options?: ReadOptions, isNewest = false): Promise<V | undefined> {
     const signal = checkSignal(options);
     if (options?.snapshot !== undefined) return this.#at(options).#get(key, { signal });
     if (this.source.pending !== undefined) await this.source.pending;
     this.assertOpen();
     const { source, scratch } = this;
     const length = source.keyEncoding.encode(key, scratch);
-    const newest = this.#whenNewest(length);
+    const newest = isNewest ? undefined : this.#whenNewest(length);
     if (newest !== undefined) {
       await newest;
       signal?.throwIfAborted();
-      return this.#get(key, { signal });
+      return this.#get(key, { signal }, true);
     }
     const view = source.viewOf(scratch, length);
     const readMs = this.readMs;
@@ -202,21 +218,25 @@ export abstract class Reads<K, V> {
       return rethrowLater(error);
     }
     let own: Buffer | undefined;
-    if (outcome instanceof ColdReadError) {
-      own = Buffer.from(scratch.bytes.subarray(0, length));
-      if (!(await this.#load(view, own, outcome, signal))) {
-        view.meter.counts[Counter.Misses]!++;
-        return undefined;
-      }
-    } else if (!outcome) return undefined;
     let raw: RawValue | undefined;
-    try {
+    const take = (): void => {
       if (view.reader.valueLength < PIECEWISE_BYTES_MIN) {
         raw = source.isText ? view.reader.valueUtf8() : view.reader.copyValue();
       }
-    } finally {
-      view.release();
-    }
+    };
+    if (outcome instanceof ColdReadError) {
+      own = Buffer.from(scratch.bytes.subarray(0, length));
+      if (!(await this.#load(view, own, outcome, signal, take))) {
+        view.meter.counts[Counter.Misses]!++;
+        return undefined;
+      }
+    } else if (outcome) {
+      try {
+        take();
+      } finally {
+        view.release();
+      }
+    } else return undefined;
     if (raw === undefined) {
       own ??= Buffer.from(scratch.bytes.subarray(0, length));
       raw = await this.#readPiecewise(view, own, readMs, signal);

@@ -312,7 +312,7 @@ class ShardLoop {
     for (;;) {
       const taken = shard.step();
       const now = performance.now();
-      if (now >= this.#backgroundDue || shard.store.hasWork) this.#background(now);
+      if (now >= this.#backgroundDue || shard.store.hasWork || this.#isTickDue) this.#background(now);
       if (now >= shard.reportDueMs) shard.report();
       if (taken > 0) {
         this.#gapMs += GAP_WEIGHT * (Math.min(now - this.#lastWork, 10) - this.#gapMs);
@@ -350,6 +350,12 @@ class ShardLoop {
     this.#lastIdleLook = 0;
     setImmediate(this.#run);
   };
+
+  /** A lock was waited for long enough, or it is time to ask for an outcome. */
+  get #isTickDue(): boolean {
+    const { tickDueAtMs } = this.#shard.transactions;
+    return tickDueAtMs !== Infinity && Date.now() >= tickDueAtMs;
+  }
 
   /** Until something expires, and it is time to look for it; until a held request may go on, or an engine has something to do. */
   #parkMs(): number {

@@ -272,7 +272,7 @@ export class Shard {
   step(): number {
     const links = this.#links;
     const { transactions } = this;
-    if (links.length === 0 && !transactions.hasDue) return 0;
+    if (links.length === 0 && transactions.ready.length === 0 && !transactions.hasDue) return 0;
     this.#groupNumber = (this.#groupNumber + 1) | 0;
     this.#groupHasBatch = false;
     this.#level = Durability.Memory;
@@ -730,6 +730,8 @@ export class Shard {
     try {
       if (this.#readOnlyCause !== undefined) {
         if (hasDue) this.#commitUnlogged();
+        // Throws: what the log does not hold is not safe.
+        if (this.#syncAsked) store.sync();
       } else if (store.groupRecords === 0 && store.prepared.controls === 0 && !hasDue) {
         store.discardGroup();
         if (this.#syncAsked) {

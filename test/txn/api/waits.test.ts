@@ -1,0 +1,57 @@
+/** What waits, and for how long: locks that are not granted, reads beside commits, ends of threads and stores. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { CommitBoard } from '../../../dist/actors/commit-board.js';
+import { ConcordPool } from '../../../dist/index.js';
+import { hashBytes } from '../../../dist/shared/hash.js';
+
+let db: ConcordPool;
+beforeAll(async () => {
+  db = await ConcordPool.open(':memory:', { shards: 2, durability: 'os', memoryBytes: 64 << 20 });
+});
+afterAll(async () => {
+  await db.close();
+});
+
+describe('a lock that is not granted', () => {
+  test('is waited for as long as was said, not until its shard looks around', async () => {
+    const holder = db.begin({ mode: 'pessimistic' });
+    await holder.getForUpdate('locked');
+    const tookMs: number[] = [];
+    for (let i = 0; i < 5; i++) {
+      const begunMs = performance.now();
+      await using waiter = db.begin({ mode: 'pessimistic', lockTimeoutMs: 50 });
+      await expect(waiter.getForUpdate('locked')).rejects.toMatchObject({ code: 'ERR_LOCK_TIMEOUT' });
+      tookMs.push(performance.now() - begunMs);
+    }
+    await holder.rollback();
+    expect(Math.min(...tookMs)).toBeGreaterThan(45);
+    expect(Math.min(...tookMs)).toBeLessThan(500);
+  });
+});
+
+describe('a key that a transaction may change', () => {
+  test('is read while other shards have commits to apply and its own has none', async () => {
+    const { commits } = (db as unknown as { client: { control: { commits: CommitBoard } } }).client.control;
+    let asked = 0;
+    const waitForShard = commits.waitForShard.bind(commits);
+    commits.waitForShard = async (shard) => {
+      if (++asked > 10) throw new Error('it is asked for over and over');
+      await waitForShard(shard);
+    };
+    const key = Buffer.from('prepared');
+    const hash = hashBytes(key, 0, key.length);
+    await db.put('prepared', 'before');
+    for (const shard of [0, 1]) commits.countPrepared(shard, hash, 1);
+    // Entries that others are about to apply, all the time.
+    Object.defineProperty(commits, 'isEmpty', { get: () => false, configurable: true });
+    try {
+      expect(await db.get('prepared')).toBe('before');
+      expect(await db.has('prepared')).toBe(true);
+      expect(await db.getMany(['prepared', 'other'])).toEqual(['before', undefined]);
+    } finally {
+      Reflect.deleteProperty(commits, 'isEmpty');
+      for (const shard of [0, 1]) commits.countPrepared(shard, hash, -1);
+      commits.waitForShard = waitForShard;
+    }
+  });
+});
