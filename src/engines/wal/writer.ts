@@ -290,7 +290,7 @@ export class WalWriter {
     this.#checkUsable();
     assert(this.#frameStart !== NO_FRAME, 'commit() without begin()');
     const payloadBytes = this.position - this.#frameStart - FRAME_HEADER_BYTES;
-    assert(payloadBytes >= 0 && payloadBytes <= this.payloadBytesMax, `a log record of ${payloadBytes} bytes`);
+    assert(payloadBytes >= 0 && payloadBytes <= this.payloadBytesMax, 'a log record beyond its limit');
     const lsn = this.#lastLsn + 1;
     assert(lsn <= U48_MAX, 'log sequence numbers are used up');
     try {
@@ -485,7 +485,7 @@ export class WalWriter {
   #write(byteCount: number): void {
     this.#finishCut();
     const end = this.#filePosition + byteCount;
-    assert(end <= this.#segmentBytes, `log position ${end} beyond the segment of ${this.#segmentBytes} bytes`);
+    assert(end <= this.#segmentBytes, 'a log position beyond the segment');
     const terminatorBytes = Math.min(TERMINATOR_BYTES, this.#segmentBytes - end);
     this.bytes.fill(0, byteCount, byteCount + terminatorBytes);
     if (this.#preallocates && end + terminatorBytes > this.#allocatedBytes) this.#allocate(end + terminatorBytes);

@@ -26,7 +26,7 @@ export function varintBytes(value: number): number {
 
 /** Writes a u32; returns the offset behind it. There must be room for {@link varintBytes}. */
 export function writeVarint32(bytes: Uint8Array, at: number, value: number): number {
-  assert(value >>> 0 === value, `${value} is an unsigned 32-bit integer`);
+  assert(value >>> 0 === value, 'not an unsigned 32-bit integer');
   let rest = value;
   while (rest > 0x7f) {
     bytes[at++] = (rest & 0x7f) | 0x80;
@@ -57,7 +57,7 @@ export function readVarint32(bytes: Uint8Array, at: number, end: number): number
 
 /** Writes an integer 0 ..= Number.MAX_SAFE_INTEGER; returns the offset behind it. */
 export function writeVarint53(bytes: Uint8Array, at: number, value: number): number {
-  assert(Number.isSafeInteger(value) && value >= 0, `${value} is an unsigned 53-bit integer`);
+  assert(Number.isSafeInteger(value) && value >= 0, 'not an unsigned 53-bit integer');
   let rest = value;
   while (rest > 0x7fffffff) {
     bytes[at++] = (rest % 128) | 0x80;
