@@ -9,7 +9,6 @@
  * the state is what it was. A range needs its snapshot to be open still, or old versions may be gone.
  * Threads: the shard's thread only; one instance per shard, reused.
  */
-import { ConcordError } from '../../shared/errors.js';
 import { operationBytes, operationKeyAt, readKeyLength, readOperationSpace, readValueLength } from '../operation.js';
 import { OPERATION_EXTENDED, OPERATION_EXTENSION_BYTES } from '../operation.js';
 import type { ShardStore } from '../store/shard-store.js';
@@ -111,7 +110,6 @@ export class Validator {
   #validateRanges(body: TransactionBody): ConflictInfo | undefined {
     const { bytes, snapshot } = body;
     for (body.rewindRanges(); body.nextRange();) {
-      if (snapshot === 0) throw new ConcordError('ERR_INTERNAL', 'a range was scanned at no snapshot');
       const { rangeSpace, lowStart, lowLength, highStart, highLength } = body;
       const low = lowLength < 0 ? undefined : bytes.subarray(lowStart, lowStart + lowLength);
       const high = highLength < 0 ? undefined : bytes.subarray(highStart, highStart + highLength);
