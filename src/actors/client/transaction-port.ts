@@ -7,6 +7,7 @@ import type { TransactionBodyWriter } from '../../engines/txn/body.js';
 import {
   BODY_INLINE_MAX_BYTES,
   BODY_IN_CHUNKS,
+  BODY_STREAMS_MAX,
   REQUEST_HEADER_BYTES,
   RequestType,
   encodeLockCall,
@@ -25,6 +26,8 @@ const DECISION_BYTES = 16;
 export class TransactionPort {
   readonly #client: ThreadClient;
   #streams = 0;
+  /** By shard: bodies that are being sent in chunks, and who waits for their turn. */
+  readonly #sending = new Map<number, { active: number; readonly waiting: (() => void)[] }>();
 
   constructor(client: ThreadClient) {
     this.#client = client;
@@ -89,8 +92,10 @@ export class TransactionPort {
       request.set(body, REQUEST_HEADER_BYTES);
       return send(link, request);
     }
+    await this.#beginStream(link.shard);
     const stream = (this.#streams = (this.#streams + 1) & 0xfffff);
     const window: Promise<boolean>[] = [];
+    let sent: Promise<boolean>;
     try {
       for (let offset = 0; offset < body.length; offset += BODY_INLINE_MAX_BYTES) {
         const chunk = body.subarray(offset, offset + BODY_INLINE_MAX_BYTES);
@@ -102,11 +107,31 @@ export class TransactionPort {
         if (window.length >= CHUNKS_IN_FLIGHT || offset === 0) await window.shift();
       }
       await Promise.all(window.splice(0));
+      sent = send(link, newRequest(0, level, BODY_IN_CHUNKS, 0, stream * TWO_32, type));
     } catch (error) {
       await Promise.allSettled(window);
       throw error;
+    } finally {
+      // The request that uses it is in the ring before the next one's chunks.
+      this.#endStream(link.shard);
     }
-    return send(link, newRequest(0, level, BODY_IN_CHUNKS, 0, stream * TWO_32, type));
+    return sent;
+  }
+
+  async #beginStream(shard: number): Promise<void> {
+    let sending = this.#sending.get(shard);
+    if (sending === undefined) this.#sending.set(shard, (sending = { active: 0, waiting: [] }));
+    const { waiting } = sending;
+    if (sending.active < BODY_STREAMS_MAX) sending.active++;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+  }
+
+  /** Whoever waits longest has the place. */
+  #endStream(shard: number): void {
+    const sending = this.#sending.get(shard)!;
+    const next = sending.waiting.shift();
+    if (next === undefined) sending.active--;
+    else next();
   }
 
   /**

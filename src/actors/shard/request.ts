@@ -54,6 +54,8 @@ export const ResponseStatus = { ConditionFailed: 1, Error: 2, Deferred: 3, Done:
 export const BODY_IN_CHUNKS = 1;
 /** Body bytes in one request; longer ones come in chunks of this. */
 export const BODY_INLINE_MAX_BYTES = 128 * 1024;
+/** Bodies of one client that are on their way to a shard in chunks, at most. It forgets the oldest of more. */
+export const BODY_STREAMS_MAX = 16;
 
 export const REQUEST_HEADER_BYTES = 16;
 export const RESPONSE_HEADER_BYTES = 8;

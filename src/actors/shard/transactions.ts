@@ -40,11 +40,16 @@ import { Validator } from '../../engines/txn/validator.js';
 import type { ControlBlock } from '../control-block.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../coordinator/messages.js';
 import type { ClientLink } from './client-link.js';
-import { BODY_IN_CHUNKS, REQUEST_HEADER_BYTES, ResponseStatus, decodeLockCall, type LockCall } from './request.js';
+import {
+  BODY_IN_CHUNKS,
+  BODY_STREAMS_MAX,
+  REQUEST_HEADER_BYTES,
+  ResponseStatus,
+  decodeLockCall,
+  type LockCall,
+} from './request.js';
 
 const TWO_32 = 2 ** 32;
-/** Bodies on their way from one client; an older one was given up. */
-const STREAMS_MAX = 16;
 /** So long a prepared transaction waits before its shard asks what became of it. */
 const ASK_AFTER_MS = 2000;
 const ASK_EVERY_MS = 1000;
@@ -76,6 +81,8 @@ export class DeferredRequest {
   points: readonly LockPoint[] = [];
   /** The owner of its locks; 0: it waits for them. */
   holder = 0;
+  /** What has come in chunks before it. */
+  body: BodyStream | undefined;
 
   constructor(link: ClientLink, request: number, source: Uint8Array, at: number, length: number) {
     this.link = link;
@@ -135,6 +142,8 @@ export class ShardTransactions {
   readonly #body = new TransactionBody();
   readonly #validator: Validator;
   readonly #streams = new Map<ClientLink, Map<number, BodyStream>>();
+  /** Of the request at hand. */
+  #stream: BodyStream | undefined;
   /** Owners of locks that are no transactions: below zero. */
   #lastHolder = 0;
   /** Where the commit board is looked at next. */
@@ -378,7 +387,7 @@ export class ShardTransactions {
     if (streams === undefined) this.#streams.set(link, (streams = new Map<number, BodyStream>()));
     if (offset === 0) {
       streams.delete(stream);
-      if (streams.size >= STREAMS_MAX) streams.delete(streams.keys().next().value!);
+      if (streams.size >= BODY_STREAMS_MAX) streams.delete(streams.keys().next().value!);
       streams.set(stream, { bytes: Buffer.allocUnsafeSlow(totalBytes), received: 0 });
     }
     const body = streams.get(stream);
@@ -398,10 +407,13 @@ export class ShardTransactions {
     end: number,
     condition: number,
     version: number,
+    deferred: DeferredRequest | undefined,
   ): TransactionBody {
+    this.#stream = undefined;
     if (condition !== BODY_IN_CHUNKS) return this.#body.open(bytes, start, end);
-    const body = this.#streams.get(link)?.get(Math.floor(version / TWO_32));
+    const body = deferred?.body ?? this.#streams.get(link)?.get(Math.floor(version / TWO_32));
     if (body === undefined || body.received !== body.bytes.length) throw lostBody(this.#index);
+    this.#stream = body;
     return this.#body.open(body.bytes, 0, body.bytes.length);
   }
 
@@ -430,7 +442,7 @@ export class ShardTransactions {
     let verdict: Verdict = Verdict.Done;
     let id = 0;
     try {
-      const body = this.#openBody(link, source, at + REQUEST_HEADER_BYTES, at + length, condition, version);
+      const body = this.#openBody(link, source, at + REQUEST_HEADER_BYTES, at + length, condition, version, deferred);
       id = body.id;
       verdict = isPrepare
         ? this.#prepare(link, body, group)
@@ -441,7 +453,8 @@ export class ShardTransactions {
       if (id !== 0) this.locks.release(id);
       throw error;
     } finally {
-      if (verdict === Verdict.Done || verdict === Verdict.InGroup) this.#dropBody(link, condition, version);
+      // One that is set aside keeps its own.
+      if (verdict !== Verdict.Hold && deferred === undefined) this.#dropBody(link, condition, version);
     }
   }
 
@@ -461,6 +474,7 @@ export class ShardTransactions {
       // It holds locks: others may wait for it, so it does not wait for them.
       if (body.isPessimistic) throw this.#lockedBy(0);
       const waiting = new DeferredRequest(link, request, source, at, length);
+      waiting.body = this.#stream;
       this.#defer(waiting, this.#pointsOf(body));
       return Verdict.Deferred;
     }

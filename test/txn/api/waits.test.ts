@@ -55,3 +55,24 @@ describe('a key that a transaction may change', () => {
     }
   });
 });
+
+describe('transactions that are too long for one request', () => {
+  test('are all committed, however many a thread commits at once', async () => {
+    const value = 'v'.repeat(150 << 10);
+    const names = Array.from({ length: 40 }, (_, index) => `long-${index}`);
+    // Over one shard, and over both.
+    const commits = names.map((name) => db.transaction((tx) => void tx.put(name, value), { retries: 0 }));
+    const pairs = names.map((name) =>
+      db.transaction(
+        (tx) => {
+          for (const end of ['a', 'b', 'c']) void tx.put(`${name}-${end}`, value);
+        },
+        { retries: 0 },
+      ),
+    );
+    await Promise.all([...commits, ...pairs]);
+    for (const name of names) {
+      for (const end of ['', '-a', '-b', '-c']) expect(await db.get(name + end)).toBe(value);
+    }
+  });
+});
