@@ -25,6 +25,8 @@ export interface CoordinatorWorkerData {
   readonly storeId: Uint8Array;
   readonly control: SharedArrayBuffer;
   readonly counters: SharedArrayBuffer;
+  /** Of a store without a directory: fences outlive the thread there. */
+  readonly fences: SharedArrayBuffer | undefined;
   readonly port: MessagePort;
   /** A predecessor in this process died. */
   readonly isRestart: boolean;
@@ -244,6 +246,7 @@ function main(data: CoordinatorWorkerData): void {
       directory: data.directory,
       storeId: data.storeId,
       shards: control.shards,
+      fences: data.fences,
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });
   } catch (error) {

@@ -13,6 +13,7 @@
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { createRing } from '../../shared/memory/ring.js';
+import { createFenceTable } from '../../engines/txn/fence-table.js';
 import type { WalRecovery, WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
@@ -50,6 +51,7 @@ export class CoordinatorSupervisor {
   readonly counters: Float64Array<SharedArrayBuffer>;
   readonly #options: SupervisorOptions;
   readonly #rings = new Map<number, CoordinatorRings>();
+  readonly #fences: SharedArrayBuffer | undefined;
   #worker: Worker | undefined;
   #remote: RemoteControl<CoordinatorControl> | undefined;
   #ended: Promise<void> = Promise.resolve();
@@ -64,6 +66,7 @@ export class CoordinatorSupervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
+    if (options.directory === undefined) this.#fences = createFenceTable();
     this.counters = new Float64Array(new SharedArrayBuffer(COORDINATOR_COUNTERS * 8));
   }
 
@@ -80,6 +83,7 @@ export class CoordinatorSupervisor {
       storeId,
       control: control.sab,
       counters: this.counters.buffer,
+      fences: this.#fences,
       port: port2,
       isRestart,
       recoveryMode,
@@ -182,15 +186,19 @@ export class CoordinatorSupervisor {
     return rings;
   }
 
-  /** The client is gone. Resolves when all it had asked for is decided or refused: only then shards may forget what it has prepared. */
-  async detachClient(client: number): Promise<void> {
-    if (!this.#rings.has(client)) return;
-    for (;;) {
+  /**
+   * The client is gone. Resolves when all it had asked for is decided or refused: only then shards may forget what it has prepared. False: nobody knows, for
+   * no coordinator is left that could say; they must keep it.
+   */
+  async detachClient(client: number): Promise<boolean> {
+    if (!this.#rings.has(client)) return true;
+    let isSettled = false;
+    while (!isSettled) {
       await this.#restarting;
       if (this.#isFailed || this.#isStopping) break;
       try {
         await this.#remote!.detachClient(client);
-        break;
+        isSettled = true;
       } catch (error) {
         unlessGone(error);
         // The thread's end may not be known here yet.
@@ -198,6 +206,7 @@ export class CoordinatorSupervisor {
       }
     }
     this.#rings.delete(client);
+    return isSettled;
   }
 
   /** The clients are gone, the shards are not. Resolves when they have applied what is decided, or do not come to it. */

@@ -31,6 +31,8 @@ import { coldLayout } from '../../engines/btree/paged/paging.js';
 import type { CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import type { EngineTuning } from '../../engines/engine.js';
 import { createFrameRing } from '../../engines/feed/frame-ring.js';
+import { createPrepareJournal } from '../../engines/store/prepare-journal.js';
+import { PREPARED_MAX } from '../../engines/store/prepared.js';
 import { createRateLimit, setRateLimit } from '../../engines/lsm/compaction/rate-limit.js';
 import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js';
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
@@ -77,6 +79,8 @@ import { SpaceCatalog } from './space-catalog.js';
 import type { SpaceSpec } from './space-options.js';
 
 const PAGE_CACHE_BYTES_MAX = 2 ** 35;
+/** Of one transaction in one shard of a store without a directory: no group there is larger. */
+const MEMORY_TRANSACTION_BYTES_MAX = 64 << 20;
 /** A shard that dies this often within the window stays down. */
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
@@ -261,6 +265,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   readonly #background: BackgroundPool;
   /** Of a store without a directory, by shard: what change feeds read. */
   readonly #feedRings: readonly SharedArrayBuffer[];
+  /** Of a store without a directory and more than one shard: what each has prepared. */
+  readonly #prepareJournals: readonly SharedArrayBuffer[];
   /** Of what its flushes and compactions write. */
   readonly #rate: SharedArrayBuffer;
   #closing = false;
@@ -297,6 +303,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#background = new BackgroundPool(options.backgroundThreads);
     this.#rate = createRateLimit(options.backgroundBytesPerSecond);
     this.#feedRings = directory === ':memory:' ? Array.from({ length: manifest.shards }, () => createFrameRing()) : [];
+    const isPrepared = directory === ':memory:' && !options.readOnly && manifest.shards > 1;
+    this.#prepareJournals = Array.from({ length: isPrepared ? manifest.shards : 0 }, () =>
+      createPrepareJournal(Math.min(options.transactionBytesMax, MEMORY_TRANSACTION_BYTES_MAX), PREPARED_MAX),
+    );
     const { memoryBytes } = options;
     if (directory !== ':memory:') {
       const budgetBytes = pageCacheBytes(this.#catalog.definitions(), manifest.shards);
@@ -451,6 +461,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       backgroundThreads: options.backgroundThreads,
       rate: this.#rate,
       feedRing: this.#feedRings[index],
+      prepareJournal: this.#prepareJournals[index],
       transactions: {
         deadlock: options.deadlock,
         bodyBytesMax: options.transactionBytesMax,
@@ -1009,8 +1020,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.control.closeSnapshotsOf(client);
     try {
       // First: what it had asked to be decided is decided before shards forget what it has prepared.
-      await this.#coordinator?.detachClient(client);
-      await Promise.all(this.#shards.map((handle) => handle.remote.detachClient(client).catch(() => undefined)));
+      const isSettled = (await this.#coordinator?.detachClient(client)) ?? true;
+      await Promise.all(
+        this.#shards.map((handle) => handle.remote.detachClient(client, isSettled).catch(() => undefined)),
+      );
     } finally {
       this.control.board.leave(client);
       unlistAll(this.settings.transactionBoard, client);

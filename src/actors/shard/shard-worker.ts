@@ -48,6 +48,8 @@ export interface ShardWorkerData {
   readonly rate: SharedArrayBuffer | undefined;
   /** Of a store without a directory: where change feeds find the shard's last frames. */
   readonly feedRing: SharedArrayBuffer | undefined;
+  /** Of the same: where what is prepared outlives the thread. */
+  readonly prepareJournal: SharedArrayBuffer | undefined;
   readonly transactions: TransactionSettings;
   readonly settings: ShardSettings;
 }
@@ -116,8 +118,9 @@ export class ShardControl {
     this.#loop.wake();
   }
 
-  async detachClient(client: number): Promise<void> {
-    const gone = this.#shard.detach(client);
+  /** `isSettled`: nothing of what it has prepared will be decided from now on. */
+  async detachClient(client: number, isSettled: boolean): Promise<void> {
+    const gone = this.#shard.detach(client, isSettled);
     this.#loop.wake();
     await gone;
   }
@@ -437,6 +440,7 @@ async function main(data: ShardWorkerData): Promise<void> {
       jobs,
       rate: data.rate,
       feedRing: data.feedRing,
+      prepareJournal: data.prepareJournal,
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });

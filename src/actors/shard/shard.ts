@@ -204,14 +204,17 @@ export class Shard {
     link.complete();
   }
 
-  /** The client is gone: serves what it had published, drops what it had begun, then resolves. */
-  detach(client: number): Promise<void> {
+  /**
+   * The client is gone: serves what it had published, drops what it had begun, then resolves. What it has prepared goes only if it `isSettled`: if nothing of
+   * it will be decided.
+   */
+  detach(client: number, isSettled = true): Promise<void> {
     const link = this.#links.find((candidate) => candidate.client === client);
     if (link === undefined) return Promise.resolve();
     return new Promise((resolve) => {
       link.leaving = () => {
         this.store.dropBlob(client);
-        this.transactions.releaseClient(link);
+        this.transactions.releaseClient(link, isSettled);
         resolve();
       };
       this.#removeLeaving();
@@ -236,6 +239,8 @@ export class Shard {
   /** What must be done before the shard may end. */
   get hasUnfinished(): boolean {
     const { transactions } = this;
+    // Who could say what became of what is prepared may be gone already: the next opening asks.
+    if (transactions.isInDoubt) return transactions.hasDue;
     return transactions.hasDue || transactions.ready.length > 0 || this.#hasRequests(Infinity);
   }
 
@@ -279,7 +284,8 @@ export class Shard {
     this.#syncAsked = false;
     this.#beginGroup();
     let taken = transactions.ready.length === 0 ? 0 : this.#takeReady();
-    const isServing = transactions.ready.length === 0 && !transactions.isInDoubt;
+    if (transactions.isInDoubt) this.#lookForCoordinator();
+    const isServing = transactions.ready.length === 0 && (!transactions.isInDoubt || this.#readOnlyCause !== undefined);
     const count = isServing ? links.length : 0;
     this.#next = (this.#next + 1) % Math.max(1, count);
     for (let i = 0; i < count; i++) {
@@ -846,13 +852,25 @@ export class Shard {
     throw error;
   }
 
+  /** A shard that waits for outcomes which nobody can tell before the store is opened again refuses writes, rather than to let all wait. */
+  #lookForCoordinator(): void {
+    if (this.#readOnlyCause !== undefined || this.#control.coordinatorState !== ShardState.Failed) return;
+    this.#readOnlyCause = {
+      code: 'ERR_SHARD_FAILED',
+      message:
+        'the coordinator stays down, and transactions that are prepared here wait for its decision; reopen the store',
+      details: { shard: this.index },
+    };
+    this.#control.setShardState(this.index, ShardState.ReadOnly);
+  }
+
   #readOnlyError(): ConcordError {
     const cause = this.#readOnlyCause!;
-    return new ConcordError(
-      'ERR_READ_ONLY',
-      `shard ${this.index} takes no writes since its log failed: ${cause.message}`,
-      { shard: this.index, cause: cause.code },
-    );
+    const since = cause.code === 'ERR_SHARD_FAILED' ? '' : ' since its log failed';
+    return new ConcordError('ERR_READ_ONLY', `shard ${this.index} takes no writes${since}: ${cause.message}`, {
+      shard: this.index,
+      cause: cause.code,
+    });
   }
 
   /** The next slice of a client's clear, as a group of its own. */

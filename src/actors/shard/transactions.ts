@@ -791,12 +791,17 @@ export class ShardTransactions {
     return isFound;
   }
 
-  /** The client is gone, and the coordinator has done what it had asked for: nothing else of it will be decided. */
-  releaseClient(link: ClientLink): void {
+  /**
+   * The client is gone. `isSettled`: the coordinator has done what it had asked for, and nothing else of it will be decided. Otherwise what it has prepared, and
+   * has read for that, stays locked until the store is opened again: it may be decided in a log that nobody reads before.
+   */
+  releaseClient(link: ClientLink, isSettled: boolean): void {
     this.#streams.delete(link);
-    const { prepared } = this.#store;
-    for (const { id, client } of [...prepared.all]) if (client === link.client) this.release(id);
-    for (const [id, client] of this.#readers) if (client === link.client) this.release(id);
+    if (isSettled) {
+      const { prepared } = this.#store;
+      for (const { id, client } of [...prepared.all]) if (client === link.client) this.release(id);
+      for (const [id, client] of this.#readers) if (client === link.client) this.release(id);
+    }
     this.locks.releaseClient(link.client);
   }
 

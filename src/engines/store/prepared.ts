@@ -37,6 +37,7 @@ import {
   type PrepareKey,
 } from '../operation.js';
 import { GroupOrder } from './group-order.js';
+import type { PrepareJournal } from './prepare-journal.js';
 import type { RoomNeeds, SpaceTable } from './space-table.js';
 
 /** Transactions that may be prepared in a shard at a time. */
@@ -62,6 +63,8 @@ interface Resolve {
 
 export class PreparedTransactions {
   readonly #spaces: SpaceTable;
+  /** Of a store that has no log to keep them. */
+  readonly #journal: PrepareJournal | undefined;
   readonly #byId = new Map<number, PreparedTransaction>();
   readonly #order = new GroupOrder();
   #recordAt = new Int32Array(64);
@@ -76,8 +79,11 @@ export class PreparedTransactions {
   /** Lowest number that was applied without a record. */
   #unlogged = Infinity;
 
-  constructor(spaces: SpaceTable) {
+  /** With a journal: what a predecessor has left in it is prepared. */
+  constructor(spaces: SpaceTable, journal?: PrepareJournal) {
     this.#spaces = spaces;
+    this.#journal = journal;
+    for (const { key, writes } of journal?.entries() ?? []) this.#byId.set(key.id, preparedOf(key, writes, 1));
   }
 
   get size(): number {
@@ -135,10 +141,16 @@ export class PreparedTransactions {
     return lowest;
   }
 
-  /** @throws ERR_CORRUPT, ERR_INTERNAL: nothing is changed */
+  /** @throws ERR_CORRUPT, ERR_INTERNAL; ERR_CONFLICT: too much is prepared. Nothing is changed */
   prepare(key: PrepareKey, writes: Buffer): void {
     if (this.has(key.id)) throw new ConcordError('ERR_INTERNAL', `transaction ${key.id} is prepared already`);
-    this.#prepares.push(preparedOf(key, writes, 0));
+    const prepared = preparedOf(key, writes, 0);
+    if (this.#journal?.add(key, writes) === false) {
+      throw new ConcordError('ERR_CONFLICT', 'too many bytes of other transactions wait for their outcome', {
+        bytes: writes.length,
+      });
+    }
+    this.#prepares.push(prepared);
   }
 
   /** Of one that is prepared. Harmless when it was told already. */
@@ -160,12 +172,17 @@ export class PreparedTransactions {
 
   /** The group is not to be. What was given up is given up by the next one; commits are told again by whoever decides them. */
   discard(): void {
-    this.#prepares.length = 0;
+    this.#forgetPrepares();
     let kept = 0;
     for (const resolve of this.#resolves) {
       if (resolve.number === 0 && this.#byId.has(resolve.id)) this.#resolves[kept++] = resolve;
     }
     this.#resolves.length = kept;
+  }
+
+  #forgetPrepares(): void {
+    for (const { id } of this.#prepares) this.#journal?.remove(id);
+    this.#prepares.length = 0;
   }
 
   /** The group's frame is in the log. */
@@ -196,13 +213,16 @@ export class PreparedTransactions {
   /** The group is published. */
   published(): void {
     if (this.#settled.length === 0) return;
-    for (const { needs } of this.#settled) this.#spaces.release(needs);
+    for (const { id, needs } of this.#settled) {
+      this.#spaces.release(needs);
+      this.#journal?.remove(id);
+    }
     this.#settled.length = 0;
   }
 
   /** The group's commits are to be applied though no log takes their records. */
   noteUnlogged(): void {
-    this.#prepares.length = 0;
+    this.#forgetPrepares();
     this.#unlogged = Math.min(this.#unlogged, this.lowestNumber);
   }
 

@@ -87,6 +87,7 @@ import {
 } from '../operation.js';
 import { MemoryLog, type GroupLog } from './group-log.js';
 import { GroupOrder } from './group-order.js';
+import { PrepareJournal } from './prepare-journal.js';
 import {
   PREPARED_MAX,
   PreparedTransactions,
@@ -133,6 +134,8 @@ export interface ShardStoreOptions {
   readonly rate?: SharedArrayBuffer | undefined;
   /** Of a store without a directory: where change feeds find its last frames (feed/frame-ring.ts). */
   readonly feedRing?: SharedArrayBuffer | undefined;
+  /** Of a store without a directory: where what is prepared outlives the thread (prepare-journal.ts). */
+  readonly prepareJournal?: SharedArrayBuffer | undefined;
 }
 
 /** Numbers of open snapshots, ascending. */
@@ -329,13 +332,16 @@ export class ShardStore {
     publishTrees(arena, publishedSeqOf(arena, arena.published()));
     const base = publishedSeqOf(arena, arena.published());
 
-    const prepared = new PreparedTransactions(spaces);
+    const { prepareJournal } = options;
+    const journal = prepareJournal === undefined ? undefined : new PrepareJournal(prepareJournal, PREPARED_MAX);
+    const prepared = new PreparedTransactions(spaces, journal);
     if (directory === undefined) {
+      prepared.endReplay();
       const report: RecoveryReport = {
         checkpoint: undefined,
         wal: undefined,
         operationsReplayed: 0,
-        prepared: [],
+        prepared: Array.from(prepared.all, ({ id }) => id),
         abandoned: [],
       };
       const ring = options.feedRing === undefined ? undefined : new FrameRingWriter(options.feedRing, base);

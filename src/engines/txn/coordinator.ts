@@ -199,7 +199,7 @@ export class Coordinator {
   #failure: ConcordError | undefined;
 
   /**
-   * `isKept`: the log survives this thread. Without one nothing is fenced: who comes next would not know. `isRestart`: the process is the one that has
+   * `isKept`: the log survives this thread; of one that does not, the fences may (DecisionLogOptions.fences). `isRestart`: the process is the one that has
    * written the log.
    */
   constructor(
@@ -480,8 +480,11 @@ export class Coordinator {
   /** Ids that must not be decided any more once the frame is written. */
   #toFence(asks: readonly Ask[]): Map<number, number> {
     const fencing = new Map<number, number>();
-    if (!this.#isKept) return fencing;
-    for (const { id, client } of asks) if (this.#mayBeDecided(id) && this.#isHere(client)) fencing.set(id, client);
+    const room = this.#log.fenceRoom;
+    for (const { id, client } of asks) {
+      if (fencing.size >= room) break;
+      if (this.#mayBeDecided(id) && this.#isHere(client)) fencing.set(id, client);
+    }
     return fencing;
   }
 

@@ -29,6 +29,7 @@ import type { Env } from '../../shared/env/env.js';
 import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
 import { U48_MAX } from '../wal/format.js';
 import { WalWriter, type WalOptions } from '../wal/writer.js';
+import { FenceTable } from './fence-table.js';
 
 /** In the place of a shard's number in the segments' headers. */
 export const COORDINATOR_SHARD = 0xffff;
@@ -80,6 +81,8 @@ export interface DecisionLogOptions {
   readonly segmentBytes?: number | undefined;
   /** Default 8 MiB. */
   readonly logBytesMax?: number | undefined;
+  /** Of a store that keeps nothing: see fence-table.ts. Without one nothing is fenced there. */
+  readonly fences?: SharedArrayBuffer | undefined;
 }
 
 /** @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_PERMISSION. Nothing is written. */
@@ -174,6 +177,7 @@ export class DecisionLog {
   readonly recovery: WalRecovery | undefined;
   readonly #options: DecisionLogOptions;
   readonly #logBytesMax: number;
+  readonly #fences: FenceTable | undefined;
   #writer: WalWriter | undefined;
   #recovery: WalRecovery | undefined;
   #highestId: number;
@@ -206,7 +210,10 @@ export class DecisionLog {
   private constructor(options: DecisionLogOptions, found: (Decisions & { readonly wal: WalRecovery }) | undefined) {
     this.#options = options;
     this.#logBytesMax = options.logBytesMax ?? LOG_BYTES_MAX;
-    this.recovered = found ?? { decided: new Map(), fenced: new Map(), highestId: 0 };
+    const { directory, fences } = options;
+    this.#fences = directory !== undefined || fences === undefined ? undefined : new FenceTable(fences);
+    const fenced = this.#fences?.recovered ?? new Map<number, number>();
+    this.recovered = found ?? { decided: new Map(), fenced, highestId: 0 };
     this.recovery = found?.wal;
     this.#recovery = found?.wal;
     this.#highestId = this.recovered.highestId;
@@ -246,8 +253,14 @@ export class DecisionLog {
     writer.position = position + DECIDE_BYTES;
   }
 
+  /** How many more may be fenced in the frame under construction. */
+  get fenceRoom(): number {
+    return this.#options.directory === undefined ? (this.#fences?.room ?? 0) : Infinity;
+  }
+
   /** The id must not be decided any more. */
   fence(id: number, client: number): void {
+    this.#fences?.set(id, client);
     if (!this.#begin(id, SHORT_RECORD_BYTES)) return;
     this.#header(DecisionKind.Fence, client, id);
     this.#writer!.position += SHORT_RECORD_BYTES;
@@ -255,6 +268,7 @@ export class DecisionLog {
 
   /** Nobody will ask of the id again. */
   end(id: number): void {
+    this.#fences?.clear(id);
     if (!this.#begin(id, SHORT_RECORD_BYTES)) return;
     this.#header(DecisionKind.End, 0, id);
     this.#writer!.position += SHORT_RECORD_BYTES;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { Coordinator } from '../../../dist/engines/txn/coordinator.js';
 import type { DecisionLog } from '../../../dist/engines/txn/decision-log.js';
+import { FenceTable, createFenceTable } from '../../../dist/engines/txn/fence-table.js';
 import type { CommitBoard } from '../../../dist/actors/commit-board.js';
 import { FaultEnv } from '../../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../../dist/shared/env/mem-env.js';
@@ -40,8 +41,11 @@ class Scene {
     this.start({ isKept });
   }
 
+  /** Of stores without a log, where fences outlive threads; undefined: nothing does. */
+  fences: SharedArrayBuffer | undefined;
+
   start({ isKept = true, isRestart = false } = {}): void {
-    this.log = openLog(this.env, isKept ? {} : { directory: undefined });
+    this.log = openLog(this.env, isKept ? {} : { directory: undefined, fences: this.fences });
     this.coordinator = new Coordinator(
       this.log,
       this.board,
@@ -369,6 +373,43 @@ describe('a shard that asks', () => {
     scene.coordinator.ask(1, 7, CLIENT);
     scene.step();
     expect(scene.outcomes).toEqual(['1: 7 aborted']);
+  });
+});
+
+describe('fences of a store without a log', () => {
+  test('hold for a successor too: what a shard was told is never decided', () => {
+    const scene = new Scene(false);
+    scene.fences = createFenceTable();
+    scene.restartThread(false);
+    scene.coordinator.ask(1, 7, CLIENT);
+    scene.step();
+    expect(scene.outcomes).toEqual(['1: 7 aborted']);
+    expect(scene.codeOf(scene.decide(7))).toEqual(['ERR_CONFLICT', 'aborted']);
+    scene.restartThread(false);
+    const late = scene.decide(7);
+    const other = scene.decide(8);
+    scene.step();
+    expect(scene.codeOf(late)).toEqual(['ERR_CONFLICT', 'aborted']);
+    scene.apply(0, 1);
+    scene.step();
+    expect(scene.codeOf(other)).toBe('done');
+    expect(scene.applied[1]).toEqual([8]);
+    scene.coordinator.sessionEnded(CLIENT);
+    scene.step(2000);
+    expect(scene.coordinator.known).toBe(0);
+    expect(new FenceTable(scene.fences).recovered.size).toBe(0);
+  });
+
+  test('are as many as there is room for: a shard that is one too many is not told, and asks again', () => {
+    const scene = new Scene(false);
+    scene.fences = createFenceTable(2);
+    scene.restartThread(false);
+    for (const id of [7, 8, 9]) scene.coordinator.ask(1, id, CLIENT);
+    scene.step();
+    expect(scene.outcomes).toEqual(['1: 7 aborted', '1: 8 aborted']);
+    scene.decide(9);
+    scene.step();
+    expect(scene.onBoard()).toEqual([9]);
   });
 });
 

@@ -141,6 +141,32 @@ test('a store without a directory bears the death of its coordinator too', async
   await db.close();
 });
 
+test('shards of a store without a directory that are killed, with the coordinator or without, halve nothing', async () => {
+  const db = await open(':memory:');
+  await fill(db);
+  const load = transfers(db, 16);
+  for (let death = 0; death < 4; death++) {
+    const before = load.done;
+    await until(
+      'transfers go on',
+      () => load.done > before + 20,
+      20_000,
+      () => [...load.failures],
+    );
+    await sleep(Math.random() * 50);
+    const kills = [db.host!.killShard(death % SHARDS)];
+    if (death % 2 === 1) kills.push(db.host!.killCoordinator());
+    await Promise.all(kills);
+    await until('the shard is back', () => db.stats().shards.every(({ state }) => state === 'running'));
+    // Also what it has found prepared, whoever had asked for that and is there still.
+    await db.put(keysOfShard(death % SHARDS, SHARDS, 1, 'other')[0]!, { balance: 0, last: '' });
+  }
+  await load.stop();
+  expect(sumOf(db)).toBe(ACCOUNTS * START);
+  expect(await db.transactions()).toEqual([]);
+  await db.close();
+});
+
 test('shards and the coordinator that are killed in turn halve nothing', async () => {
   const where = directory();
   let db = await open(where);
