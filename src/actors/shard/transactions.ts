@@ -247,6 +247,8 @@ export class ShardTransactions {
   published(): void {
     if (this.#due.length === 0) return;
     const { commits } = this.#control;
+    // First: whoever sees that all is applied goes by it. Also of a shard whose log has failed, which applies without a record.
+    this.#control.setDecisionsNeededFrom(this.#index, this.#store.decisionsNeededFrom);
     for (const { id, index } of this.#due) {
       commits.setApplied(this.#index, index);
       this.#ended(id);
@@ -470,6 +472,7 @@ export class ShardTransactions {
   ): Verdict {
     if (this.#isTouched(body, group)) return Verdict.Hold;
     if (body.isPessimistic) this.#checkLocks(body);
+    else this.#checkReaders(body);
     if (deferred === undefined && !this.locks.isEmpty && this.#isBodyLocked(body)) {
       // It holds locks: others may wait for it, so it does not wait for them.
       if (body.isPessimistic) throw this.#lockedBy(0);
@@ -580,6 +583,25 @@ export class ShardTransactions {
     for (let at = body.writesStart; at < body.writesEnd; at += checkOperation(body.bytes, at, body.writesEnd)) {
       store.fetch(body.bytes, at);
     }
+  }
+
+  /**
+   * Of an optimistic one that other shards have voted for, with locks on what it has read there (lockEpoch: 1 + how often all shards were replaced before they
+   * were asked): a shard that was replaced since has lost them, and others may have written there. @throws ERR_CONFLICT
+   */
+  #checkReaders({ lockEpoch }: TransactionBody): void {
+    if (lockEpoch === 0) return;
+    let restarts = 1;
+    for (let shard = 0; shard < this.#control.shards; shard++) restarts += this.#control.shardRestarts(shard);
+    if (restarts === lockEpoch) return;
+    this.conflicts++;
+    throw new ConcordError(
+      'ERR_CONFLICT',
+      'a shard that had voted was replaced, and the locks it had voted with are gone',
+      {
+        shard: this.#index,
+      },
+    );
   }
 
   /** Of a pessimistic one: what it writes is locked by it, still. @throws ERR_CONFLICT, ERR_DEADLOCK */

@@ -113,6 +113,8 @@ export interface CoordinatorLife {
 /** Between a client and one of its rings: a call that may be told several times, and is answered once. */
 interface Call {
   isAnswered: boolean;
+  /** The answer is on its way. */
+  isDone: boolean;
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
 }
@@ -767,13 +769,14 @@ export class World {
     if (client.left.size === this.shards) this.clients.delete(client.slot);
   }
 
-  /** `mayRepeat`: the call may be lost and told again, and doubled. */
-  #call(client: SimClient, mayRepeat: boolean, tell: () => Promise<unknown>): Promise<void> {
+  /** `mayRepeat`: the call may be lost and told again, and doubled. `isOnce`: until it has an answer, which is not lost. */
+  #call(client: SimClient, mayRepeat: boolean, tell: () => Promise<unknown>, isOnce = false): Promise<void> {
     return new Promise((resolve, reject) => {
-      const call: Call = { isAnswered: false, resolve, reject };
+      const call: Call = { isAnswered: false, isDone: false, resolve, reject };
       const answer = (error: unknown): void => {
+        call.isDone = true;
         this.#send(
-          mayRepeat,
+          mayRepeat && !isOnce,
           () => {
             if (call.isAnswered || client.isDead) return;
             call.isAnswered = true;
@@ -784,7 +787,7 @@ export class World {
         );
       };
       const deliver = (): void => {
-        if (call.isAnswered || client.isDead) return;
+        if (call.isAnswered || client.isDead || (isOnce && call.isDone)) return;
         tell().then(() => {
           answer(undefined);
         }, answer);
@@ -832,7 +835,8 @@ export class World {
         request.writeDoubleLE(txn, REQUEST_HEADER_BYTES);
         request.writeInt32LE(maskLow | 0, REQUEST_HEADER_BYTES + 8);
         request.writeInt32LE(maskHigh | 0, REQUEST_HEADER_BYTES + 12);
-        return this.#call(client, true, () => this.#submit(client.coordinatorLink, request));
+        // Once it is answered the coordinator may forget it.
+        return this.#call(client, true, () => this.#submit(client.coordinatorLink, request), true);
       },
       release: (shard, txn) => {
         const request = newRequest(0, 0, 0, 0, txn, RequestType.Release);
