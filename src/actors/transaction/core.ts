@@ -56,6 +56,7 @@ export class TransactionCore {
   readonly settings: TransactionSettings;
   readonly isolation: IsolationLevel;
   readonly isPessimistic: boolean;
+  readonly #floats: boolean;
   readonly id: number;
   /** Id of the first attempt. */
   readonly age: number;
@@ -116,6 +117,7 @@ export class TransactionCore {
     this.settings = settings;
     this.isolation = settings.isolation;
     this.isPessimistic = settings.isPessimistic;
+    this.#floats = !settings.isPessimistic && settings.isolation !== Isolation.ReadCommitted;
     this.id = id;
     this.age = age;
     this.startedMs = startedMs;
@@ -255,7 +257,29 @@ export class TransactionCore {
     return view.find(key, keyLength, Infinity, this.readMs);
   }
 
-  /** The same, but it does not wait for a file: what must be loaded first is returned, and nothing is held. */
+  /** Whether reads take the newest version, and their numbers are all there is to them. */
+  get canFloat(): boolean {
+    return this.#floats && this.snapshotAt < 0 && !this.anchorsFirst;
+  }
+
+  /** find(), while canFloat. */
+  findNewest(view: SpaceView, shard: number, hash: number, key: Uint8Array, keyLength: number): boolean {
+    this.stamps.take(shard);
+    this.#awaitNewest(shard, hash);
+    return view.find(key, keyLength, Infinity, this.readMs);
+  }
+
+  /** Nothing that was read before has changed. */
+  hold(): boolean {
+    return this.set.floatingCount === 0 || this.stamps.hold();
+  }
+
+  /** Of a read that holds with all before it. */
+  noteRead(entry: KeyEntry, seq: number): void {
+    this.#remember(entry, seq, false);
+  }
+
+  /** find(), but it does not wait for a file: what must be loaded first is returned, and nothing is held. */
   tryFind(view: SpaceView, shard: number, hash: number, key: Uint8Array, keyLength: number): boolean | ColdReadError {
     if (!view.mayBeCold) return this.find(view, shard, hash, key, keyLength);
     const atSeq = this.readsAtSnapshot ? this.snapshotAt : Infinity;

@@ -61,6 +61,7 @@ const EXPIRES_AT_MAX = 2 ** 48 - 1;
 let foundRaw: RawValue = '';
 let foundSeq = 0;
 let foundExpiresAt = 0;
+let hasFound = false;
 
 export abstract class TransactionReads<K, V> {
   /** @internal */
@@ -95,6 +96,22 @@ export abstract class TransactionReads<K, V> {
     );
   }
 
+  /** The entry of the key, made if there is none. */
+  #entryFor(core: TransactionCore, key: K): KeyEntry {
+    const { set } = core;
+    const { source } = this;
+    if (typeof key === 'string' && set.isCompared) {
+      const known = set.findText(source, key);
+      if (known !== undefined) return known;
+      const { room } = set;
+      const length = source.keyEncoding.encode(key, room);
+      const hash = core.control.shards === 1 ? 0 : hashBytes(room.bytes, 0, length);
+      return set.note(source, key, core.shardOf(source, hash), hash, length);
+    }
+    const length = this.#encode(key);
+    return this.#entryOf(core, hashBytes(this.#manager.scratch.bytes, 0, length), length);
+  }
+
   /** For calls that cannot wait for a space to be created. */
   #begin(core: TransactionCore): void {
     core.assertActive();
@@ -116,13 +133,50 @@ export abstract class TransactionReads<K, V> {
   getSync(key: K): V | undefined {
     const { core, source } = this;
     this.#begin(core);
+    const { set } = core;
+    if (typeof key === 'string' && core.canFloat) {
+      if (set.canNote) {
+        if (this.#noteSync(core, key)) return hasFound ? (decodeRaw(takeRaw(), source.valueEncoding) as V) : undefined;
+      } else if (set.isCompared) {
+        const own = set.findText(source, key)?.write;
+        if (own !== undefined) return this.#ownValue(own);
+      }
+    }
     const length = this.#encode(key);
     const { bytes } = this.#manager.scratch;
     const hash = hashBytes(bytes, 0, length);
-    const entry = core.set.find(source.spaceId, hash, bytes, length);
+    const entry = set.find(source.spaceId, hash, bytes, length);
     if (entry?.write !== undefined) return this.#ownValue(entry.write);
     if (!this.#findSync(core, entry, hash, length, true)) return undefined;
     return decodeRaw(takeRaw(), source.valueEncoding) as V;
+  }
+
+  /**
+   * The short way of a read: nothing was written, and nothing has changed since the first read. hasFound and found* say what was found. False: something has
+   * changed, and nothing is noted.
+   */
+  #noteSync(core: TransactionCore, key: string): boolean {
+    const { source } = this;
+    const { set } = core;
+    try {
+      const { room } = set;
+      const length = source.keyEncoding.encode(key, room);
+      const { bytes } = room;
+      const { views } = source;
+      let hash = 0;
+      let shard = 0;
+      if (views.length > 1) {
+        hash = hashBytes(bytes, 0, length);
+        shard = core.shardOf(source, hash);
+      }
+      const view = views[shard]!;
+      hasFound = this.#take(view, core.findNewest(view, shard, hash, bytes, length), true);
+      if (!core.hold()) return false;
+      core.noteRead(set.note(source, key, shard, hash, length), foundSeq);
+      return true;
+    } catch (error) {
+      throw failed(core, error);
+    }
   }
 
   #ownValue(write: Write): V | undefined {
@@ -421,12 +475,9 @@ export abstract class TransactionReads<K, V> {
     expiresAt: number,
     ifVersion: number,
   ): Promise<boolean> {
-    const length = this.#encode(key);
-    const { bytes } = this.#manager.scratch;
-    const hash = hashBytes(bytes, 0, length);
+    const entry = this.#entryFor(core, key);
     const { meter } = this.source.views[0]!;
     meter.counts[encoded === undefined ? Counter.Deletes : Counter.Puts]!++;
-    const entry = this.#entryOf(core, hash, length);
     if (!core.isPessimistic) {
       if (ifVersion !== ANY_VERSION && !this.#holdsSync(core, entry, ifVersion)) return notWritten;
       core.noteBlind(entry);

@@ -3,13 +3,19 @@
  *
  *   KeyEntry   space · key · seen (the version that was read, see NOT_READ) · write ─▶ Write ─▶ previous ─▶ …
  *
+ * A small transaction has no hash table. While nothing is written, what getSync() reads is only noted (note()): nothing can be looked for, so a key that
+ * is read twice has two entries. Once something is written, keys that are strings are looked for by comparing them: mostly they are the very same
+ * strings. The table is made when there are too many for that, or when a key comes another way; of two entries of a key the first one is found.
+ *
  * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. Overwriting a
  * Write keeps the old one behind it (`previous`) only if somebody may ask for it: a savepoint, or an iterator that was begun since.
  *
  * Sets are used again by later transactions, with their entries and buffers: a small transaction allocates nothing here.
  * Threads: one.
  */
+import { KeyScratch } from '../../shared/codec/key-encoding.js';
 import { encodedBytesMax, writeEncoded, type Encoded } from '../../shared/codec/value-encoding.js';
+import { hashBytes } from '../../shared/hash.js';
 import { OPERATION_EXTENSION_BYTES, operationBytes } from '../../engines/operation.js';
 import type { SpaceSource } from '../pool/source.js';
 
@@ -17,6 +23,10 @@ import type { SpaceSource } from '../pool/source.js';
 export const NOT_READ = -1;
 
 const HEADS_MIN = 64;
+/** Reads that are only noted. */
+const NOTED_MAX = 16;
+/** Entries among which a key is looked for by comparing. */
+const COMPARED_MAX = 8;
 /** Kept from one transaction to the next. */
 const ENTRIES_KEPT = 64;
 const BYTES_KEPT = 4096;
@@ -45,6 +55,8 @@ export class KeyEntry {
   hash = 0;
   key: Buffer = nothing;
   keyLength = 0;
+  /** What the caller calls it; only while the set has no table. */
+  text = '';
   /** NOT_READ, or the number of the version that was seen. */
   seen = NOT_READ;
   /** The commit looks whether `seen` still holds, whatever the isolation. */
@@ -76,7 +88,11 @@ export class WorkingSet {
   readonly floating: KeyEntry[] = [];
   floatingCount = 0;
   step = 0;
+  /** Entries are found by hash. */
+  #isHashed = false;
   #heads = new Int32Array(HEADS_MIN);
+  /** The memory of the keys of the first entries: keys are encoded where they stay. */
+  readonly #rooms: KeyScratch[] = [];
   /** Writes up to here may still be asked for. */
   #keptStep = 0;
   #savepoints: Savepoint[] = [];
@@ -95,10 +111,12 @@ export class WorkingSet {
     if (this.count > ENTRIES_KEPT) {
       entries.length = ENTRIES_KEPT;
       this.#heads = new Int32Array(HEADS_MIN);
-    } else if (this.count > 0) this.#heads.fill(0);
+    } else if (this.#isHashed) this.#heads.fill(0);
+    this.#isHashed = false;
     for (let index = Math.min(this.count, entries.length) - 1; index >= 0; index--) {
       const entry = entries[index]!;
       entry.seen = NOT_READ;
+      entry.text = '';
       entry.isGuarded = false;
       entry.lockMode = 0;
       entry.lockWait = undefined;
@@ -126,7 +144,75 @@ export class WorkingSet {
     this.#fresh = [];
   }
 
+  // ---- without a table --------------------------------------------------------------------------------------------------------------------
+
+  /** Whether a read can be noted, without looking whether its key is known. */
+  get canNote(): boolean {
+    return this.writes === 0 && this.count < NOTED_MAX && !this.#isHashed;
+  }
+
+  /** Whether findText() is the way to look. */
+  get isCompared(): boolean {
+    return this.count <= COMPARED_MAX && !this.#isHashed;
+  }
+
+  /** Where the key of the next entry is to be encoded, for note(): no table has been made. */
+  get room(): KeyScratch {
+    return this.#rooms[this.count] ?? this.#addRoom();
+  }
+
+  #addRoom(): KeyScratch {
+    const room = new KeyScratch(KEY_ROOM);
+    this.#rooms.push(room);
+    return room;
+  }
+
+  /** Adds an entry for the key in the room. `hash` counts only with several shards. */
+  note(source: SpaceSource, text: string, shard: number, hash: number, keyLength: number): KeyEntry {
+    const index = this.count;
+    let entry = this.entries[index];
+    if (entry === undefined) {
+      entry = new KeyEntry();
+      this.entries.push(entry);
+    }
+    entry.source = source;
+    entry.spaceId = source.spaceId;
+    entry.text = text;
+    entry.shard = shard;
+    entry.hash = hash;
+    entry.key = this.#rooms[index]!.bytes;
+    entry.keyLength = keyLength;
+    this.count = index + 1;
+    return entry;
+  }
+
+  /** While isCompared. */
+  findText(source: SpaceSource, text: string): KeyEntry | undefined {
+    const { entries, count } = this;
+    for (let index = 0; index < count; index++) {
+      const entry = entries[index]!;
+      if (entry.text === text && entry.source === source) return entry;
+    }
+    return undefined;
+  }
+
+  #hash(): void {
+    this.#isHashed = true;
+    const heads = this.#heads;
+    // The first of two entries of a key comes before the other, for it may have what was written.
+    for (let index = this.count - 1; index >= 0; index--) {
+      const entry = this.entries[index]!;
+      entry.hash = hashBytes(entry.key, 0, entry.keyLength);
+      const bucket = entry.hash & (heads.length - 1);
+      entry.next = heads[bucket]! - 1;
+      heads[bucket] = index + 1;
+    }
+  }
+
+  // ---- by hash ----------------------------------------------------------------------------------------------------------------------------
+
   find(spaceId: number, hash: number, key: Uint8Array, keyLength: number): KeyEntry | undefined {
+    if (!this.#isHashed) this.#hash();
     const heads = this.#heads;
     let index = heads[hash & (heads.length - 1)]! - 1;
     while (index >= 0) {
@@ -137,7 +223,7 @@ export class WorkingSet {
     return undefined;
   }
 
-  /** For a key that find() did not find. The key is copied. */
+  /** For a key that find() has not found. The key is copied. */
   add(source: SpaceSource, shard: number, hash: number, key: Uint8Array, keyLength: number): KeyEntry {
     const index = this.count;
     let entry = this.entries[index];
