@@ -218,9 +218,12 @@ export class CommitBoard {
     Atomics.store(this.#prepared, at, this.#prepared[at]! + by);
   }
 
-  /** A shard that begins: nothing is prepared there. */
-  clearPrepared(shard: number): void {
-    this.#prepared.fill(0, shard * PREPARED_COUNTERS, (shard + 1) * PREPARED_COUNTERS);
+  /** A shard that begins: keys of these hashes are prepared there, and no others. What its predecessor had counted, too, is counted at any moment. */
+  resetPrepared(shard: number, hashes: readonly number[]): void {
+    const counters = new Int32Array(PREPARED_COUNTERS);
+    for (const hash of hashes) counters[hash & (PREPARED_COUNTERS - 1)]!++;
+    for (let at = 0; at < PREPARED_COUNTERS; at++)
+      Atomics.store(this.#prepared, shard * PREPARED_COUNTERS + at, counters[at]!);
   }
 
   // ---- readers --------------------------------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ export class CommitBoard {
 
   /** Any thread, when the board is not empty: whether a read of a key with this hash may have to wait for its shard. */
   mayBePrepared(shard: number, hash: number): boolean {
-    return this.#prepared[shard * PREPARED_COUNTERS + (hash & (PREPARED_COUNTERS - 1))] !== 0;
+    return Atomics.load(this.#prepared, shard * PREPARED_COUNTERS + (hash & (PREPARED_COUNTERS - 1))) !== 0;
   }
 
   /** Any thread: whether the shard has something to apply among the entries before `head`. */

@@ -99,6 +99,7 @@ interface WaitingLock {
   readonly link: ClientLink;
   readonly request: number;
   readonly call: LockCall;
+  isAnswered: boolean;
 }
 
 type Waiting = DeferredRequest | WaitingLock;
@@ -185,12 +186,13 @@ export class ShardTransactions {
       },
     );
     this.#cursor = control.commits.tail;
-    control.commits.clearPrepared(index);
-    for (const prepared of store.prepared.all) this.#adopt(prepared);
+    const hashes: number[] = [];
+    for (const prepared of store.prepared.all) this.#adopt(prepared, hashes);
+    control.commits.resetPrepared(index, hashes);
   }
 
-  /** The write locks of what a predecessor has prepared. */
-  #adopt(prepared: PreparedTransaction): void {
+  /** The write locks of what a predecessor has prepared. `hashes`: their keys' are added. */
+  #adopt(prepared: PreparedTransaction, hashes: number[]): void {
     const { id, client, writes } = prepared;
     const owner = this.locks.owner(id, id, 0, client);
     this.locks.markPrepared(owner);
@@ -202,8 +204,8 @@ export class ShardTransactions {
       const length = readKeyLength(writes, at);
       const hash = hashBytes(writes, keyAt, length);
       this.locks.tryKey(owner, readOperationSpace(writes, at), writes, keyAt, length, hash, LockMode.Exclusive);
+      hashes.push(hash);
     }
-    this.#countPrepared(writes, 0, writes.length, 1);
   }
 
   #countPrepared(bytes: Uint8Array, start: number, end: number, by: 1 | -1): void {
@@ -363,7 +365,9 @@ export class ShardTransactions {
     this.ready.push(deferred);
   }
 
-  #failed({ link, request }: Waiting, error: ErrorRecord): void {
+  #failed(waiting: Waiting, error: ErrorRecord): void {
+    const { link, request } = waiting;
+    if (!(waiting instanceof DeferredRequest)) waiting.isAnswered = true;
     link.respondError(request, error);
   }
 
@@ -734,7 +738,7 @@ export class ShardTransactions {
     const { locks } = this;
     const now = Date.now();
     const owner = locks.owner(call.txn, call.age, call.priority, link.client);
-    const waiting: WaitingLock = { link, request, call };
+    const waiting: WaitingLock = { link, request, call, isAnswered: false };
     const mode = MODES[call.mode];
     const deadline = now + Math.max(1, call.timeoutMs);
     const { key } = call;
@@ -767,11 +771,14 @@ export class ShardTransactions {
       if (conflict !== undefined) throw conflict;
       return Verdict.Done;
     }
-    link.respond(request, ResponseStatus.Deferred, '');
+    // It may have ended before the call returned: an answer comes once.
+    if (!waiting.isAnswered) link.respond(request, ResponseStatus.Deferred, '');
     return Verdict.Deferred;
   }
 
-  #grantLock({ link, request, call }: WaitingLock): void {
+  #grantLock(waiting: WaitingLock): void {
+    const { link, request, call } = waiting;
+    waiting.isAnswered = true;
     const conflict = this.#conflictOf(call);
     if (conflict === undefined) link.respond(request, ResponseStatus.Done, '');
     else link.respondError(request, conflict.toRecord());

@@ -1,6 +1,6 @@
 /** What waits, and for how long: locks that are not granted, reads beside commits, ends of threads and stores. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { CommitBoard } from '../../../dist/actors/commit-board.js';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { CommitBoard, commitBoardBytes } from '../../../dist/actors/commit-board.js';
 import { ConcordPool } from '../../../dist/index.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 
@@ -74,5 +74,32 @@ describe('transactions that are too long for one request', () => {
     for (const name of names) {
       for (const end of ['', '-a', '-b', '-c']) expect(await db.get(name + end)).toBe(value);
     }
+  });
+});
+
+describe('a shard that takes over', () => {
+  test('counts what its predecessor had prepared, and not for a moment less', () => {
+    const board = new CommitBoard(new SharedArrayBuffer(commitBoardBytes(2)), 0, 2);
+    for (const hash of [7, 7, 8]) board.countPrepared(1, hash, 1);
+    const { store } = Atomics;
+    let least = Infinity;
+    const spy = vi.spyOn(Atomics, 'store').mockImplementation(((words: Int32Array, at: number, value: number) => {
+      const stored = store(words, at, value);
+      least = Math.min(least, Number(board.mayBePrepared(1, 7)));
+      return stored;
+    }) as typeof Atomics.store);
+    try {
+      board.resetPrepared(1, [7]);
+    } finally {
+      spy.mockRestore();
+    }
+    expect(least).toBe(1);
+    expect([board.mayBePrepared(1, 7), board.mayBePrepared(1, 8), board.mayBePrepared(0, 7)]).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    board.countPrepared(1, 7, -1);
+    expect(board.mayBePrepared(1, 7)).toBe(false);
   });
 });
