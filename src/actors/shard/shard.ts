@@ -80,6 +80,9 @@ const MARK_BUCKETS = 1 << 14;
 const GATES_LOOK_MS = 50;
 /** A clear that meets a lock looks again after this. */
 const CLEAR_RETRY_MS = 1;
+/** So long decisions are kept for outcomes that are logged and not synced: of a shard without writes, and of one that has them. */
+const SETTLE_IDLE_MS = 1000;
+const SETTLE_BUSY_MS = 5000;
 /** What a moved space's new engine puts into its files is looked after so often. */
 const STORING_LOOK_MS = 5;
 
@@ -155,6 +158,10 @@ export class Shard {
   #waitMs = 0;
   /** Told when a space takes writes more slowly, not at all, or freely again. */
   onFlow: (spaceId: number, flow: WriteFlow) => void = () => undefined;
+  /** Since when outcomes are in the log that may not be on the disk, on performance.now()'s clock; 0: not known. */
+  #unsettledSinceMs = 0;
+  /** As counted at the last look. */
+  #groupsSettled = 0;
   /** When the first entry expires, as far as known; 0: look. */
   #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
@@ -1056,6 +1063,7 @@ export class Shard {
     this.#tellNews();
     if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
     this.#lookAtGates(performance.now());
+    this.#settleOutcomes(performance.now());
     if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
     if (this.#hasDrops) this.#dropSpaces();
     if (this.#hasSwitchWork) {
@@ -1064,6 +1072,32 @@ export class Shard {
       hasMore ||= this.#hasSwitchWork;
     }
     return hasMore;
+  }
+
+  /**
+   * Outcomes of transactions over several shards are logged without a sync of their own, and the coordinator keeps their decisions until one has come by. Where
+   * none does, this is it.
+   */
+  #settleOutcomes(nowMs: number): void {
+    const { store } = this;
+    if (this.#readOnlyCause !== undefined || store.decisionsNeededFrom === Infinity) {
+      this.#unsettledSinceMs = 0;
+      return;
+    }
+    const groups = this.#counters[ShardCounter.Groups]!;
+    const isIdle = groups === this.#groupsSettled;
+    this.#groupsSettled = groups;
+    if (this.#unsettledSinceMs === 0) this.#unsettledSinceMs = nowMs;
+    if (nowMs - this.#unsettledSinceMs < (isIdle ? SETTLE_IDLE_MS : SETTLE_BUSY_MS)) return;
+    this.#unsettledSinceMs = 0;
+    try {
+      store.sync();
+      this.#counters[ShardCounter.Syncs]!++;
+    } catch (error) {
+      this.#failed(error);
+    }
+    this.#countLog();
+    this.#control.feedBell.ring();
   }
 
   /** Engines install what their jobs have done, and order new ones. True when there is more to do at once. */

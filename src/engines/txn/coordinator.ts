@@ -444,7 +444,7 @@ export class Coordinator {
     this.counts.decisions += group.length;
     if (group.length > 0) this.counts.groups++;
     this.#answerAsks(asks);
-    return group.length + asks.length;
+    return group.length + asks.length + ends.length;
   }
 
   /** What of the group is known after a write or a sync that failed. @throws what is no failure of the disk */

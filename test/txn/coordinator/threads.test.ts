@@ -260,6 +260,25 @@ test('decisions of many callers share frames, and the log stays small', async ()
   await db.close();
 });
 
+test.each(['os', 'sync'] as const)(
+  'a store that goes quiet (%s) lets its decisions end by itself',
+  async (durability) => {
+    const where = directory();
+    let db = await open(where, { durability });
+    await fill(db);
+    const load = transfers(db, 8);
+    await until('some are through', () => load.done > 30, 20_000);
+    await load.stop();
+    const counters = db.host!.coordinatorCounters!;
+    expect(counters[CoordinatorCounter.Known]).toBeGreaterThan(0);
+    await until('none is known any more', () => counters[CoordinatorCounter.Known] === 0, 20_000);
+    await db.host!.crash();
+    db = await open(where);
+    expect(sumOf(db)).toBe(ACCOUNTS * START);
+    await db.close();
+  },
+);
+
 test('an idle store does not keep its coordinator awake', async () => {
   const db = await open(directory());
   await fill(db);
