@@ -833,6 +833,8 @@ export class Shard {
       this.#control.endGroup(this.index, published);
       if (published === undefined) transactions.notPublished();
     }
+    // Before the coordinator sees that it is applied: it must not forget what no log here holds.
+    this.#countLog();
     transactions.published();
   }
 

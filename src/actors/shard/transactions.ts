@@ -478,8 +478,8 @@ export class ShardTransactions {
     if (body.isPessimistic) this.#checkLocks(body);
     else this.#checkReaders(body);
     if (deferred === undefined && !this.locks.isEmpty && this.#isBodyLocked(body)) {
-      // It holds locks: others may wait for it, so it does not wait for them.
-      if (body.isPessimistic) throw this.#lockedBy(0);
+      // It holds locks, here or as a reader of other shards: somebody may wait for it, so it does not wait for others.
+      if (body.isPessimistic || body.lockEpoch !== 0) throw this.#lockedBy(0);
       const waiting = new DeferredRequest(link, request, source, at, length);
       waiting.body = this.#stream;
       this.#defer(waiting, this.#pointsOf(body));

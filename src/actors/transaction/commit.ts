@@ -16,6 +16,8 @@
  *                 lower one, and a snapshot between the two would see the write without the transaction that came before it
  *   Unknown       nobody is told anything: participants ask the coordinator
  *
+ * A shard that only reads and is replaced after its yes has lost the locks it voted with, and others may have written there: `areVotesKept` says whether none
+ * was, and is asked at the last moment before the decision. Of a single writer its shard looks, too (transactions.ts).
  * After the decision was asked for, or the writer was told to apply, abort() is refused: the answer is waited for, however long it takes.
  * Threads: any one.
  */
@@ -57,6 +59,7 @@ export class CommitRun<Body> {
   readonly #txn: number;
   readonly #parts: readonly CommitPart<Body>[];
   readonly #level: number;
+  readonly #areVotesKept: () => boolean;
   readonly #writers: number;
   #votesMissing = 0;
   /** Asked for their vote. */
@@ -65,11 +68,18 @@ export class CommitRun<Body> {
   #reject!: (error: Error) => void;
 
   /** Shards 0 … 63. */
-  constructor(port: CommitPort<Body>, txn: number, parts: readonly CommitPart<Body>[], level: number) {
+  constructor(
+    port: CommitPort<Body>,
+    txn: number,
+    parts: readonly CommitPart<Body>[],
+    level: number,
+    areVotesKept: () => boolean = () => true,
+  ) {
     this.#port = port;
     this.#txn = txn;
     this.#parts = parts;
     this.#level = level;
+    this.#areVotesKept = areVotesKept;
     this.#writers = parts.reduce((count, { writes }) => count + (writes ? 1 : 0), 0);
   }
 
@@ -118,6 +128,10 @@ export class CommitRun<Body> {
   }
 
   #allYes(): void {
+    if (!this.#areVotesKept()) {
+      this.#abort(new ConcordError('ERR_CONFLICT', 'a shard that had voted was replaced; nothing was applied'));
+      return;
+    }
     if (this.#writers === 1) this.#apply();
     else if (this.#writers > 1) this.#decide();
     else {

@@ -67,22 +67,25 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
     const shard = low === 0 ? 63 - Math.clz32(high) : 31 - Math.clz32(low);
     const writer = spare.pop() ?? new TransactionBodyWriter();
     try {
-      build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges);
+      build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges, 0);
       return { answer: manager.port.commitOne(shard, writer, level), run: undefined };
     } finally {
       // The port has copied it.
       keep(writer);
     }
   }
+  const restarts = restartsOfAll(core);
   const parts: CommitPart<TransactionBodyWriter>[] = [];
   for (let shard = 0; shard < shards; shard++) {
     const bit = 1 << (shard & 31);
     if (((shard < 32 ? low : high) & bit) === 0) continue;
     const writer = spare.pop() ?? new TransactionBodyWriter();
-    build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges);
-    parts.push({ shard, body: writer, writes: ((shard < 32 ? writersLow : writersHigh) & bit) !== 0 });
+    const writes = ((shard < 32 ? writersLow : writersHigh) & bit) !== 0;
+    build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges, writes ? 1 + restarts : 0);
+    parts.push({ shard, body: writer, writes });
   }
-  const run = new CommitRun(manager.port, core.id, parts, level);
+  const hasReaders = parts.some(({ writes }) => !writes);
+  const run = new CommitRun(manager.port, core.id, parts, level, () => !hasReaders || restartsOfAll(core) === restarts);
   const answer = run.run().finally(() => {
     for (const { body } of parts) keep(body);
   });
@@ -104,6 +107,13 @@ function isSingle(mask: number): boolean {
   return mask !== 0 && (mask & (mask - 1)) === 0;
 }
 
+/** How often shards were replaced. */
+function restartsOfAll({ control }: TransactionCore): number {
+  let restarts = 0;
+  for (let shard = 0; shard < control.shards; shard++) restarts += control.shardRestarts(shard);
+  return restarts;
+}
+
 function keep(writer: TransactionBodyWriter): void {
   if (spare.length >= WRITERS_KEPT) return;
   writer.reset();
@@ -118,12 +128,14 @@ function build(
   writersHigh: number,
   isGuarded: boolean,
   hasRanges: boolean,
+  voteEpoch: number,
 ): void {
   const { set } = core;
   const isBlind = core.isolation === Isolation.ReadCommitted && !isGuarded && !hasRanges;
   const isolation = isBlind ? Isolation.ReadCommitted : Isolation.Serializable;
   const snapshot = hasRanges ? core.snapshotAt : 0;
-  const epoch = core.hasLocks ? core.locks.epochOf(shard) : 0;
+  const lockEpoch = core.hasLocks ? core.locks.epochOf(shard) : 0;
+  const epoch = core.isPessimistic ? lockEpoch : voteEpoch;
   const readMs = core.readMs === 0 ? Date.now() : core.readMs;
   writer.begin(isolation, core.isPessimistic, core.id, snapshot, readMs, writersLow, writersHigh, epoch);
   const { entries, count } = set;

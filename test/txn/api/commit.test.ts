@@ -195,6 +195,27 @@ describe('several writers', () => {
   });
 });
 
+describe('a shard that only reads, replaced after its yes', () => {
+  test.each([[[3]], [[1, 3]], [[]]])('lets nothing be applied by the writers %j', async (writers) => {
+    const port = new ScriptedPort();
+    let areKept = true;
+    const run = new CommitRun(port, TXN, parts(writers, [0, 2]), 1, () => areKept);
+    const failed = expect(run.run()).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
+    for (const shard of [0, ...(writers.length === 1 ? [] : writers)]) await answer(port, 'prepare', shard);
+    areKept = false;
+    const asked = port.names().length;
+    await answer(port, 'prepare', 2);
+    await failed;
+    expect(run.state).toBe(CommitState.Aborted);
+    expect(port.names().slice(asked)).toEqual(
+      port
+        .names()
+        .slice(0, asked)
+        .map((name) => name.replace('prepare', 'release')),
+    );
+  });
+});
+
 describe('one writer', () => {
   test('applies when the others have voted, and they are let go when it has answered', async () => {
     const { port, done, outcome } = start([3], [0, 1], 0);

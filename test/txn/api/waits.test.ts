@@ -56,6 +56,27 @@ describe('a key that a transaction may change', () => {
   });
 });
 
+describe('a commit in one shard', () => {
+  test('waits for a lock that is in its way, also with a body that has come in pieces', async () => {
+    for (const value of ['short', 'v'.repeat(200 << 10)]) {
+      const holder = db.begin({ mode: 'pessimistic' });
+      await holder.getForUpdate('held');
+      let outcome = 'waits';
+      const commit = db
+        .transaction((tx) => void tx.put('held', value), { retries: 0 })
+        .then(
+          () => (outcome = 'ok'),
+          (error: Error) => (outcome = error.message),
+        );
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      expect(outcome).toBe('waits');
+      await holder.rollback();
+      expect(await commit).toBe('ok');
+      expect(await db.get('held')).toBe(value);
+    }
+  });
+});
+
 describe('transactions that are too long for one request', () => {
   test('are all committed, however many a thread commits at once', async () => {
     const value = 'v'.repeat(150 << 10);
