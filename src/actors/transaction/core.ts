@@ -76,8 +76,6 @@ export class TransactionCore {
   snapshotAt = -1;
   #snapshotSlot = -1;
   #anchoring: Promise<void> | undefined;
-  /** Of the reads that nothing but their number protects. */
-  #floatingAbsent = 0;
   /** Reads begin with a snapshot: an attempt before this one had read what did not stay, or nobody will try again. */
   anchorsFirst = false;
   /** What the commit waits for, while it can still be given up. */
@@ -271,12 +269,8 @@ export class TransactionCore {
 
   /** Nothing that was read before has changed. */
   hold(): boolean {
-    return this.set.floatingCount === 0 || this.stamps.hold();
-  }
-
-  /** Of a read that holds with all before it. */
-  noteRead(entry: KeyEntry, seq: number): void {
-    this.#remember(entry, seq, false);
+    const { set } = this;
+    return set.noted + set.floatingCount === 0 || this.stamps.hold();
   }
 
   /** find(), but it does not wait for a file: what must be loaded first is returned, and nothing is held. */
@@ -348,6 +342,7 @@ export class TransactionCore {
   settle(entry: KeyEntry, seq: number): boolean {
     const { set } = this;
     if (this.isolation === Isolation.ReadCommitted) return true;
+    set.unfold();
     if (this.readsAtSnapshot) {
       if (entry.seen !== NOT_READ && entry.seen !== seq) throw changedMeanwhile(entry);
       set.noteRead(entry, seq);
@@ -363,7 +358,7 @@ export class TransactionCore {
       this.#remember(entry, seq, isLocked);
       return true;
     }
-    if (others + (isLocked ? 0 : 1) > RECHECKS_MAX || this.#floatingAbsent + (seq === 0 && !isLocked ? 1 : 0) > 1)
+    if (others + (isLocked ? 0 : 1) > RECHECKS_MAX || set.floatingAbsent + (seq === 0 && !isLocked ? 1 : 0) > 1)
       return false;
     this.stamps.renew();
     this.#remember(entry, seq, isLocked);
@@ -376,7 +371,6 @@ export class TransactionCore {
     this.set.noteRead(entry, seq);
     if (isLocked) return;
     this.set.noteFloating(entry);
-    if (seq === 0) this.#floatingAbsent++;
   }
 
   /** 0: what was absent, 1: what was there. @throws ERR_CONFLICT */
@@ -461,11 +455,12 @@ export class TransactionCore {
    * compared with that, and the range stays.) @throws ERR_CONFLICT
    */
   checkFloatingAt(sequence: number): void {
-    if (this.set.floatingCount > 0) this.#checkReadsAt(sequence);
+    if (this.set.noted + this.set.floatingCount > 0) this.#checkReadsAt(sequence);
   }
 
   #checkReadsAt(sequence: number): void {
     const { set } = this;
+    set.unfold();
     if (this.isolation === Isolation.ReadCommitted || set.reads === 0) return;
     for (let index = 0; index < set.count; index++) {
       const entry = set.entries[index]!;

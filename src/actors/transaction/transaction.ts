@@ -61,7 +61,6 @@ const EXPIRES_AT_MAX = 2 ** 48 - 1;
 let foundRaw: RawValue = '';
 let foundSeq = 0;
 let foundExpiresAt = 0;
-let hasFound = false;
 
 export abstract class TransactionReads<K, V> {
   /** @internal */
@@ -105,8 +104,8 @@ export abstract class TransactionReads<K, V> {
       if (known !== undefined) return known;
       const { room } = set;
       const length = source.keyEncoding.encode(key, room);
-      const hash = core.control.shards === 1 ? 0 : hashBytes(room.bytes, 0, length);
-      return set.note(source, key, core.shardOf(source, hash), hash, length);
+      const shard = source.views.length === 1 ? 0 : core.shardOf(source, hashBytes(room.bytes, 0, length));
+      return set.addText(source, key, shard, length);
     }
     const length = this.#encode(key);
     return this.#entryOf(core, hashBytes(this.#manager.scratch.bytes, 0, length), length);
@@ -116,11 +115,7 @@ export abstract class TransactionReads<K, V> {
   #begin(core: TransactionCore): void {
     core.assertActive();
     this.source.assertUsable();
-    if (this.source.pending !== undefined) {
-      throw new ConcordError('ERR_SPACE_NOT_FOUND', `the space ${this.source.name} is being created: await its ready`, {
-        space: this.source.name,
-      });
-    }
+    if (this.source.pending !== undefined) throw notCreated(this.source.name);
     core.open();
   }
 
@@ -135,13 +130,20 @@ export abstract class TransactionReads<K, V> {
     this.#begin(core);
     const { set } = core;
     if (typeof key === 'string' && core.canFloat) {
-      if (set.canNote) {
-        if (this.#noteSync(core, key)) return hasFound ? (decodeRaw(takeRaw(), source.valueEncoding) as V) : undefined;
+      if (set.canNote(source)) {
+        const raw = this.#noteSync(core, key);
+        if (raw !== CHANGED) return raw === undefined ? undefined : (decodeRaw(raw, source.valueEncoding) as V);
       } else if (set.isCompared) {
         const own = set.findText(source, key)?.write;
         if (own !== undefined) return this.#ownValue(own);
       }
     }
+    return this.#getHashed(core, key);
+  }
+
+  #getHashed(core: TransactionCore, key: K): V | undefined {
+    const { source } = this;
+    const { set } = core;
     const length = this.#encode(key);
     const { bytes } = this.#manager.scratch;
     const hash = hashBytes(bytes, 0, length);
@@ -151,11 +153,8 @@ export abstract class TransactionReads<K, V> {
     return decodeRaw(takeRaw(), source.valueEncoding) as V;
   }
 
-  /**
-   * The short way of a read: nothing was written, and nothing has changed since the first read. hasFound and found* say what was found. False: something has
-   * changed, and nothing is noted.
-   */
-  #noteSync(core: TransactionCore, key: string): boolean {
+  /** The short way of a read: nothing was written, and nothing has changed since the first read. CHANGED: something has, and nothing is noted. */
+  #noteSync(core: TransactionCore, key: string): RawValue | undefined | typeof CHANGED {
     const { source } = this;
     const { set } = core;
     try {
@@ -170,10 +169,20 @@ export abstract class TransactionReads<K, V> {
         shard = core.shardOf(source, hash);
       }
       const view = views[shard]!;
-      hasFound = this.#take(view, core.findNewest(view, shard, hash, bytes, length), true);
-      if (!core.hold()) return false;
-      core.noteRead(set.note(source, key, shard, hash, length), foundSeq);
-      return true;
+      let raw: RawValue | undefined;
+      let seq = 0;
+      if (core.findNewest(view, shard, hash, bytes, length)) {
+        const { reader } = view;
+        try {
+          seq = reader.seq;
+          raw = source.isText ? reader.valueUtf8() : reader.copyValue();
+        } finally {
+          view.release();
+        }
+      }
+      if (!core.hold()) return CHANGED;
+      set.note(source, key, shard, length, seq);
+      return raw;
     } catch (error) {
       throw failed(core, error);
     }
@@ -884,7 +893,13 @@ export class Transaction<K = string, V = string> extends TransactionReads<K, V> 
   }
 }
 
+function notCreated(space: string): ConcordError {
+  return new ConcordError('ERR_SPACE_NOT_FOUND', `the space ${space} is being created: await its ready`, { space });
+}
+
 const ANY_VERSION = -1;
+/** In place of a value. */
+const CHANGED = null;
 
 function alwaysTrue(): boolean {
   return true;

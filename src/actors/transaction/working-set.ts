@@ -3,9 +3,10 @@
  *
  *   KeyEntry   space · key · seen (the version that was read, see NOT_READ) · write ─▶ Write ─▶ previous ─▶ …
  *
- * A small transaction has no hash table. While nothing is written, what getSync() reads is only noted (note()): nothing can be looked for, so a key that
- * is read twice has two entries. Once something is written, keys that are strings are looked for by comparing them: mostly they are the very same
- * strings. The table is made when there are too many for that, or when a key comes another way; of two entries of a key the first one is found.
+ * A small transaction has no hash table. While nothing is written, what getSync() reads is only noted, in flat arrays (note()): nothing can be looked for,
+ * and mostly nobody asks again. Entries are made of the notes when somebody does; a key that was read twice has two then. Once something is
+ * written, keys that are strings are looked for by comparing them: mostly they are the very same strings. The table is made when there are too many
+ * for that, or when a key comes another way; of two entries of a key the first one is found.
  *
  * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. Overwriting a
  * Write keeps the old one behind it (`previous`) only if somebody may ask for it: a savepoint, or an iterator that was begun since.
@@ -84,9 +85,19 @@ export class WorkingSet {
   writes = 0;
   /** Bytes of records to be written, by shard. */
   readonly bytesOfShard: Float64Array;
-  /** The first reads that nothing but their number protects; beyond FLOATING_KEPT they are only counted. */
+  /** The first reads that nothing but their number protects, what is noted left out; beyond FLOATING_KEPT they are only counted. */
   readonly floating: KeyEntry[] = [];
   floatingCount = 0;
+  /** Of them, what was absent. */
+  floatingAbsent = 0;
+  /** Reads that no entry has been made of. They float, too. */
+  noted = 0;
+  #notedSource: SpaceSource | undefined;
+  /** By note. What a transaction before this one has left stays until it is written over. */
+  readonly #texts: string[] = [];
+  readonly #lengths = new Int32Array(NOTED_MAX);
+  readonly #shards = new Int32Array(NOTED_MAX);
+  readonly #seen = new Float64Array(NOTED_MAX);
   step = 0;
   /** Entries are found by hash. */
   #isHashed = false;
@@ -129,8 +140,10 @@ export class WorkingSet {
     }
     if (this.writes > 0 || this.step > 0) this.bytesOfShard.fill(0);
     this.count = 0;
+    this.noted = 0;
     this.reads = 0;
     this.floatingCount = 0;
+    this.floatingAbsent = 0;
     this.writes = 0;
     this.step = 0;
     this.#keptStep = 0;
@@ -147,18 +160,23 @@ export class WorkingSet {
   // ---- without a table --------------------------------------------------------------------------------------------------------------------
 
   /** Whether a read can be noted, without looking whether its key is known. */
-  get canNote(): boolean {
-    return this.writes === 0 && this.count < NOTED_MAX && !this.#isHashed;
+  canNote(source: SpaceSource): boolean {
+    return (
+      this.writes === 0 &&
+      !this.#isHashed &&
+      this.count + this.noted < NOTED_MAX &&
+      (this.noted === 0 || this.#notedSource === source)
+    );
   }
 
   /** Whether findText() is the way to look. */
   get isCompared(): boolean {
-    return this.count <= COMPARED_MAX && !this.#isHashed;
+    return this.count + this.noted <= COMPARED_MAX && !this.#isHashed;
   }
 
-  /** Where the key of the next entry is to be encoded, for note(): no table has been made. */
+  /** Where the key of the next note is to be encoded. */
   get room(): KeyScratch {
-    return this.#rooms[this.count] ?? this.#addRoom();
+    return this.#rooms[this.count + this.noted] ?? this.#addRoom();
   }
 
   #addRoom(): KeyScratch {
@@ -167,8 +185,33 @@ export class WorkingSet {
     return room;
   }
 
-  /** Adds an entry for the key in the room. `hash` counts only with several shards. */
-  note(source: SpaceSource, text: string, shard: number, hash: number, keyLength: number): KeyEntry {
+  /** If canNote(): the key in the room was read, and this number seen. */
+  note(source: SpaceSource, text: string, shard: number, keyLength: number, seq: number): void {
+    const index = this.noted++;
+    if (index === 0) this.#notedSource = source;
+    this.#texts[index] = text;
+    this.#lengths[index] = keyLength;
+    this.#shards[index] = shard;
+    this.#seen[index] = seq;
+  }
+
+  /** Makes entries of what was noted. */
+  unfold(): void {
+    if (this.noted > 0) this.#unfold();
+  }
+
+  #unfold(): void {
+    const { noted } = this;
+    this.noted = 0;
+    for (let index = 0; index < noted; index++) {
+      const entry = this.addText(this.#notedSource!, this.#texts[index]!, this.#shards[index]!, this.#lengths[index]!);
+      this.noteRead(entry, this.#seen[index]!);
+      this.noteFloating(entry);
+    }
+  }
+
+  /** Adds an entry for the key in the room; nothing is noted. */
+  addText(source: SpaceSource, text: string, shard: number, keyLength: number): KeyEntry {
     const index = this.count;
     let entry = this.entries[index];
     if (entry === undefined) {
@@ -179,15 +222,16 @@ export class WorkingSet {
     entry.spaceId = source.spaceId;
     entry.text = text;
     entry.shard = shard;
-    entry.hash = hash;
     entry.key = this.#rooms[index]!.bytes;
     entry.keyLength = keyLength;
+    entry.hash = this.bytesOfShard.length === 1 ? 0 : hashBytes(entry.key, 0, keyLength);
     this.count = index + 1;
     return entry;
   }
 
   /** While isCompared. */
   findText(source: SpaceSource, text: string): KeyEntry | undefined {
+    if (this.noted > 0) this.#unfold();
     const { entries, count } = this;
     for (let index = 0; index < count; index++) {
       const entry = entries[index]!;
@@ -197,6 +241,7 @@ export class WorkingSet {
   }
 
   #hash(): void {
+    if (this.noted > 0) this.#unfold();
     this.#isHashed = true;
     const heads = this.#heads;
     // The first of two entries of a key comes before the other, for it may have what was written.
@@ -271,6 +316,7 @@ export class WorkingSet {
   noteFloating(entry: KeyEntry): void {
     if (this.floatingCount < FLOATING_KEPT) this.floating[this.floatingCount] = entry;
     this.floatingCount++;
+    if (entry.seen === 0) this.floatingAbsent++;
   }
 
   /** Bytes of the entry's record. */
