@@ -16,6 +16,7 @@ export const PLANTS = [
   'snapshots do not wait for the board',
   'reads do not wait for the board',
   'locks of prepared transactions are not kept',
+  'lost votes are not noticed',
 ] as const;
 export type Plant = (typeof PLANTS)[number];
 

@@ -70,8 +70,6 @@ export interface Report {
   readonly counts: World['counts'];
 }
 
-type Port = ReturnType<World['portOf']>;
-
 class Violation extends Error {}
 
 class Simulation {
@@ -262,12 +260,15 @@ class Simulation {
     });
     const shards = [...new Set(keys.map((key) => this.#shardOf(key)))].sort();
     const mask = txn.writes.reduce((bits, key) => bits | (1 << this.#shardOf(key)), 0);
-    // The one that writes looks whether those that only read have still the locks they have voted with.
+    // As actors/transaction/send.ts: those that only read must have the locks still that they have voted with.
+    const isGuarded = world.options.plant !== 'lost votes are not noticed';
+    const restarts = world.restarts;
+    const areVotesKept = (): boolean => !isGuarded || world.restarts === restarts;
     const hasReaders = shards.some((shard) => (mask & (1 << shard)) === 0);
-    const readersEpoch = hasReaders ? world.lives.reduce((sum, _, shard) => sum + port.restarts(shard), 1) : 0;
+    const voteEpoch = (shard: number): number => epochs.get(shard) ?? (hasReaders && isGuarded ? 1 + restarts : 0);
     const parts = shards.map((shard) => {
       const body = new TransactionBodyWriter();
-      body.begin(Isolation.Serializable, isPessimistic, id, 0, Date.now(), mask, 0, epochs.get(shard) ?? readersEpoch);
+      body.begin(Isolation.Serializable, isPessimistic, id, 0, Date.now(), mask, 0, voteEpoch(shard));
       for (const { key, seq } of found)
         if (this.#shardOf(key) === shard) body.addRead(0, this.#keys[key]!, this.#keys[key]!.length, seq);
       for (const [key, text] of values) {
@@ -277,7 +278,7 @@ class Simulation {
       }
       return { shard, body: body.seal(), writes: (mask & (1 << shard)) !== 0 };
     });
-    await this.#commit(client, txn, parts, level);
+    await this.#commit(client, txn, parts, level, areVotesKept);
     if (txn.outcome === 'aborted') letGo();
   }
 
@@ -304,6 +305,7 @@ class Simulation {
     txn: Txn,
     parts: readonly CommitPart<TransactionBodyWriter>[],
     level: number,
+    areVotesKept = (): boolean => true,
   ): Promise<void> {
     const { world } = this;
     const port = world.portOf(client);
@@ -319,7 +321,7 @@ class Simulation {
       }
       return;
     }
-    const run = new CommitRun(withGuard(port, parts), txn.id, parts, level);
+    const run = new CommitRun(port, txn.id, parts, level, areVotesKept);
     if (world.random.chance(0.15)) {
       world.post(() => {
         if (!client.isDead) run.abort(new ConcordError('ERR_TRANSACTION_TIMEOUT', 'it takes too long'));
@@ -624,34 +626,6 @@ class Simulation {
         `no order of the transactions explains what they saw: ${names.join(', ')}\n${JSON.stringify(findings.slice(0, 2))}`,
       );
   }
-}
-
-/**
- * A shard that has voted, only reads, and is replaced before all have voted, has lost the locks it had voted with. All that is decided must have been locked at
- * one instant: so this is looked at when all have voted.
- */
-function withGuard(port: Port, parts: readonly CommitPart<TransactionBodyWriter>[]): Port {
-  const restarts = new Map<number, number>();
-  const guard = (): void => {
-    for (const [shard, count] of restarts)
-      if (port.restarts(shard) !== count)
-        throw new ConcordError('ERR_CONFLICT', `shard ${shard} has lost its locks`, { shard });
-  };
-  return {
-    ...port,
-    prepare: (shard, body, level) => {
-      if (parts.some((part) => part.shard === shard && !part.writes)) restarts.set(shard, port.restarts(shard));
-      return port.prepare(shard, body, level);
-    },
-    commitOne: (shard, body, level) => {
-      guard();
-      return port.commitOne(shard, body, level);
-    },
-    decide: (txn, maskLow, maskHigh, level) => {
-      guard();
-      return port.decide(txn, maskLow, maskHigh, level);
-    },
-  };
 }
 
 function accountOf(value: string | undefined): Account {
