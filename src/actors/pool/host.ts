@@ -39,7 +39,7 @@ import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-s
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { LockHolder } from '../../engines/txn/lock-table.js';
-import { COORDINATOR_DIRECTORY } from '../../engines/txn/decision-log.js';
+import { COORDINATOR_DIRECTORY, readDecisions } from '../../engines/txn/decision-log.js';
 import { CoordinatorSupervisor } from '../coordinator/supervisor.js';
 import { BackgroundPool } from '../jobs/background-pool.js';
 import { ControlBlock, MAX_CLIENTS, PoolState, ShardCounter, ShardState } from '../control-block.js';
@@ -269,6 +269,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   readonly #prepareJournals: readonly SharedArrayBuffer[];
   /** Of what its flushes and compactions write. */
   readonly #rate: SharedArrayBuffer;
+  /** Of a store that is open to read only: what its shards apply in memory. */
+  #decided: ReadonlySet<number> | undefined;
   #closing = false;
 
   private constructor(
@@ -407,6 +409,14 @@ export class PoolHost extends EventEmitter<HostEvents> {
   // ---- shards ---------------------------------------------------------------------------------------------------------------------------
 
   async #start(isNew: boolean): Promise<void> {
+    if (this.#options.readOnly) {
+      try {
+        this.#decided = this.#readDecided();
+      } catch (error) {
+        await this.#background.close();
+        throw error;
+      }
+    }
     const starting = this.#arenas.map(async (_, index) => {
       const handle = this.#launch(index, false, isNew);
       this.#shards[index] = handle.handle;
@@ -439,6 +449,19 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (passedOver && (recoveryMode === 'point-in-time' || recoveryMode === 'salvage')) await this.checkpointAll();
   }
 
+  /** @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_PERMISSION */
+  #readDecided(): ReadonlySet<number> {
+    const { storeId, shards } = this.manifest;
+    const decisions = readDecisions({
+      env: new NodeEnv(),
+      directory: this.directory === ':memory:' ? undefined : join(this.directory, COORDINATOR_DIRECTORY),
+      storeId: Buffer.from(storeId, 'hex'),
+      shards,
+      recoveryMode: this.#options.recoveryMode,
+    });
+    return new Set(decisions?.decided.keys());
+  }
+
   /** Starts the thread of a shard. `ready` settles when it has recovered. */
   #launch(index: number, adopt: boolean, isNew: boolean): { handle: ShardHandle; ready: Promise<void> } {
     const options = this.#options;
@@ -462,6 +485,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       rate: this.#rate,
       feedRing: this.#feedRings[index],
       prepareJournal: this.#prepareJournals[index],
+      decided: this.#decided,
       transactions: {
         deadlock: options.deadlock,
         bodyBytesMax: options.transactionBytesMax,

@@ -10,7 +10,9 @@ import { NodeEnv } from '../../shared/env/node-env.js';
 import { UNIT_BYTES, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { EngineCode } from '../../engines/engine.js';
 import { ShardStore } from '../../engines/store/shard-store.js';
+import { settlePrepared } from '../../engines/store/settle.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
+import { COORDINATOR_DIRECTORY, readDecisions } from '../../engines/txn/decision-log.js';
 import { verifyWal } from '../../engines/wal/inspect.js';
 import { WalWriter } from '../../engines/wal/writer.js';
 import { recoverWal } from '../../engines/wal/recovery.js';
@@ -43,6 +45,8 @@ const MEMORY_PER_FILE_BYTE = 4;
 /** Reserved when that was not enough: any store that could have been written fits. */
 const VERIFY_MEMORY_BYTES_MAX = 64 * 2 ** 30;
 
+const LSM_ENGINE = 'lsm';
+
 export interface Problem {
   readonly code: string;
   readonly message: string;
@@ -60,6 +64,15 @@ export interface VerifyReport {
   readonly shards: number;
   readonly entries: number;
   readonly logFrames: number;
+  readonly transactions: PreparedReport;
+}
+
+/** Transactions over several shards that were on their way when the store was left. */
+export interface PreparedReport {
+  /** In some shard. */
+  readonly prepared: number;
+  /** Of these: they are to be committed, which the next opening does. All others it gives up. */
+  readonly decided: number;
 }
 
 export interface RepairReport {
@@ -119,8 +132,16 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
   try {
     manifest = readManifest(env, directory);
   } catch (error) {
-    return { ok: false, problems: [problemOf(error)], shards: 0, entries: 0, logFrames: 0 };
+    const transactions = { prepared: 0, decided: 0 };
+    return { ok: false, problems: [problemOf(error)], shards: 0, entries: 0, logFrames: 0, transactions };
   }
+  let decisions: ReadonlySet<number> | undefined;
+  try {
+    decisions = decidedOf(env, directory, manifest, 'tolerate-torn-tail').decided;
+  } catch (error) {
+    problems.push(problemOf(error));
+  }
+  const prepared = new Set<number>();
   let entries = 0;
   let logFrames = 0;
   for (let shard = 0; shard < manifest.shards; shard++) {
@@ -129,6 +150,8 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
     try {
       const store = openReadOnly(env, shardPath, manifest, shard);
       trees = [...(lsmSiteOf(store.arena)?.trees ?? [])].map(({ tree }) => tree).filter((tree) => tree !== 0);
+      for (const id of store.recovery.prepared) prepared.add(id);
+      if (decisions !== undefined) settlePrepared(store, (id) => decisions.has(id));
       entries += entriesOf(store);
       logFrames += store.recovery.wal?.frames ?? 0;
       for (const message of store.spaces.check()) problems.push({ code: 'ERR_CORRUPT', message, details: { shard } });
@@ -155,7 +178,36 @@ function verifyLocked(env: NodeEnv, directory: string): VerifyReport {
       if (!known.has(problem.message)) problems.push(problem);
     }
   }
-  return { ok: problems.length === 0, problems, shards: manifest.shards, entries, logFrames };
+  const decided = [...prepared].filter((id) => decisions?.has(id) === true).length;
+  const transactions = { prepared: prepared.size, decided };
+  return { ok: problems.length === 0, problems, shards: manifest.shards, entries, logFrames, transactions };
+}
+
+interface DecisionsFound {
+  readonly decided: ReadonlySet<number>;
+  readonly losses: readonly Problem[];
+}
+
+/** What is to be committed though a shard may have it prepared only. @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO */
+function decidedOf(
+  env: NodeEnv,
+  directory: string,
+  manifest: Manifest,
+  recoveryMode: 'tolerate-torn-tail' | 'salvage',
+): DecisionsFound {
+  const found = readDecisions({
+    env,
+    directory: join(directory, COORDINATOR_DIRECTORY),
+    storeId: storeIdOf(manifest),
+    shards: manifest.shards,
+    recoveryMode,
+  });
+  const losses = (found?.wal.losses ?? []).map(({ file, offset, lsnFrom, lsnTo, reason }) => ({
+    code: 'ERR_CORRUPT',
+    message: `${file} at ${offset}: decisions ${lsnFrom} to ${lsnTo ?? 'the end'} are lost (${reason})`,
+    details: { file, offset, lsnFrom, lsnTo: lsnTo ?? null },
+  }));
+  return { decided: new Set(found?.decided.keys()), losses };
 }
 
 /** Of the LSM-Trees of a shard. `trees`: those that spaces are in; undefined when the shard cannot be opened: then any may be. */
@@ -273,6 +325,8 @@ export async function restoreStore(from: string, to: string, options?: Maintenan
     for (let shard = 0; shard < manifest.shards; shard++) {
       copyDirectory(env, shardDirectory(source, shard), shardDirectory(target, shard));
     }
+    const decisions = join(source, COORDINATOR_DIRECTORY);
+    if (env.exists(decisions)) copyDirectory(env, decisions, join(target, COORDINATOR_DIRECTORY));
     finishCreation(env, target, manifest);
   });
   const report = await verifyStore(target, options);
@@ -320,6 +374,8 @@ export async function repairStore(path: string, options?: MaintenanceOptions): P
     const manifest = readManifest(env, directory);
     env.makeDirectory(rebuilt);
     beginCreation(env, rebuilt, () => undefined);
+    const decisions = salvageDecisions(env, directory, manifest);
+    losses.push(...decisions.losses);
     for (let shard = 0; shard < manifest.shards; shard++) {
       entries += repairShard(
         env,
@@ -327,6 +383,7 @@ export async function repairStore(path: string, options?: MaintenanceOptions): P
         shard,
         shardDirectory(directory, shard),
         shardDirectory(rebuilt, shard),
+        decisions,
         losses,
       );
     }
@@ -338,17 +395,44 @@ export async function repairStore(path: string, options?: MaintenanceOptions): P
   return { ok: losses.length === 0, entries, losses, backup };
 }
 
+function salvageDecisions(env: NodeEnv, directory: string, manifest: Manifest): DecisionsFound {
+  try {
+    return decidedOf(env, directory, manifest, 'salvage');
+  } catch (error) {
+    return { decided: new Set(), losses: [problemOf(error)] };
+  }
+}
+
+/** What a shard has prepared is applied or given up, for the rebuilt store has nobody to ask. */
+function settleShard(store: ShardStore, shard: number, decisions: DecisionsFound, losses: Problem[]): void {
+  const { prepared, abandoned } = store.recovery;
+  const lost = (id: number, why: string): void => {
+    const message = `shard ${shard}: transaction ${id} is given up there: ${why}`;
+    losses.push({ code: 'ERR_CORRUPT', message, details: { shard, transaction: id } });
+  };
+  for (const id of abandoned) lost(id, 'it was prepared before a part of the log that is lost');
+  if (decisions.losses.length > 0) {
+    for (const id of prepared)
+      if (!decisions.decided.has(id)) lost(id, 'it was prepared, and the decision may be among those that are lost');
+  }
+  settlePrepared(store, (id) => decisions.decided.has(id));
+}
+
 function repairShard(
   env: NodeEnv,
   manifest: Manifest,
   shard: number,
   from: string,
   to: string,
+  decisions: DecisionsFound,
   losses: Problem[],
 ): number {
   const storeId = storeIdOf(manifest);
   env.makeDirectory(to);
-  const hasTrees = env.exists(from) && treesOf(env, from).length > 0;
+  // A tree that has no files yet makes them when the log is read.
+  const hasTrees =
+    env.exists(from) &&
+    (treesOf(env, from).length > 0 || definitionsOf(manifest).some(({ engine }) => engine === LSM_ENGINE));
   let hasCheckpoint = env.exists(from) && findCheckpoint(env, from) !== undefined;
   // Trees are mended where they shall stay. What else the shard has is read there as well: an LSM-Tree takes what only the log has into its files.
   if (hasTrees) hasCheckpoint = gatherShard(env, manifest, shard, from, to, losses);
@@ -374,6 +458,13 @@ function repairShard(
       message: `${loss.file} at ${loss.offset}: frames ${loss.lsnFrom} to ${loss.lsnTo ?? 'the end'} are lost (${loss.reason})`,
       details: { file: loss.file, offset: loss.offset, shard, lsnFrom: loss.lsnFrom, lsnTo: loss.lsnTo ?? null },
     });
+  }
+  if (store !== undefined) {
+    try {
+      settleShard(store, shard, decisions, losses);
+    } catch (error) {
+      losses.push(problemOf(error));
+    }
   }
   const publishedSeq = store?.publishedSeq ?? 0;
   let trees: readonly LsmRoot[] = [];

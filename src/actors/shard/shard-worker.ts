@@ -14,6 +14,7 @@ import {
   type OpenSnapshots,
   type RecoveryReport,
 } from '../../engines/store/shard-store.js';
+import { settlePrepared } from '../../engines/store/settle.js';
 import { SHARD_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { LsmJobs, LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js';
@@ -50,6 +51,8 @@ export interface ShardWorkerData {
   readonly feedRing: SharedArrayBuffer | undefined;
   /** Of the same: where what is prepared outlives the thread. */
   readonly prepareJournal: SharedArrayBuffer | undefined;
+  /** Of a store that is open to read only, where nobody carries decisions to the shards: what is decided. */
+  readonly decided: ReadonlySet<number> | undefined;
   readonly transactions: TransactionSettings;
   readonly settings: ShardSettings;
 }
@@ -444,6 +447,8 @@ async function main(data: ShardWorkerData): Promise<void> {
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });
+    const { decided } = data;
+    if (decided !== undefined) settlePrepared(store, (id) => decided.has(id));
   } catch (error) {
     post({ event: 'open-failed', error: toErrorRecord(error) });
     setImmediate(() => process.exit(1));
