@@ -851,7 +851,8 @@ export class Shard {
   #failed(error: unknown): ErrorRecord {
     this.#counters[ShardCounter.Errors]!++;
     if (!(error instanceof ConcordError)) throw error;
-    if (error.code === 'ERR_DISK_FULL') return error.toRecord();
+    // Of memory: what is decided finds no room for a page that it changes. It is tried again.
+    if (error.code === 'ERR_DISK_FULL' || error.code === 'ERR_MEMORY_FULL') return error.toRecord();
     if (error.code === 'ERR_IO' || error.code === 'ERR_PERMISSION') {
       this.#readOnlyCause = error.toRecord();
       this.#control.setShardState(this.index, ShardState.ReadOnly);
