@@ -18,6 +18,8 @@ interface ReplicaLike {
 const Replica = PlainReplica as new () => ReplicaLike;
 
 const seed = Number(process.env['CONCORDKV_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+/** That end by a kill. */
+const LIVES = Number(process.env['FEED_LIVES'] ?? 3);
 const options: PoolOptions = {
   shards: 3,
   memoryBytes: 32 << 20,
@@ -80,7 +82,7 @@ describe('a map that follows the feed', () => {
     const replica = new Replica();
     const feed = db.watch({ space: '*' });
     const following = follow(feed, replica);
-    await underLoad(db, seed, 1500, 2, () => replica.changes > 300);
+    await underLoad(db, seed, 800, 2, () => replica.changes > 300);
     await catchUp(db, replica, 'behind the load');
     expect(replica.changes).toBeGreaterThan(300);
     await feed.close();
@@ -93,7 +95,7 @@ describe('a map that follows the feed', () => {
     const replica = new Replica();
     const feed = db.watch({ space: '*' });
     const following = follow(feed, replica);
-    await underLoad(db, seed + 50, 1000, 2, () => replica.changes > 300);
+    await underLoad(db, seed + 50, 500, 2, () => replica.changes > 300);
     await catchUp(db, replica, 'behind the load');
     await feed.close();
     await following;
@@ -117,9 +119,9 @@ describe('a map that follows the feed', () => {
       `${shard} ${version} ${type} ${space}/${'key' in rest ? rest.key : ''}`;
     const perShard = (changes: readonly Change[]): string[][] =>
       [0, 1, 2].map((shard) => changes.filter((change) => change.shard === shard).map(textOf));
-    // All of the first hundred; of the rest every so many, so that it takes a moment only.
-    const stride = Math.ceil(seen.length / 60);
-    for (let i = 0; i < seen.length; i += i < 100 ? 1 : stride) {
+    // All of the first fifty; of the rest every so many, so that it takes a moment only.
+    const stride = Math.ceil(seen.length / 40);
+    for (let i = 0; i < seen.length; i += i < 50 ? 1 : stride) {
       const rest: Change[] = [];
       const again = db.watch({ space: '*', since: seen[i]!.token });
       while (rest.length < seen.length - i - 1) {
@@ -172,7 +174,7 @@ describe('a map that follows the feed', () => {
     let token = 'beginning';
     let entries: Map<string, string> | undefined;
     for (let life = 0; entries === undefined; life++) {
-      const isLast = life === 5;
+      const isLast = life === LIVES;
       const child = fork(
         new URL('./kill-child.mjs', import.meta.url),
         [`${directory}/store`, String(seed + life), token, ...(isLast ? ['last'] : [])],

@@ -21,7 +21,7 @@ import type { Knowledge, WorkloadOptions } from '../txn/store/workload.js';
 
 const { TXN_POWER_LOSS_SEED, TXN_POWER_LOSS_STEPS, TXN_POWER_LOSS_AT } = process.env;
 const SEED = Number(TXN_POWER_LOSS_SEED ?? 1);
-const STEPS = Number(TXN_POWER_LOSS_STEPS ?? 45);
+const STEPS = Number(TXN_POWER_LOSS_STEPS ?? 30);
 const ONLY_AT = TXN_POWER_LOSS_AT === undefined ? undefined : Number(TXN_POWER_LOSS_AT);
 
 const POLICIES: readonly CrashPolicy[] = [
@@ -121,7 +121,7 @@ function crash(
 
 describe('power loss at every file operation', { timeout: 300_000 }, () => {
   test.each(ENGINES)('leaves each transaction that was committed whole, and no other, on %s', (engine) => {
-    const steps = engine === 'lsm' || engine === 'paged' ? Math.ceil(STEPS / 2) : STEPS;
+    const steps = engine === 'lsm' || engine === 'paged' ? Math.ceil(STEPS * 0.8) : STEPS;
     const { crashes, continued, inDoubt, undecided, violations } = run(SEED, { engine }, steps, 3);
     expect(violations.join('\n')).toBe('');
     if (ONLY_AT !== undefined) return;

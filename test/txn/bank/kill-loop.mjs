@@ -16,6 +16,7 @@ import { makeRandom } from '../../support/memory-random.mjs';
 
 const CHILD = fileURLToPath(new URL('./bank-child.mjs', import.meta.url));
 /** A life is killed at a random moment after so many transfers, whatever speed the machine has; or when it has taken too long for them. */
+const TRANSFERS_MIN = 20;
 const TRANSFERS_MAX = 100;
 const MOMENT_MS_MAX = 20;
 const WORKING_MS_MAX = 10_000;
@@ -75,7 +76,7 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
       const last = kill === kills;
       const isEarly = !last && forget === undefined && next() % EARLY_ONE_IN === 0;
       const moment = random();
-      const killAfter = next() % TRANSFERS_MAX;
+      const killAfter = TRANSFERS_MIN + (next() % (TRANSFERS_MAX - TRANSFERS_MIN));
       const shard = path.join(store, 'shard-0000');
       if (kill + 1 === forget) fs.cpSync(shard, `${store}.earlier`, { recursive: true });
       if (kill === forget) {

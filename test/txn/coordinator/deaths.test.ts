@@ -380,7 +380,12 @@ async function run(seed: number, options: Options): Promise<Outcome> {
 
 const KEPT: Options = { isKept: true, faults: false, stepsPerLife: 300, turns: 4000 };
 
-test.each([1, 2, 3, 4, 5, 6, 7, 8])(
+/** Of each kind of run; DEATH_SEEDS=50 for longer. */
+const SEEDS = Number(process.env['DEATH_SEEDS'] ?? 2);
+const seedsFrom = (first: number, count = SEEDS): number[] =>
+  Array.from({ length: count }, (_, index) => first + index);
+
+test.each(seedsFrom(1, 2 * SEEDS))(
   'a thread that dies anywhere splits no outcome and tells no lie (seed %i)',
   async (seed) => {
     const { problems, deaths, committed, aborted } = await run(seed, KEPT);
@@ -391,20 +396,20 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])(
   },
 );
 
-test.each([11, 12, 13, 14])('nor one that dies while it starts, over and over (seed %i)', async (seed) => {
+test.each(seedsFrom(1001))('nor one that dies while it starts, over and over (seed %i)', async (seed) => {
   const { problems, deaths } = await run(seed, { ...KEPT, stepsPerLife: 40, turns: 1200 });
   expect(problems).toEqual([]);
   expect(deaths).toBeGreaterThan(150);
 });
 
-test.each([21, 22, 23, 24])('nor with a disk that is full now and then (seed %i)', async (seed) => {
+test.each(seedsFrom(2001))('nor with a disk that is full now and then (seed %i)', async (seed) => {
   const { problems, deaths, refusals } = await run(seed, { ...KEPT, faults: true });
   expect(problems).toEqual([]);
   expect(deaths).toBeGreaterThan(50);
   expect(refusals['ERR_DISK_FULL']).toBeGreaterThan(0);
 });
 
-test.each([31, 32, 33, 34])('nor in a store without a log (seed %i)', async (seed) => {
+test.each(seedsFrom(3001))('nor in a store without a log (seed %i)', async (seed) => {
   const { problems, deaths, committed } = await run(seed, { ...KEPT, isKept: false, stepsPerLife: 150 });
   expect(problems).toEqual([]);
   expect(deaths).toBeGreaterThan(50);

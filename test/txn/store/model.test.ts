@@ -3,6 +3,7 @@
  * threads, on each engine, against a model.
  *
  *   TXN_MODEL_SEED=7     one life
+ *   TXN_MODEL_SEEDS=20   more
  *   TXN_MODEL_STEPS=3000 longer ones
  */
 import { describe, expect, test } from 'vitest';
@@ -11,9 +12,9 @@ import { Random } from '../../../dist/shared/random.js';
 import { createStore } from '../../support/store-scene.js';
 import { ENGINES, TxnWorkload, judge, newArena, settle, spacesOf } from './workload.js';
 
-const { TXN_MODEL_SEED, TXN_MODEL_STEPS } = process.env;
+const { TXN_MODEL_SEED, TXN_MODEL_SEEDS, TXN_MODEL_STEPS } = process.env;
 const FIRST = TXN_MODEL_SEED === undefined ? Math.floor(Math.random() * 1e6) : Number(TXN_MODEL_SEED);
-const SEEDS = TXN_MODEL_SEED === undefined ? [FIRST, FIRST + 1, FIRST + 2] : [FIRST];
+const SEEDS = Array.from({ length: Number(TXN_MODEL_SEEDS ?? 1) }, (_, index) => FIRST + index);
 const STEPS = Number(TXN_MODEL_STEPS ?? 250);
 
 describe.each(SEEDS)('a life with transactions (seed %i)', (seed) => {
