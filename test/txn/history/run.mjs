@@ -10,6 +10,9 @@ import { ENGINES, KEYS_PER_GROUP, decode, nameOf, play, spacesOf } from './workl
 const KILL_EVERY_MS = 15_500;
 const FIRST_KILLS = 3;
 
+/** Of each store and victim: when it was killed, over all rounds. @type {WeakMap<object, Map<number, number[]>>} */
+const killedIn = new WeakMap();
+
 /**
  * Kills shards and the coordinator until told to stop: a few at once, then as fast as they are borne.
  * @param {import('../../../dist/index.js').ConcordPool} db
@@ -19,12 +22,13 @@ export class Killer {
   #db;
   #random;
   #isOver = false;
-  /** Of each victim, when it was killed. */
-  #killed = new Map();
+  #killed;
 
   constructor(db, random = Math.random) {
     this.#db = db;
     this.#random = random;
+    if (!killedIn.has(db)) killedIn.set(db, new Map());
+    this.#killed = killedIn.get(db);
     this.ended = this.#run();
   }
 
