@@ -156,6 +156,8 @@ export class ShardLink {
   readonly #barriers: Barrier[] = [];
   /** Why nothing will be answered any more. */
   #lost: Error | undefined;
+  /** Requests were published, or room for answers was given back, since the doorbell was rung: a wake-up for nothing costs both sides more than a request. */
+  #hasNews = false;
 
   constructor(
     shard: number,
@@ -256,6 +258,7 @@ export class ShardLink {
     this.#since[slot] = sinceMs;
     if (++this.#unpublished >= PUBLISH_RECORDS) {
       this.publish();
+      this.#hasNews = false;
       this.#onPublish();
     }
     this.#onSubmit();
@@ -350,7 +353,16 @@ export class ShardLink {
   /** Makes what is in the ring visible to the shard. */
   publish(): void {
     this.#unpublished = 0;
+    if (!this.requests.hasUnpublished) return;
+    this.#hasNews = true;
     this.requests.publish();
+  }
+
+  /** Whether the shard may be asleep over something it has not been woken for; the caller rings. */
+  takeNews(): boolean {
+    const hasNews = this.#hasNews;
+    this.#hasNews = false;
+    return hasNews;
   }
 
   /** Whether settle() would do something: the second look before parking. */
@@ -438,7 +450,10 @@ export class ShardLink {
         this.#settleCall(deferred, { status, error }, performance.now());
       }
     }
-    if (count > 0) ring.release();
+    if (count > 0) {
+      ring.release();
+      this.#hasNews = true;
+    }
     return count;
   }
 

@@ -191,7 +191,7 @@ export class ThreadClient {
       link.publish();
       const { pending } = link;
       if (link.shard !== COORDINATOR) this.#pendingWords[link.shard] = pending;
-      if (pending > 0) doorbell.unpark();
+      if (link.takeNews()) doorbell.unpark();
     }
     if (this.#parked) return;
     if (!this.#pumping) {
@@ -211,8 +211,8 @@ export class ThreadClient {
       const left = link.pending;
       if (link.shard !== COORDINATOR) this.#pendingWords[link.shard] = left;
       pending += left;
-      // Refilled from the wait queue, outside of any submit.
-      if (settled > 0) doorbell.unpark();
+      // Refilled from the wait queue, outside of any submit; or it waited for room for its answers.
+      if (link.takeNews()) doorbell.unpark();
     }
     if (pending === 0) {
       this.#pumping = false;
