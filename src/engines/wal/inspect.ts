@@ -92,8 +92,9 @@ export function verifyWal(
   } catch (error) {
     if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_FORMAT_VERSION'))
       throw error;
+    const { file } = error.details;
     const first: WalProblem = {
-      file: String(error.details['file']),
+      file: typeof file === 'string' ? file : directory,
       offset: Number(error.details['offset'] ?? 0),
       text: error.message,
     };
