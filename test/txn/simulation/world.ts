@@ -347,7 +347,10 @@ export class World {
       return;
     }
     const index = this.lives.findIndex((life) => life?.thread === thread);
-    if (index >= 0) this.#restartShard(index, dueMs);
+    if (index < 0) return;
+    // Its log may hold what was never applied: only an opening from the disk knows what to do with that.
+    if (this.control.shardState(index) === ShardState.ReadOnly) this.endProcess();
+    else this.#restartShard(index, dueMs);
   }
 
   #restartShard(index: number, dueMs: number): void {
@@ -419,7 +422,8 @@ export class World {
     let store: ShardStore;
     try {
       if (adopt) ArenaReader.clearSlot(arena, SHARD_READER_SLOT);
-      control.beginApplying(index);
+      // What a dead one was applying goes on until this one tells what is published: nobody who waits for that may go on before.
+      if (!control.isApplying(index)) control.beginApplying(index);
       const sequences = new Float64Array(MAX_SNAPSHOTS);
       const count = adopt ? control.readSnapshots(sequences, control.published(index)) : 0;
       store = ShardStore.open({
