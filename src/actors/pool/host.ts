@@ -587,7 +587,9 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfShard(index)));
     const now = Date.now();
     handle.restarts = [...handle.restarts.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    while (handle.restarts.length < DEATHS_MAX && !handle.isStopping) {
+    // Where a log has failed nobody knows what of its end is on the disk: memory that goes on without it, and a log that is replayed later, would part.
+    const isLogSound = this.control.shardState(index) !== ShardState.ReadOnly;
+    while (isLogSound && handle.restarts.length < DEATHS_MAX && !handle.isStopping) {
       this.control.setShardState(index, ShardState.Restarting);
       this.control.countRestart(index);
       try {

@@ -427,8 +427,9 @@ async function main(data: ShardWorkerData): Promise<void> {
   try {
     // A predecessor that died while it read its own memory may hold the latch for reading, which would keep this thread from writing.
     if (data.adopt) ArenaReader.clearSlot(data.arena, SHARD_READER_SLOT);
-    // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces.
-    control.beginApplying(data.shard);
+    // What a predecessor had logged and not applied is applied now, as a group: snapshots that are open need the versions it replaces. If it died
+    // while it applied, that goes on: a snapshot that waits for its end waits for ours.
+    if (!control.isApplying(data.shard)) control.beginApplying(data.shard);
     store = ShardStore.open({
       snapshots: data.adopt ? openSnapshots(control, data.shard) : undefined,
       env,
