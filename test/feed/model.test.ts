@@ -19,7 +19,7 @@ const Replica = PlainReplica as new () => ReplicaLike;
 
 const seed = Number(process.env['CONCORDKV_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 /** That end by a kill. */
-const LIVES = Number(process.env['FEED_LIVES'] ?? 3);
+const LIVES = Number(process.env['FEED_LIVES'] ?? 2);
 const options: PoolOptions = {
   shards: 3,
   memoryBytes: 32 << 20,
@@ -194,7 +194,7 @@ describe('a map that follows the feed', () => {
       });
       const exited = ended(child);
       if (!isLast) {
-        for (const deadline = Date.now() + 20_000; count < 150 && Date.now() < deadline && complaint === '';)
+        for (const deadline = Date.now() + 20_000; count < 200 && Date.now() < deadline && complaint === '';)
           await sleep(10);
         child.kill('SIGKILL');
       }

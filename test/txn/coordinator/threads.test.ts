@@ -96,7 +96,7 @@ test.each(['os', 'sync'] as const)(
     const restarts: unknown[] = [];
     db.host!.on('coordinator-restarted', (event) => restarts.push(event));
     const load = transfers(db, 16);
-    for (let death = 0; death < 4; death++) {
+    for (let death = 0; death < 3; death++) {
       const before = load.done;
       await until(
         'transfers go on',
@@ -145,7 +145,7 @@ test('shards of a store without a directory that are killed, with the coordinato
   const db = await open(':memory:');
   await fill(db);
   const load = transfers(db, 16);
-  for (let death = 0; death < 4; death++) {
+  for (let death = 0; death < 3; death++) {
     const before = load.done;
     await until(
       'transfers go on',
@@ -172,7 +172,7 @@ test('shards and the coordinator that are killed in turn halve nothing', async (
   let db = await open(where);
   await fill(db);
   const load = transfers(db, 16);
-  for (let death = 0; death < 4; death++) {
+  for (let death = 0; death < 3; death++) {
     const before = load.done;
     await until(
       'transfers go on',

@@ -23,8 +23,8 @@ interface Report {
 }
 const runHistory = untypedRun as (db: ConcordPool, options: object) => Promise<Report>;
 
-const TRANSACTIONS = Number(process.env['TRANSACTIONS'] ?? 800);
-const FAULTY_TRANSACTIONS = 1500;
+const TRANSACTIONS = Number(process.env['TRANSACTIONS'] ?? 500);
+const FAULTY_TRANSACTIONS = 1200;
 const SHARDS = 3;
 
 let directory: string;

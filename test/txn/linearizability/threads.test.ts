@@ -14,7 +14,7 @@ interface Report {
 }
 const runLinearizability = untypedRun as (db: ConcordPool, options: object) => Promise<Report>;
 
-const OPERATIONS = Number(process.env['OPERATIONS'] ?? 8000);
+const OPERATIONS = Number(process.env['OPERATIONS'] ?? 6000);
 const SHARDS = 2;
 /** A shard stays down after five deaths in a minute. */
 const DEATHS_BORNE = 4;
