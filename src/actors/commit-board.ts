@@ -50,6 +50,7 @@ const CLAIM_POLL_MS = 1;
 /** How long a read waits for a shard that should apply what is decided. */
 const READ_WAIT_MS_MAX = 10_000;
 const READ_POLL_MS = 0.05;
+const QUICK_LOOKS = 100;
 
 export function commitBoardBytes(shards: number): number {
   return HEAD_BYTES + (ENTRIES * ENTRY_WORDS + shards * PREPARED_COUNTERS) * 4;
@@ -276,11 +277,19 @@ export class CommitBoard {
   async waitForShard(shard: number): Promise<void> {
     const { head } = this;
     const deadline = Date.now() + READ_WAIT_MS_MAX;
-    while (this.isBehind(shard, head)) {
+    for (let looks = 0; this.isBehind(shard, head); looks++) {
       if (Date.now() > deadline) throw late(shard);
-      await new Promise((resolve) => setImmediate(resolve));
+      await untilNextLook(looks);
     }
   }
+}
+
+/** Between two looks at what another thread will do soon: at first with every turn of the event loop, later without taking a core from that thread. */
+export function untilNextLook(looks: number): Promise<void> {
+  return new Promise((resolve) => {
+    if (looks < QUICK_LOOKS) setImmediate(resolve);
+    else setTimeout(resolve, 1);
+  });
 }
 
 function late(shard: number): ConcordError {

@@ -29,7 +29,7 @@ import { ConcordError } from '../shared/errors.js';
 import { HASH_SLOTS } from '../shared/hash.js';
 import { Doorbell } from '../shared/memory/park.js';
 import { FeedBell } from './feed/feed-bell.js';
-import { CommitBoard, commitBoardBytes } from './commit-board.js';
+import { CommitBoard, commitBoardBytes, untilNextLook } from './commit-board.js';
 import { MetricsBoard, boardBytes } from './metrics/board.js';
 
 export const MAX_SHARDS = 64;
@@ -442,11 +442,11 @@ export class ControlBlock {
     const slot = this.#claimSnapshot(client);
     const settling = this.#settleSnapshot(slot);
     const deadline = Date.now() + SNAPSHOT_WAIT_MS_MAX;
-    for (;;) {
+    for (let looks = 0; ; looks++) {
       const step = settling.next();
       if (step.done) return { slot, sequence: step.value };
       if (Date.now() > deadline) throw this.#snapshotTimeout(slot, client);
-      await new Promise((resolve) => setImmediate(resolve));
+      await untilNextLook(looks);
     }
   }
 
