@@ -224,6 +224,17 @@ export class ShardLink {
     return sent;
   }
 
+  /** Later calls for these keys wait until `done` has settled. Returns what a call for them that is made now must wait for. */
+  holdBack(keys: KeyFilter, done: Promise<unknown>): Promise<unknown>[] {
+    const before = [...this.#waits.values(), ...this.#barriers.map((barrier) => barrier.done)];
+    const barrier = { keys, done: settled(done) };
+    this.#barriers.push(barrier);
+    void barrier.done.then(() => {
+      this.#barriers.splice(this.#barriers.indexOf(barrier), 1);
+    });
+    return before;
+  }
+
   /** Resolves when every call made so far has reached the ring or the queue before it. */
   async whenSent(): Promise<void> {
     while (this.isWaiting) await Promise.all([...this.#waits.values(), ...this.#barriers.map(({ done }) => done)]);

@@ -68,10 +68,6 @@ export class TransactionPort {
   #sendBody(type: number, shard: number, body: TransactionBodyWriter, level: number): Promise<boolean> {
     const link = this.#link(shard);
     const { bytes, length } = body;
-    if (link.isWaiting) {
-      const own = Buffer.from(bytes.subarray(0, length));
-      return link.inOrderOfAll(undefined, () => this.#sendOwn(link, type, own, level));
-    }
     if (length > BODY_INLINE_MAX_BYTES) {
       return this.#sendOwn(link, type, Buffer.from(bytes.subarray(0, length)), level);
     }

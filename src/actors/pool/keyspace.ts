@@ -377,7 +377,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     for (const source of new Set(sources)) source.assertUsable();
     const encoded = this.#encodeBatch(own, sources);
     if (encoded === undefined) {
-      await this.source.core.transactions.writeAll(own, sources, level, signal);
+      const copies = own.map((operation) => ({ ...operation }));
+      await this.#inOrder(own, sources, () => this.source.core.transactions.writeAll(copies, sources, level, signal));
       this.source.views[0]!.meter.counts[Counter.Batches]!++;
       return;
     }
@@ -416,6 +417,29 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     request.set(records, REQUEST_HEADER_BYTES);
     const send = (): Promise<boolean> => sendRequest(link, request, signal, meter, sinceMs);
     await (isWaiting ? link.inOrderOfAll(keysOfRecords(records), send) : send());
+  }
+
+  /** A batch over several shards comes after the calls this thread made before it for the same keys, and before those it makes later. */
+  #inOrder(
+    operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
+    sources: readonly SpaceSource[],
+    run: () => Promise<void>,
+  ): Promise<void> {
+    const { scratch } = this;
+    const filters = new Map<ShardLink, KeyFilter>();
+    for (const [index, { key }] of operations.entries()) {
+      const source = sources[index]!;
+      const length = source.keyEncoding.encode(key, scratch);
+      const { link } = source.viewOf(scratch, length).line;
+      let filter = filters.get(link);
+      if (filter === undefined) filters.set(link, (filter = new KeyFilter()));
+      filter.add(hashBytes(scratch.bytes, 0, length));
+    }
+    let settle!: () => void;
+    const done = new Promise<void>((resolve) => (settle = resolve));
+    const before = [...filters].flatMap(([link, keys]) => link.holdBack(keys, done));
+    const running = before.length === 0 ? run() : Promise.all(before).then(run);
+    return running.finally(settle);
   }
 
   /** The space of each operation. @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND */
