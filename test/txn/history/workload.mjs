@@ -197,7 +197,9 @@ export async function play(db, options) {
       }
     } catch (error) {
       if (error.code === undefined) throw error;
-      count(`${isCommitting ? 'commit' : 'step'} ${error.code}${error.code === 'ERR_INTERNAL' ? ` ${error.message}` : ''}`);
+      count(
+        `${isCommitting ? 'commit' : 'step'} ${error.code}${error.code === 'ERR_INTERNAL' ? ` ${error.message}` : ''}`,
+      );
       const hasWritten = player.ops.some(([type]) => type === 'a' || type === 'w');
       outcome = isCommitting && hasWritten && !FAILED.has(error.code) ? 'info' : 'fail';
       await tx.rollback().catch((failure) => {
