@@ -110,6 +110,8 @@ export class BackgroundPool {
       maxThreads: this.#threads + 1,
       idleTimeout: IDLE_MS,
       atomics: 'async',
+      // Its module is then loaded by import(): a thread that ends while it loads one by require() takes the process with it.
+      execArgv: [...process.execArgv, '--no-experimental-require-module'],
     });
     // A worker that dies between tasks is replaced with the next one; a task that was running has rejected by itself.
     piscina.on('error', () => undefined);
