@@ -1094,21 +1094,27 @@ export function engineSuite(name: string, target: EngineTarget): void {
       });
 
       test('takes back calls that still wait for room, and only those', async () => {
-        const controller = new AbortController();
         const value = 'w'.repeat(60_000);
-        // Far more than a ring holds.
-        const calls = Array.from({ length: 400 }, (_, i) =>
-          db.put(`key${number(i)}`, value, { signal: controller.signal, durability: 'os' }),
-        );
-        controller.abort();
-        const outcomes = await Promise.allSettled(calls);
-        const served = outcomes.filter(({ status }) => status === 'fulfilled').length;
-        expect(served).toBeGreaterThan(0);
-        expect(served).toBeLessThan(400);
-        for (const [i, outcome] of outcomes.entries()) {
-          expect(db.hasSync(`key${number(i)}`), `key ${i}`).toBe(outcome.status === 'fulfilled');
-          if (outcome.status === 'rejected') expect((outcome.reason as Error).name).toBe('AbortError');
+        let takenBack = 0;
+        // Where this thread lost its core in the middle of a round the shard may have kept up with it.
+        for (let round = 0; takenBack === 0 && round < 5; round++) {
+          const controller = new AbortController();
+          const keyAt = (i: number): string => `round${round}-${number(i)}`;
+          // Far more than a ring holds.
+          const calls = Array.from({ length: 400 }, (_, i) =>
+            db.put(keyAt(i), value, { signal: controller.signal, durability: 'os' }),
+          );
+          controller.abort();
+          const outcomes = await Promise.allSettled(calls);
+          expect(outcomes.some(({ status }) => status === 'fulfilled')).toBe(true);
+          for (const [i, outcome] of outcomes.entries()) {
+            expect(db.hasSync(keyAt(i)), keyAt(i)).toBe(outcome.status === 'fulfilled');
+            if (outcome.status === 'fulfilled') continue;
+            takenBack++;
+            expect((outcome.reason as Error).name).toBe('AbortError');
+          }
         }
+        expect(takenBack).toBeGreaterThan(0);
         await db.put('after', 'fine');
         expect(db.getSync('after')).toBe('fine');
       });
