@@ -25,6 +25,7 @@
  *   Resolve   key    txn f64 · number f64 (0: it was given up)                          value: none
  *
  * OPERATION_JOINED says that the next record belongs to the same atomic unit: all of a batch or transaction but the last carry it.
+ * OPERATION_EXPIRED says that a Delete is the shard's own, of an entry whose time had come: it is applied like any other, and change feeds tell it.
  * Golden bytes: test/golden/operation.txt. Threads: any; pure functions.
  */
 import { ConcordError } from '../shared/errors.js';
@@ -52,6 +53,8 @@ export const CHUNK_OF_BATCH = 1;
 export const OPERATION_EXTENDED = 0x80;
 /** Flag of Put, Delete and PutBlob: the next record belongs to the same batch or transaction. */
 export const OPERATION_JOINED = 0x40;
+/** Flag of Delete: the time of the entry had come. */
+export const OPERATION_EXPIRED = 0x20;
 
 export const OPERATION_HEADER_BYTES = 8;
 export const OPERATION_EXTENSION_BYTES = 12;
@@ -263,6 +266,7 @@ export function checkOperation(bytes: Uint8Array, at: number, end: number): numb
   let flagsKnown = 0;
   if (kind === OperationKind.Put || kind === OperationKind.Delete) {
     flagsKnown = OPERATION_EXTENDED | OPERATION_JOINED;
+    if (kind === OperationKind.Delete) flagsKnown |= OPERATION_EXPIRED;
   } else if (kind === OperationKind.Chunk) {
     flagsKnown = CHUNK_OF_BATCH;
     if (keyLength !== BLOB_REFERENCE_BYTES) throw corrupt(at, 'chunk without a blob reference');

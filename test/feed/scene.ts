@@ -3,6 +3,7 @@
  */
 import {
   CHUNK_OF_BATCH,
+  OPERATION_EXPIRED,
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
@@ -47,6 +48,10 @@ export function put(key: string, value: string, joined = false, space = 0): Buff
 
 export function del(key: string, joined = false): Buffer {
   return record(OperationKind.Delete, joined ? OPERATION_JOINED : 0, Buffer.from(key), Buffer.alloc(0));
+}
+
+export function expired(key: string, space = 0): Buffer {
+  return record(OperationKind.Delete, OPERATION_EXPIRED, Buffer.from(key), Buffer.alloc(0), space);
 }
 
 /** All of them as one unit. */
@@ -218,10 +223,10 @@ export function unitsOf(logs: readonly ShardLog[], feed: StoreFeed): Row[] {
     const changes: string[] = [];
     for (const part of feed.ready) {
       for (const { change } of part.changes()) {
-        const { kind, bytes, keyAt, keyLength, value, valueAt, valueLength, seq, low, high } = change;
+        const { kind, isExpiry, bytes, keyAt, keyLength, value, valueAt, valueLength, seq, low, high } = change;
         const key = bytes.toString('utf8', keyAt, keyAt + keyLength);
         if (kind === 'put') changes.push(`${seq} put ${key}=${value.toString('utf8', valueAt, valueAt + valueLength)}`);
-        else if (kind === 'del') changes.push(`${seq} del ${key}`);
+        else if (kind === 'del') changes.push(`${seq} ${isExpiry ? 'expired' : 'del'} ${key}`);
         else changes.push(`${seq} clear ${String(low)}..${String(high)}`);
       }
     }

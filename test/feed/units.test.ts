@@ -13,6 +13,7 @@ import {
   beginningOf,
   chunk,
   del,
+  expired,
   joined,
   prepare,
   put,
@@ -43,6 +44,12 @@ describe('the units of a shard', () => {
     const [log] = logsOf(1) as [ShardLog];
     log.commit(1, [put('a', '1'), joined([put('b', '2'), del('c'), put('d', '4')]), del('e')]);
     expect(textsOf([log])).toEqual(['1 put a=1', '2 put b=2, 3 del c, 4 put d=4', '5 del e']);
+  });
+
+  test('tell a delete of an entry whose time had come', () => {
+    const [log] = logsOf(1) as [ShardLog];
+    log.commit(1, [expired('a'), del('b'), expired('c', 7)]);
+    expect(textsOf([log])).toEqual(['1 expired a', '2 del b', '3 expired c']);
   });
 
   test('are values in chunks at the place of their last record, whoever writes in between', () => {

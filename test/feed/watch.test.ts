@@ -19,6 +19,7 @@ interface Told {
   readonly type: 'put' | 'del' | 'clear';
   readonly key: string;
   readonly value?: string;
+  readonly cause?: string;
   readonly token: string;
   readonly space: string;
   readonly version: number;
@@ -258,6 +259,30 @@ describe('a change feed', () => {
     expect(shown([put, del])).toEqual(['k=v', 'del k']);
     expect(put.expiresAt).toBeGreaterThanOrEqual(before + 100);
     expect(Date.now()).toBeGreaterThanOrEqual(put.expiresAt);
+  });
+
+  test('tells an expiry from a delete: at once, after a restart, and resumed', async () => {
+    const directory = scratchDirectory();
+    const options: PoolOptions = { shards: 1, expiry: { intervalMs: 20 } };
+    const db = await openPool(options, directory);
+    const causesOf = (changes: readonly Told[]): string[] =>
+      changes.map(({ type, key, cause }) => `${type} ${key} ${cause}`);
+    const feed = db.watch({ space: '*' });
+    await db.put('deleted', 'v');
+    await db.space('other').put('short', 'v', { ttlMs: 20 });
+    const before = await take(feed, 2);
+    await take(feed, 1);
+    await db.put('short', 'v', { ttlMs: 20 });
+    await db.del('deleted');
+    const rest = await take(feed, 3);
+    const expected = ['put short undefined', 'del deleted deleted', 'del short expired'];
+    expect(causesOf(rest).sort()).toEqual([...expected].sort());
+    await db.close();
+    const reopened = await openPool(options, directory);
+    const again = await take(reopened.watch({ space: '*', since: before.at(-1)!.token }), 4);
+    expect(causesOf(again)).toEqual(['del short expired', ...causesOf(rest)]);
+    const [last] = await take(reopened.watch({ space: '*', since: rest[1]!.token }), 1);
+    expect([last!.key, last!.cause]).toEqual([rest[2]!.key, rest[2]!.cause]);
   });
 
   test('tells what other threads commit, and is told in any thread', async () => {

@@ -10,6 +10,7 @@ import {
   CLEAR_HAS_LOW,
   MAX_BATCH_BYTES,
   MAX_VALUE_BYTES,
+  OPERATION_EXPIRED,
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
@@ -170,6 +171,10 @@ test('the bytes of every kind of record stay what they were', () => {
     [
       hex(record({ kind: Delete, flags: OPERATION_JOINED, key: text('gone'), extension: [513, 0] })),
       'delete gone from space 513, joined to the next record',
+    ],
+    [
+      hex(record({ kind: Delete, flags: OPERATION_EXPIRED, key: text('gone'), extension: [513, 0] })),
+      'delete gone from space 513, whose time had come',
     ],
     [
       hex(record({ kind: Prepare, key: prepareKey(2 ** 40 + 5), value: writes })),

@@ -413,7 +413,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       return new ClearChange<K>(place, low && Buffer.from(low), high && Buffer.from(high), keyEncoding, slots);
     }
     const key = keyEncoding.decode(raw.bytes, raw.keyAt, raw.keyAt + raw.keyLength) as K;
-    if (raw.kind === 'del') return new DelChange<K>(place, key);
+    if (raw.kind === 'del') return new DelChange<K>(place, key, raw.isExpiry ? 'expired' : 'deleted');
     const value = valueEncoding.decode(raw.value, raw.valueAt, raw.valueAt + raw.valueLength) as V;
     return new PutChange<K, V>(place, key, value, raw.expiresAt === 0 ? undefined : raw.expiresAt);
   }

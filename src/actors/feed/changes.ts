@@ -73,10 +73,13 @@ export class PutChange<K = string, V = string> extends ChangeBase {
 export class DelChange<K = string> extends ChangeBase {
   readonly type = 'del';
   readonly key: K;
+  /** Whether somebody has deleted it, or its time had come. */
+  readonly cause: 'deleted' | 'expired';
 
-  constructor(place: ChangePlace, key: K) {
+  constructor(place: ChangePlace, key: K, cause: 'deleted' | 'expired') {
     super(place);
     this.key = key;
+    this.cause = cause;
   }
 }
 

@@ -1152,7 +1152,7 @@ export class Shard {
         if (this.transactions.isLocked(spaceId, key, 0, key.length, hashBytes(key, 0, key.length))) continue;
         if (!store.admits(store.spaces.require(spaceId), 1, key.length, 0, true)) break;
         try {
-          store.appendDelete(spaceId, key);
+          store.appendDelete(spaceId, key, true);
         } catch (error) {
           // Its page cannot be read: the entry stays, as one that has expired.
           if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;

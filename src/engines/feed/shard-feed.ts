@@ -14,6 +14,7 @@ import {
   BLOB_REFERENCE_BYTES,
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
+  OPERATION_EXPIRED,
   OPERATION_HEADER_BYTES,
   OPERATION_JOINED,
   OperationKind,
@@ -44,6 +45,8 @@ export interface FeedFilter {
 /** One change as it stands in the log: places in bytes that are nobody else's. */
 export interface RawChange {
   readonly kind: 'put' | 'del' | 'clear';
+  /** Of a delete: the shard's own, when the entry's time had come. */
+  readonly isExpiry: boolean;
   readonly spaceId: number;
   readonly bytes: Buffer;
   readonly keyAt: number;
@@ -355,6 +358,7 @@ function changeOf(bytes: Buffer, at: number, seq: number, blob: Buffer | undefin
   const { low, high } = isClear ? boundsOf(bytes, at) : { low: undefined, high: undefined };
   return {
     kind: isClear ? 'clear' : kind === OperationKind.Delete ? 'del' : 'put',
+    isExpiry: kind === OperationKind.Delete && (bytes[at + 1]! & OPERATION_EXPIRED) !== 0,
     spaceId: readOperationSpace(bytes, at),
     bytes,
     keyAt,

@@ -64,6 +64,7 @@ import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
   MAX_BATCH_BYTES,
+  OPERATION_EXPIRED,
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
@@ -595,9 +596,9 @@ export class ShardStore {
   }
 
   /** Appends the delete of one key, as the shard itself orders it. @throws as fetch(): then it is not appended */
-  appendDelete(spaceId: number, key: Uint8Array): void {
+  appendDelete(spaceId: number, key: Uint8Array, isExpiry = false): void {
     if (this.isPaged) this.spaces.get(spaceId)?.engine.fetch?.(key, 0, key.length);
-    this.#appendOwn(OperationKind.Delete, 0, spaceId, key, NO_BYTES);
+    this.#appendOwn(OperationKind.Delete, isExpiry ? OPERATION_EXPIRED : 0, spaceId, key, NO_BYTES);
   }
 
   #appendOwn(kind: number, flags: number, spaceId: number, key: Uint8Array, value: Uint8Array): void {
