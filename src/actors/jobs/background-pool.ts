@@ -65,7 +65,7 @@ export class BackgroundPool {
       const run = async (): Promise<void> => {
         try {
           this.#piscina ??= this.#start();
-          resolve(await this.#piscina.run(task, { name }));
+          resolve(await this.#piscina.run({ name, task }));
         } catch (error) {
           reject(error);
         }
@@ -104,21 +104,19 @@ export class BackgroundPool {
 
   #start(): Piscina {
     const piscina = new Piscina({
-      filename: new URL('./tasks.js', import.meta.url).href,
+      filename: new URL('./task-entry.cjs', import.meta.url).href,
       minThreads: 0,
       // One more for what is quick.
       maxThreads: this.#threads + 1,
       idleTimeout: IDLE_MS,
       atomics: 'async',
-      // Its module is then loaded by import(): a thread that ends while it loads one by require() takes the process with it.
-      execArgv: [...process.execArgv, '--no-experimental-require-module'],
     });
     // A worker that dies between tasks is replaced with the next one; a task that was running has rejected by itself.
     piscina.on('error', () => undefined);
     // For tasks that wait in the queue Piscina starts no other worker until a task is added.
     piscina.on('workerDestroy', () => {
       setImmediate(() => {
-        if (this.#running.size > 0) void piscina.run(undefined, { name: 'nothing' }).catch(() => undefined);
+        if (this.#running.size > 0) void piscina.run({ name: 'nothing', task: undefined }).catch(() => undefined);
       });
     });
     return piscina;
