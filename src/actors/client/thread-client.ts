@@ -40,9 +40,9 @@ export interface ClientSetup {
   readonly control: SharedArrayBuffer;
   readonly arenas: ArenaLayout[];
   readonly rings: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
-  /** To the coordinator; a store that has none takes no transactions over several shards. */
   /** Of a store without a directory, by shard: what change feeds read. Otherwise none. */
   readonly feedRings?: readonly SharedArrayBuffer[];
+  /** To the coordinator; a store that has none takes no transactions over several shards. */
   readonly coordinator?: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer } | undefined;
 }
 

@@ -170,8 +170,10 @@ export abstract class Reads<K, V> {
     return taken(view.findUncounted(key, key.length, this.readSeq, this.readMs));
   }
 
-  /** So that a synchronous read of the key which follows at once need not wait for a file. @throws as get() */
-  /** `isNewest`: what was decided when it was called has been waited for. Once, for more may be decided all the time. */
+  /**
+   * So that a synchronous read of the key which follows at once need not wait for a file. @throws as get()
+   * `isNewest`: what was decided when it was called has been waited for. Once, for more may be decided all the time.
+   */
   async #warm(key: K, signal: AbortSignal | undefined, isNewest = false): Promise<void> {
     if (this.source.pending !== undefined) await this.source.pending;
     const { source, scratch } = this;

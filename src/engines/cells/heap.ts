@@ -250,8 +250,7 @@ export class CellHeap {
     return Math.floor(bytes / pairBytesMin);
   }
 
-  /** All pages go back to the arena when readers have left; the heap is empty. */
-  /** isPinnable: as in ArenaWriter.retire(). */
+  /** All pages go back to the arena when readers have left; the heap is empty. `isPinnable`: as in ArenaWriter.retire(). */
   destroy(isPinnable = true): void {
     for (const unit of this.#list.units) {
       this.#forgetUnits(unit, this.#arena.unitsOf(unit));

@@ -1268,7 +1268,6 @@ function takeBlob(
   return incoming;
 }
 
-/** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
 /** The next chunk that holds entries; roots of page files among them are taken on the way. */
 function nextEntriesChunk(arena: ArenaWriter, spaces: SpaceTable, reader: CheckpointReader): Uint8Array | undefined {
   for (;;) {
@@ -1283,6 +1282,7 @@ function nextEntriesChunk(arena: ArenaWriter, spaces: SpaceTable, reader: Checkp
   }
 }
 
+/** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
 function loadEntries(
   arena: ArenaWriter,
   spaces: SpaceTable,
