@@ -4,7 +4,8 @@
  * goes to the shards with 1,000 waiting. Not answered: what rings and threads add (npm run bench:txn).
  */
 import { parseArgs } from 'node:util';
-import { LockMode, LockTable } from '../../dist/engines/txn/lock-table.js';
+import { LockTable } from '../../dist/engines/txn/locks/lock-table.js';
+import { LockMode } from '../../dist/engines/txn/locks/mode.js';
 import { WaitGraph } from '../../dist/engines/txn/wait-graph.js';
 import { hashBytes } from '../../dist/shared/hash.js';
 

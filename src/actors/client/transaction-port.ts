@@ -17,7 +17,7 @@ import {
 import { newRequest, type ShardLink } from './shard-link.js';
 import type { ThreadClient } from './thread-client.js';
 
-export type { LockCall, LockModeName } from '../shard/request.js';
+export type { LockCall } from '../shard/request.js';
 
 const TWO_32 = 2 ** 32;
 const CHUNKS_IN_FLIGHT = 4;

@@ -6,7 +6,7 @@ import type { CustomValueEncoding, ValueEncoding } from '../../shared/codec/valu
 import { resolveValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError } from '../../shared/errors.js';
 import { DEFAULT_SPACE_ID, type EngineTuning } from '../../engines/engine.js';
-import type { LockHolder } from '../../engines/txn/lock-table.js';
+import type { LockHolder } from '../../engines/txn/locks/description.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { CompactRequest } from '../shard/shard.js';
 import type { ThreadClient } from '../client/thread-client.js';

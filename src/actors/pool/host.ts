@@ -38,7 +38,7 @@ import type { LsmOutcome, LsmTask, WriteFlow } from '../../engines/lsm/types.js'
 import type { CheckpointPlan, RecoveryReport } from '../../engines/store/shard-store.js';
 import { JOB_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
-import type { LockHolder } from '../../engines/txn/lock-table.js';
+import type { LockHolder } from '../../engines/txn/locks/description.js';
 import { COORDINATOR_DIRECTORY, readDecisions } from '../../engines/txn/decision-log.js';
 import { CoordinatorSupervisor } from '../coordinator/supervisor.js';
 import { BackgroundPool } from '../jobs/background-pool.js';

@@ -34,6 +34,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { RING_USER_LINE_WORDS, RING_USER_WORDS } from '../../shared/memory/ring.js';
+import { LOCK_MODE_NAMES, type LockModeName } from '../../engines/txn/locks/mode.js';
 
 export const RequestType = {
   Operation: 1,
@@ -119,8 +120,6 @@ export function readRequestVersion(bytes: Uint8Array, at: number): number {
 
 // ---- locks ------------------------------------------------------------------------------------------------------------------------------
 
-export type LockModeName = 'shared' | 'update' | 'exclusive';
-
 export interface LockCall {
   /** Id of the transaction. */
   readonly txn: number;
@@ -140,7 +139,6 @@ export interface LockCall {
   readonly snapshot: number;
 }
 
-const LOCK_MODES: readonly LockModeName[] = ['shared', 'update', 'exclusive'];
 const LOCK_HEAD_BYTES = 48;
 const LOCK_OPEN = 0xffff;
 
@@ -158,7 +156,7 @@ export function encodeLockCall(call: LockCall): Buffer {
   bytes.writeDoubleLE(call.timeoutMs, 24);
   bytes.writeInt32LE(call.priority, 32);
   bytes.writeUInt32LE(call.space, 36);
-  bytes[40] = LOCK_MODES.indexOf(call.mode);
+  bytes[40] = LOCK_MODE_NAMES.indexOf(call.mode);
   bytes[41] = call.key === undefined ? 1 : 0;
   bytes.writeUInt16LE(low?.length ?? LOCK_OPEN, 42);
   bytes.writeUInt16LE(high?.length ?? LOCK_OPEN, 44);
@@ -174,7 +172,7 @@ export function decodeLockCall(bytes: Buffer, at: number, end: number): LockCall
   const highLength = isWhole ? bytes.readUInt16LE(at + 44) : 0;
   const lowEnd = at + LOCK_HEAD_BYTES + (lowLength === LOCK_OPEN ? 0 : lowLength);
   const highEnd = lowEnd + (highLength === LOCK_OPEN ? 0 : highLength);
-  const mode = LOCK_MODES[bytes[at + 40]!];
+  const mode = LOCK_MODE_NAMES[bytes[at + 40]!];
   if (!isWhole || highEnd > end || mode === undefined) {
     throw new ConcordError('ERR_INTERNAL', `a lock request of ${end - at} bytes`);
   }

@@ -23,7 +23,7 @@ import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
-import type { LockHolder } from '../../engines/txn/lock-table.js';
+import type { LockHolder } from '../../engines/txn/locks/description.js';
 import { Shard, type CompactRequest } from './shard.js';
 import type { TransactionSettings } from './transactions.js';
 

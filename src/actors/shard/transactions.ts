@@ -28,14 +28,10 @@ import { checkOperation, operationKeyAt, readKeyLength, readOperationSpace } fro
 import type { PreparedTransaction } from '../../engines/store/prepared.js';
 import type { ShardStore } from '../../engines/store/shard-store.js';
 import { Isolation, TransactionBody } from '../../engines/txn/body.js';
-import {
-  LockMode,
-  LockTable,
-  type DeadlockPolicy,
-  type LockHolder,
-  type LockPoint,
-  type LockWait,
-} from '../../engines/txn/lock-table.js';
+import type { LockHolder } from '../../engines/txn/locks/description.js';
+import type { LockPoint, LockWait } from '../../engines/txn/locks/lock.js';
+import { LockTable, type DeadlockPolicy } from '../../engines/txn/locks/lock-table.js';
+import { LockMode } from '../../engines/txn/locks/mode.js';
 import { Validator } from '../../engines/txn/validator.js';
 import type { ControlBlock } from '../control-block.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../coordinator/messages.js';

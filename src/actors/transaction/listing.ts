@@ -3,7 +3,8 @@
  * Threads: any client.
  */
 import { resolveKeyEncoding } from '../../shared/codec/key-encoding.js';
-import type { LockDescription, LockHolder, LockModeName } from '../../engines/txn/lock-table.js';
+import type { LockDescription, LockHolder } from '../../engines/txn/locks/description.js';
+import type { LockModeName } from '../../engines/txn/locks/mode.js';
 import type { PoolCore } from '../pool/core.js';
 import { ListedState, listedTransactions } from './board.js';
 import { isolationName, type IsolationName, type TransactionMode } from './options.js';

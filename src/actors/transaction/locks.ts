@@ -7,7 +7,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { Isolation } from '../../engines/txn/body.js';
-import type { LockModeName } from '../client/transaction-port.js';
+import type { LockModeName } from '../../engines/txn/locks/mode.js';
 import type { SpaceSource } from '../pool/source.js';
 import type { TransactionCore } from './core.js';
 import type { KeyEntry } from './working-set.js';

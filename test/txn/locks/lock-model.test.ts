@@ -4,9 +4,9 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { DeadlockPolicy, LockOwner, LockWait } from '../../../dist/engines/txn/lock-table.js';
-import { lockText } from '../../../dist/engines/txn/lock-table.js';
-import { LockScene, modeOf, pointOf } from './lock-scene.js';
+import type { LockOwner, LockWait } from '../../../dist/engines/txn/locks/lock.js';
+import type { DeadlockPolicy } from '../../../dist/engines/txn/locks/lock-table.js';
+import { LockScene, lockText, modeOf, pointOf } from './lock-scene.js';
 import type { ModeLetter } from './lock-scene.js';
 
 const RUNS = Number(process.env['LOCK_RUNS'] ?? 400);

@@ -1,12 +1,9 @@
 /** A lock table with words for keys, whose events read as lines: `2 got a`, `3 waits for 1,2`, `4 failed ERR_LOCK_TIMEOUT`. */
-import { LockMode, LockTable, lockText } from '../../../dist/engines/txn/lock-table.js';
-import type {
-  DeadlockPolicy,
-  LockOwner,
-  LockPoint,
-  LockTableOptions,
-  LockWait,
-} from '../../../dist/engines/txn/lock-table.js';
+import type { LockDescription } from '../../../dist/engines/txn/locks/description.js';
+import type { LockOwner, LockPoint, LockWait } from '../../../dist/engines/txn/locks/lock.js';
+import { LockTable } from '../../../dist/engines/txn/locks/lock-table.js';
+import type { DeadlockPolicy, LockTableOptions } from '../../../dist/engines/txn/locks/lock-table.js';
+import { LockMode } from '../../../dist/engines/txn/locks/mode.js';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 
@@ -32,6 +29,12 @@ export function pointOf(what: string, mode: ModeLetter, space = 1): LockPoint {
     low: low === '' ? undefined : Buffer.from(low),
     high: high === '' ? undefined : Buffer.from(high),
   };
+}
+
+/** 'b' or '[b, d)'. */
+export function lockText({ key, low, high }: Pick<LockDescription, 'key' | 'low' | 'high'>): string {
+  const [of, from, to] = [key, low, high].map((bytes) => (bytes === undefined ? '' : Buffer.from(bytes).toString()));
+  return key === undefined ? `[${from}, ${to})` : of!;
 }
 
 export class LockScene {

@@ -1,6 +1,7 @@
 /** The rules of the lock table, one scene each. */
 import { describe, expect, it } from 'vitest';
-import { LockMode, LockTable } from '../../../dist/engines/txn/lock-table.js';
+import { LockTable } from '../../../dist/engines/txn/locks/lock-table.js';
+import { LockMode } from '../../../dist/engines/txn/locks/mode.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 import { LockScene, modeOf } from './lock-scene.js';
 import type { ModeLetter } from './lock-scene.js';

@@ -4,7 +4,8 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { LockMode, LockTable } from '../../../dist/engines/txn/lock-table.js';
+import { LockTable } from '../../../dist/engines/txn/locks/lock-table.js';
+import { LockMode } from '../../../dist/engines/txn/locks/mode.js';
 import { WaitGraph } from '../../../dist/engines/txn/wait-graph.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 

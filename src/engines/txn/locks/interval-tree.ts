@@ -7,7 +7,7 @@
  *
  * Threads: its owner only.
  */
-import { compareBytes } from '../cells/node-writer.js';
+import { compareBytes } from '../../cells/node-writer.js';
 
 export const LOWEST_KEY = new Uint8Array(0);
 
