@@ -18,6 +18,7 @@ export type { MaintenanceOptions, Problem, RepairReport, VerifyReport } from './
 export type {
   DurabilityName,
   ExpiryOptions,
+  FeedOptions,
   LiveOptions,
   PoolOptions,
   TransactionTuning,

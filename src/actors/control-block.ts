@@ -98,6 +98,7 @@ export const ShardCounter = {
   Checkpoints: 12,
   Clients: 13,
   Expired: 14,
+  RetainedLogBytes: 15,
 } as const;
 
 export const PoolState = { Open: 1, Closing: 2, Closed: 3 } as const;

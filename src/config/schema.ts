@@ -435,6 +435,23 @@ export const storeShape = {
       }),
     })
     .prefault({}),
+  feed: z
+    .strictObject({
+      retainBytes: key(
+        z
+          .int()
+          .min(0)
+          .max(1024 * GiB)
+          .default(64 * MiB),
+        {
+          kind: 'bytes',
+          description:
+            'log that each shard keeps on disk for change feeds, behind what it needs itself: a feed or token that is older is refused; 0: none. Goes first when the disk is full',
+          changes: 'live',
+        },
+      ),
+    })
+    .prefault({}),
   // As a body it is taken apart and logged whole: in one frame, in one segment.
   transactionBytesMax: key(
     z

@@ -119,6 +119,10 @@ export function fromSystemError(error: unknown, doing: string, file: string): Co
   return new ConcordError('ERR_IO', message, details, { cause: error });
 }
 
+export function isDiskFull(error: unknown): boolean {
+  return error instanceof ConcordError && error.code === 'ERR_DISK_FULL';
+}
+
 /** A failure as a record, whatever was thrown. */
 export function toErrorRecord(error: unknown): ErrorRecord {
   if (error instanceof ConcordError) return error.toRecord();

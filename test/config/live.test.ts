@@ -31,6 +31,7 @@ test('these keys change live', () => {
     'store.backgroundBytesPerSecond',
     'store.expiry.intervalMs',
     'store.expiry.batch',
+    'store.feed.retainBytes',
     'http.bodyBytesMax',
     'http.bodyBytesInFlightMax',
     'http.connectionsMax',

@@ -1,6 +1,7 @@
 /** db.watch() and space.watch() as their users see them. */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { statSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { ConcordPool, type ConcordError, type PoolOptions } from '../../dist/index.js';
@@ -341,7 +342,7 @@ describe('a change feed', () => {
   });
 
   test('that fell behind the log is told so, and where it may begin', async () => {
-    const db = await openPool({ shards: 1, segmentBytes: 256 << 10 });
+    const db = await openPool({ shards: 1, segmentBytes: 256 << 10, feed: { retainBytes: 0 } });
     await db.put('first', '1');
     const [{ token }] = (await take(db.watch({ since: 'beginning' }), 1)) as [Told];
     const late = db.watch({ since: token });
@@ -357,6 +358,39 @@ describe('a change feed', () => {
     await db.put('last', '1');
     for (;;) if ((await take(feed, 1))[0]!.key === 'last') break;
   });
+
+  test('goes on behind checkpoints as far back as the log is kept for it, also after a restart', async () => {
+    const directory = scratchDirectory();
+    const options: PoolOptions = { shards: 1, segmentBytes: 256 << 10, feed: { retainBytes: 2 << 20 } };
+    const db = await openPool(options, directory);
+    const feed = db.watch();
+    const values = Array.from({ length: 20 }, (_, i) => patternText(50_000, i));
+    for (const [i, value] of values.entries()) await db.put(`k${i % 5}`, value);
+    const [{ token }] = (await take(feed, 1)) as [Told];
+    await db.host!.checkpointAll();
+    const rest = values.map((value, i) => `k${i % 5}=${brief(value)}`).slice(1);
+    expect(shown(await take(feed, 19))).toEqual(rest);
+    const [shard] = db.stats().shards;
+    expect(shard!.retainedLogBytes).toBeGreaterThan(700_000);
+    expect(shard!.logBytes).toBeLessThan(300_000);
+    await db.close();
+    const again = await openPool(options, directory);
+    expect(shown(await take(again.watch({ since: token }), 19))).toEqual(rest);
+    // However much is written, the disk holds no more of it than that.
+    for (let i = 0; i < 100; i++) await again.put('k', patternText(50_000, i));
+    await again.host!.checkpointAll();
+    await until('old log is gone', () => {
+      const bytes = filesOf(directory)
+        .filter((path) => path.endsWith('.log'))
+        .map((path) => statSync(path).size);
+      return bytes.reduce((sum, size) => sum + size, 0) <= (2 << 20) + (512 << 10);
+    });
+    expect(again.stats().shards[0]!.retainedLogBytes).toBeLessThanOrEqual(2 << 20);
+    expect(await codeOf(again.watch({ since: token }).next())).toBe('ERR_FEED_TRUNCATED');
+    // Fewer from now on.
+    expect(await again.configure({ feed: { retainBytes: 0 } })).toEqual(['feed.retainBytes']);
+    await until('nothing is kept', () => again.stats().shards[0]!.retainedLogBytes === 0);
+  }, 60_000);
 
   test('tells damage with file and place', async () => {
     const directory = scratchDirectory();

@@ -236,7 +236,7 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   // ---- maintenance ------------------------------------------------------------------------------------------------------------------------
 
   /**
-   * Changes options while the store is open, for all threads: durability, checkpointLogBytes, backgroundBytesPerSecond, expiry. Resolves with the names of those that are
+   * Changes options while the store is open, for all threads: durability, checkpointLogBytes, backgroundBytesPerSecond, expiry, feed. Resolves with the names of those that are
    * different now. @throws ERR_INVALID_ARG naming what is wrong or cannot change, ERR_CLOSED
    */
   async configure(change: LiveOptions): Promise<readonly string[]> {

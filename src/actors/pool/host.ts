@@ -14,7 +14,7 @@ import { EventEmitter } from 'node:events';
 import * as fs from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
-import { ConcordError, toErrorRecord } from '../../shared/errors.js';
+import { ConcordError, isDiskFull, toErrorRecord } from '../../shared/errors.js';
 import { acquireDirectoryLock, type DirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { ArenaReader, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
@@ -51,7 +51,7 @@ import { tellCheckpoint, tellLsmJob, tellShard, tellSwitch } from '../metrics/tr
 import { exposeControl, remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { REQUEST_RING_BYTES, RESPONSE_RING_BYTES } from '../shard/request.js';
 import type { CompactRequest } from '../shard/shard.js';
-import type { ShardControl, ShardEvent, ShardWorkerData } from '../shard/shard-worker.js';
+import type { ShardControl, ShardEvent, ShardSettings, ShardWorkerData } from '../shard/shard-worker.js';
 import type { ClientSetup } from '../client/thread-client.js';
 import {
   beginCreation,
@@ -491,7 +491,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         bodyBytesMax: options.transactionBytesMax,
         lockTimeoutMs: options.transactions.lockTimeoutMs,
       },
-      settings: { checkpointLogBytes: options.checkpointLogBytes, expiry: options.expiry },
+      settings: settingsOf(options),
     };
     const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
       workerData,
@@ -776,6 +776,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     const { remote } = handle;
     const plan = await remote.beginCheckpoint();
     let durable = false;
+    let isFull = false;
     try {
       await this.#background.run('checkpoint', {
         directory: handle.directory!,
@@ -789,9 +790,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
         cancel,
       });
       durable = true;
+    } catch (error) {
+      isFull = isDiskFull(error);
+      throw error;
     } finally {
       this.#clearJobSlot(handle);
-      await remote.endCheckpoint(durable);
+      await remote.endCheckpoint(durable, isFull);
     }
   }
 
@@ -900,7 +904,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
         });
       } finally {
         this.#clearJobSlot(handle);
-        await handle.remote.endCheckpoint(false);
+        await handle.remote.endCheckpoint(false, false);
       }
     };
     this.#beginJob(handle, run);
@@ -956,11 +960,9 @@ export class PoolHost extends EventEmitter<HostEvents> {
     this.#options = options;
     this.control.defaultDurability = durabilityLevel(options.durability);
     setRateLimit(this.#rate, options.backgroundBytesPerSecond);
-    const { checkpointLogBytes, expiry } = options;
+    const settings = settingsOf(options);
     // A shard that is down is told when it comes back.
-    await Promise.all(
-      this.#shards.map((handle) => handle.remote.configure({ checkpointLogBytes, expiry }).catch(() => undefined)),
-    );
+    await Promise.all(this.#shards.map((handle) => handle.remote.configure(settings).catch(() => undefined)));
     return changed;
   }
 
@@ -1188,6 +1190,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
     }
     return bytes;
   }
+}
+
+function settingsOf({ checkpointLogBytes, expiry, feed }: ResolvedOptions): ShardSettings {
+  return { checkpointLogBytes, expiry, feed };
 }
 
 function manifestOf(options: ResolvedOptions): Manifest {

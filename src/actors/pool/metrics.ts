@@ -45,6 +45,7 @@ const SHARD_GAUGES: readonly Row<ShardStats>[] = [
   ['concordkv_memory_high_water_bytes', 'Most shared memory ever used.', (stats) => stats.memory.highWaterBytes],
   ['concordkv_memory_capacity_bytes', 'Shared memory reserved.', (stats) => stats.memory.capacityBytes],
   ['concordkv_log_bytes', 'Log a recovery would read.', (stats) => stats.logBytes],
+  ['concordkv_log_retained_bytes', 'Log kept for change feeds behind that.', (stats) => stats.retainedLogBytes],
   ['concordkv_tree_height', 'Levels of the default space.', (stats) => stats.tree.height],
   ['concordkv_tree_leaf_pages', 'Leaf pages.', (stats) => stats.tree.leafPages],
   ['concordkv_tree_branch_pages', 'Branch pages.', (stats) => stats.tree.branchPages],

@@ -38,6 +38,15 @@ export interface ExpiryOptions {
   readonly batch?: number;
 }
 
+/** What change feeds may count on. */
+export interface FeedOptions {
+  /**
+   * Log that each shard keeps on disk for change feeds, behind what it needs itself: a feed or token that is older gets ERR_FEED_TRUNCATED. 0: none. What is
+   * kept goes first when the disk is full. Default 64 MiB.
+   */
+  readonly retainBytes?: number;
+}
+
 /** Options that can change while the store is open. */
 export interface LiveOptions {
   /** Default of each write. Default 'sync'. */
@@ -47,6 +56,7 @@ export interface LiveOptions {
   /** What flushes and merges of LSM-Trees may write in a second, all together; 0: no limit. Default 0. */
   readonly backgroundBytesPerSecond?: number;
   readonly expiry?: ExpiryOptions;
+  readonly feed?: FeedOptions;
 }
 
 /** What transactions of a thread that do not choose go by. */
@@ -199,7 +209,7 @@ export function changeOptions(current: ResolvedOptions, change: unknown): Option
     if (changes !== 'live') findings.refuse(path, OPTION, () => `: ${NOT_LIVE[changes]}`);
   }
   findings.throwProblems();
-  const options: ResolvedOptions = { ...current, expiry: { ...current.expiry } };
+  const options: ResolvedOptions = { ...current, expiry: { ...current.expiry }, feed: { ...current.feed } };
   const changed: string[] = [];
   for (const [path, { value }] of findings.given) {
     const segments = path.split('.').slice(1);

@@ -98,6 +98,8 @@ export interface ShardStats {
   }[];
   /** Log a recovery would read, bytes. */
   readonly logBytes: number;
+  /** Log kept for change feeds behind that, bytes. */
+  readonly retainedLogBytes: number;
   readonly logLsn: number;
   readonly logSyncedLsn: number;
   readonly checkpointLsn: number;
@@ -422,6 +424,7 @@ export function collectStats(
         return moving === undefined || record === undefined ? [] : [{ space: record.name, ...moving }];
       }),
       logBytes: counters[ShardCounter.LogBytes]!,
+      retainedLogBytes: counters[ShardCounter.RetainedLogBytes]!,
       logLsn: counters[ShardCounter.LogLastLsn]!,
       logSyncedLsn: counters[ShardCounter.LogSyncedLsn]!,
       checkpointLsn: counters[ShardCounter.CheckpointLsn]!,

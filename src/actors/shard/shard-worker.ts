@@ -22,7 +22,7 @@ import type { WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../control-block.js';
 import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
-import { toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { isDiskFull, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
 import { Shard, type CompactRequest } from './shard.js';
 import type { TransactionSettings } from './transactions.js';
@@ -63,6 +63,8 @@ export interface ShardSettings {
   readonly checkpointLogBytes: number;
   /** How often entries that have expired are removed, and how many in one group. */
   readonly expiry: { readonly intervalMs: number; readonly batch: number };
+  /** Log that is kept for change feeds behind what a recovery needs. */
+  readonly feed: { readonly retainBytes: number };
 }
 
 /** What the worker tells the host without being asked. */
@@ -134,13 +136,15 @@ export class ShardControl {
       while (!this.#shard.store.prepareCheckpoint()) await new Promise((resolve) => setImmediate(resolve));
       return this.#shard.store.beginCheckpoint();
     } catch (error) {
+      if (isDiskFull(error)) this.#shard.diskIsFull();
       this.#loop.checkpointEnded(false);
       throw error;
     }
   }
 
-  endCheckpoint(durable: boolean): void {
+  endCheckpoint(durable: boolean, isDiskFull: boolean): void {
     this.#shard.endCheckpoint(durable);
+    if (isDiskFull) this.#shard.diskIsFull();
     this.#loop.checkpointEnded(durable);
   }
 
@@ -279,6 +283,7 @@ class ShardLoop {
     this.#settings = settings;
     this.#shard.expiryBatch = settings.expiry.batch;
     this.wake();
+    this.#shard.retainLog(settings.feed.retainBytes);
   }
 
   /** Something arrived outside the rings. */
@@ -445,6 +450,7 @@ async function main(data: ShardWorkerData): Promise<void> {
       rate: data.rate,
       feedRing: data.feedRing,
       prepareJournal: data.prepareJournal,
+      retainBytes: data.settings.feed.retainBytes,
       ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });

@@ -625,6 +625,7 @@ export class Shard {
     if (gate === undefined) {
       gate = new WriteGate(background, (flow) => {
         this.#meter.changed();
+        if (flow.cause === 'disk-full') this.diskIsFull();
         this.onFlow(space.id, flow);
       });
       this.#gates.set(background, gate);
@@ -847,11 +848,23 @@ export class Shard {
     }
   }
 
+  /** Something of this shard found no place: log that is kept for change feeds is the first to go. */
+  diskIsFull(): void {
+    if (this.store.log.dropRetained()) this.#countLog();
+  }
+
+  /** Log kept for change feeds, from now on. @throws ERR_IO, ERR_PERMISSION */
+  retainLog(bytes: number): void {
+    this.store.log.retain(bytes);
+    this.#countLog();
+  }
+
   /** An I/O error: what it means for the shard. */
   #failed(error: unknown): ErrorRecord {
     this.#counters[ShardCounter.Errors]!++;
     if (!(error instanceof ConcordError)) throw error;
     // Of memory: what is decided finds no room for a page that it changes. It is tried again.
+    if (error.code === 'ERR_DISK_FULL') this.diskIsFull();
     if (error.code === 'ERR_DISK_FULL' || error.code === 'ERR_MEMORY_FULL') return error.toRecord();
     if (error.code === 'ERR_IO' || error.code === 'ERR_PERMISSION') {
       this.#readOnlyCause = error.toRecord();
@@ -1409,6 +1422,7 @@ export class Shard {
     const { log, checkpointLsn } = this.store;
     const counters = this.#counters;
     counters[ShardCounter.LogBytes] = log.sizeBytes;
+    counters[ShardCounter.RetainedLogBytes] = log.retainedBytes;
     counters[ShardCounter.LogLastLsn] = log.lastLsn;
     counters[ShardCounter.LogSyncedLsn] = log.syncedLsn;
     counters[ShardCounter.CheckpointLsn] = checkpointLsn;

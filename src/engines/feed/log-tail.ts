@@ -62,6 +62,8 @@ export class LogTail implements FeedSource {
   readonly #shard: number;
   /** Headers never change under one name. */
   readonly #known = new Map<number, Segment>();
+  /** Of the newest segment whose header cannot be read: what is older is out of reach. */
+  #damage: ConcordError | undefined;
   #segment: Segment | undefined;
   #generation = 0;
   #offset = SEGMENT_HEADER_BYTES;
@@ -106,6 +108,7 @@ export class LogTail implements FeedSource {
 
   beginning(): FeedPosition {
     const segments = this.#list();
+    if (this.#damage !== undefined) throw this.#damage;
     const lsn = oldestLsn(segments);
     const { generation } = ownerOf(segments, lsn)!;
     return { generation, offset: SEGMENT_HEADER_BYTES, lsn, seq: 0, unit: 0 };
@@ -334,6 +337,7 @@ export class LogTail implements FeedSource {
     const lsn = this.#lsn;
     const owner = ownerOf(segments, lsn);
     if (owner === undefined) {
+      if (this.#damage !== undefined) throw this.#damage;
       const oldest = oldestLsn(segments);
       throw truncated(this.#shard, lsn, `the log begins with record ${oldest}, ${lsn} was wanted`, oldest);
     }
@@ -359,9 +363,7 @@ export class LogTail implements FeedSource {
   #list(): Segment[] {
     for (let attempt = 1; ; attempt++) {
       try {
-        const segments = listSegments(this.#env, this.#directory).map(
-          ({ path, generation }) => this.#known.get(generation) ?? this.#readHeader(path, generation),
-        );
+        const segments = this.#readHeaders();
         if (segments.length === 0) {
           throw corrupt(this.#directory, 0, this.#lsn, 'the log is missing: the directory has no segment');
         }
@@ -372,6 +374,23 @@ export class LogTail implements FeedSource {
         if (!isMissing(error) || attempt === LIST_ATTEMPTS_MAX) throw error;
       }
     }
+  }
+
+  /** Oldest first, as far back as headers are intact: damage in old log concerns those only that want it. */
+  #readHeaders(): Segment[] {
+    const segments: Segment[] = [];
+    this.#damage = undefined;
+    for (const { path, generation } of listSegments(this.#env, this.#directory).reverse()) {
+      try {
+        segments.push(this.#known.get(generation) ?? this.#readHeader(path, generation));
+      } catch (error) {
+        const isDamage = error instanceof ConcordError && error.code === 'ERR_CORRUPT';
+        if (!isDamage || segments.length === 0) throw error;
+        this.#damage = error;
+        break;
+      }
+    }
+    return segments.reverse();
   }
 
   #readHeader(path: string, generation: number): Segment {

@@ -29,6 +29,10 @@ export interface GroupLog {
   readonly sizeBytes: number;
   /** Of these: what truncate(lsn - 1) would leave. */
   bytesFrom(lsn: number): number;
+  /** Bytes of files that no recovery needs, and which are kept for change feeds; how many may be from now on; none any more, as the disk is full. */
+  readonly retainedBytes: number;
+  retain(bytes: number): void;
+  dropRetained(): boolean;
   /** LSN of the last frame handed to the operating system. */
   readonly writtenLsn: number;
   /** Another preallocated segment would be welcome. */
@@ -90,6 +94,13 @@ export class MemoryLog implements GroupLog {
 
   bytesFrom(): number {
     return 0;
+  }
+
+  readonly retainedBytes = 0;
+  retain(): void {}
+
+  dropRetained(): boolean {
+    return false;
   }
 
   wantsSpare(): boolean {

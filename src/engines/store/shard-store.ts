@@ -120,6 +120,8 @@ export interface ShardStoreOptions {
   /** Every space of the store. Default: only the default one, a B+Tree. */
   readonly spaces?: readonly SpaceDefinition[] | undefined;
   readonly segmentBytes?: number;
+  /** Log that is kept for change feeds behind what a recovery needs. Default 0. */
+  readonly retainBytes?: number | undefined;
   readonly recoveryMode?: WalRecoveryMode;
   /** The shard is being created: there need not be a log yet. */
   readonly isNew?: boolean;
@@ -383,6 +385,7 @@ export class ShardStore {
       storeId: options.storeId,
       shard: options.shard,
       ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
+      retainBytes: options.retainBytes,
     };
     const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
     const report: RecoveryReport = {

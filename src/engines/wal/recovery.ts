@@ -87,6 +87,8 @@ export interface WalSegmentInfo {
   /** 0 where the header was not needed or not readable. */
   readonly firstLsn: number;
   readonly usedBytes: number;
+  /** False: all that it holds comes before fromLsn. */
+  readonly isNeeded: boolean;
 }
 
 export interface WalRecovery {
@@ -190,11 +192,12 @@ class Recovery {
       bytes: this.#bytes,
       cut: this.#cut,
       losses: this.#losses,
-      segments: this.#segments.map(({ path, generation, firstLsn, usedBytes }) => ({
+      segments: this.#segments.map(({ path, generation, firstLsn, usedBytes }, i) => ({
         path,
         generation,
         firstLsn,
         usedBytes,
+        isNeeded: i >= this.#firstNeeded,
       })),
       unsyncedTail: this.#unsyncedTail,
     };

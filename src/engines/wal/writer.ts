@@ -21,11 +21,12 @@
  * - After a failed fdatasync (of either kind, or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
  *   a success. Only a new writer behind a recovery goes on; it writes the doubtful tail anew.
  * - A file is reused only after its old name is durably gone.
+ * - Segments go oldest first: what is left of the log has no gap. Those kept for readers go first of all when the disk is full.
  *
  * Format: format.ts. Threads: the shard's, which owns the directory.
  */
 import { assert } from '../../shared/assert.js';
-import { ConcordError, invalidArgument } from '../../shared/errors.js';
+import { ConcordError, invalidArgument, isDiskFull } from '../../shared/errors.js';
 import type { Env, EnvFile } from '../../shared/env/env.js';
 import {
   FRAME_HEADER_BYTES,
@@ -66,6 +67,8 @@ export interface WalOptions {
   readonly backgroundSyncBytes?: number | undefined;
   /** Files kept for reuse. Default 4. */
   readonly spareSegmentsMax?: number | undefined;
+  /** Bytes of files that are kept, newest first, behind what a recovery needs: for readers that follow the log. Default 0. */
+  readonly retainBytes?: number | undefined;
 }
 
 /** A sync behind the thread's back that took no longer says that the disk has no queue. */
@@ -82,6 +85,14 @@ interface Segment {
   readonly generation: number;
   readonly firstLsn: number;
   usedBytes: number;
+}
+
+/** With its header, and not its name yet. */
+interface PreparedSegment {
+  readonly path: string;
+  readonly file: EnvFile;
+  readonly fileBytes: number;
+  readonly seed: number;
 }
 
 interface Spare {
@@ -110,7 +121,13 @@ export class WalWriter {
   /** Oldest first; the last is the one written. */
   readonly #segments: Segment[] = [];
   readonly #spares: Spare[] = [];
-  /** Segments that truncate() has left to removeUnneeded(). */
+  /** No recovery needs them; kept for readers. Oldest first. */
+  readonly #retained: { readonly path: string; readonly fileBytes: number }[] = [];
+  #retainedBytes = 0;
+  #retainBytes: number;
+  /** Segments of lower generations may have gaps: they are not kept for readers. */
+  #retainFromGeneration = 0;
+  /** Segments that truncate() has left to removeUnneeded(). Oldest first. */
   #unneeded: string[] = [];
   #file: EnvFile | undefined;
   /** Where the next write() goes. */
@@ -197,6 +214,7 @@ export class WalWriter {
     this.#segmentBytes = segmentBytes;
     this.#preallocateBytes = preallocateBytes;
     this.#spareSegmentsMax = spareSegmentsMax;
+    this.#retainBytes = options.retainBytes ?? 0;
     this.payloadBytesMax = payloadBytesMax;
     this.bytes = Buffer.allocUnsafeSlow(BUFFER_BYTES_INITIAL);
     this.#lastLsn = this.#writtenLsn = this.#syncedLsn = lastLsn;
@@ -238,6 +256,26 @@ export class WalWriter {
 
   get segmentCount(): number {
     return this.#segments.length;
+  }
+
+  /** Bytes of the files that are kept for readers only. */
+  get retainedBytes(): number {
+    return this.#retainedBytes;
+  }
+
+  /** How many may be kept from now on. */
+  retain(bytes: number): void {
+    this.#retainBytes = bytes;
+    if (this.#failure === undefined && !this.#isClosed) this.#drop(this.#takeBeyond(bytes), true);
+  }
+
+  /** The disk is full: what is kept for readers goes at once. False: there was nothing. */
+  dropRetained(): boolean {
+    const paths = this.#takeBeyond(0);
+    const isAny = paths.length > 0 || this.hasUnneeded;
+    while (this.hasUnneeded) this.removeUnneeded();
+    for (const path of paths) removeQuietly(this.#env, path);
+    return isAny;
   }
 
   get spareCount(): number {
@@ -369,21 +407,45 @@ export class WalWriter {
   }
 
   /**
-   * Frames up to and including `lsn` are no longer needed: whole segments become spares or are removed. `inSlices`: removing is left to
-   * removeUnneeded(); segments that a crash leaves go with a later truncate().
+   * Frames up to and including `lsn` are no longer needed: whole segments are kept for readers, as far as that is wanted; what is too much becomes spares or
+   * is removed. `inSlices`: removing is left to removeUnneeded(); segments that a crash leaves are met by the next writer.
    */
   truncate(lsn: number, inSlices = false): void {
     this.#checkUsable();
-    const freed = this.#takeObsolete(lsn);
-    if (freed.length === 0) return;
+    const empty: string[] = [];
+    for (const { path, isEmpty, generation } of this.#takeObsolete(lsn)) {
+      if (isEmpty || generation < this.#retainFromGeneration) empty.push(path);
+      else this.#keepForReaders(path);
+    }
+    this.#drop([...this.#takeBeyond(this.#retainBytes), ...empty], inSlices);
+  }
+
+  #keepForReaders(path: string): void {
+    // Many small files take time to list.
+    const fileBytes = Math.max(SEGMENT_BYTES_MIN, this.#retainBytes === 0 ? 0 : this.#fileBytes(path));
+    this.#retained.push({ path, fileBytes });
+    this.#retainedBytes += fileBytes;
+  }
+
+  /** Of those kept for readers: the oldest, until no more than `bytes` are left. They are no longer counted. */
+  #takeBeyond(bytes: number): string[] {
+    let count = 0;
+    while (this.#retainedBytes > bytes) this.#retainedBytes -= this.#retained[count++]!.fileBytes;
+    return this.#retained.splice(0, count).map(({ path }) => path);
+  }
+
+  /** Segments become spares or are removed; oldest first. */
+  #drop(paths: readonly string[], inSlices: boolean): void {
+    if (paths.length === 0) return;
     const renamed: string[] = [];
-    for (const segment of freed) {
-      if (this.#spares.length + renamed.length >= this.#spareSegmentsMax) {
-        if (inSlices) this.#unneeded.push(segment.path);
-        else this.#env.remove(segment.path);
+    for (const path of paths) {
+      // What waits to be removed is older: it goes first.
+      if (this.hasUnneeded || this.#spares.length + renamed.length >= this.#spareSegmentsMax) {
+        if (inSlices) this.#unneeded.push(path);
+        else this.#env.remove(path);
       } else {
-        const sparePath = segment.path.replace(/\.log$/, '.spare');
-        this.#env.rename(segment.path, sparePath);
+        const sparePath = path.replace(/\.log$/, '.spare');
+        this.#env.rename(path, sparePath);
         renamed.push(sparePath);
       }
     }
@@ -441,16 +503,17 @@ export class WalWriter {
     return this.#failure;
   }
 
-  /** The segments all of whose frames are ≤ lsn, and empty ones; no longer counted. */
-  #takeObsolete(lsn: number): Segment[] {
-    const freed: Segment[] = [];
+  /** The segments all of whose frames are ≤ lsn, and empty ones; no longer counted. `isEmpty`: no frame is read from it. */
+  #takeObsolete(lsn: number): (Segment & { readonly isEmpty: boolean })[] {
+    const freed: (Segment & { readonly isEmpty: boolean })[] = [];
     const kept: Segment[] = [];
     let limit = Infinity;
     for (let i = this.#segments.length - 1; i >= 0; i--) {
       const segment = this.#segments[i]!;
-      if (limit <= lsn + 1 || limit === segment.firstLsn) freed.push(segment);
+      const { firstLsn } = segment;
+      if (limit <= lsn + 1 || limit === firstLsn) freed.push({ ...segment, isEmpty: limit <= firstLsn });
       else kept.push(segment);
-      limit = Math.min(limit, segment.firstLsn === 0 ? Infinity : segment.firstLsn);
+      limit = Math.min(limit, firstLsn === 0 ? Infinity : firstLsn);
     }
     this.#segments.splice(0, this.#segments.length, ...kept.reverse());
     return freed.reverse();
@@ -483,6 +546,20 @@ export class WalWriter {
 
   /** Writes bytes[0, byteCount) and the terminator at the end of the segment; the buffer is then empty. */
   #write(byteCount: number): void {
+    try {
+      this.#tryToWrite(byteCount);
+    } catch (error) {
+      if (!this.#makesRoom(error)) throw error;
+      this.#tryToWrite(byteCount);
+    }
+  }
+
+  /** Whether the disk was full, and is so no longer. */
+  #makesRoom(error: unknown): boolean {
+    return isDiskFull(error) && this.#failure === undefined && this.dropRetained();
+  }
+
+  #tryToWrite(byteCount: number): void {
     this.#finishCut();
     const end = this.#filePosition + byteCount;
     assert(end <= this.#segmentBytes, 'a log position beyond the segment');
@@ -636,13 +713,11 @@ export class WalWriter {
         file.close();
       }
     }
-    for (const segment of recovery.segments) {
-      this.#segments.push({
-        path: segment.path,
-        generation: segment.generation,
-        firstLsn: segment.firstLsn,
-        usedBytes: segment.usedBytes,
-      });
+    if (recovery.losses.length > 0) this.#retainFromGeneration = recovery.nextGeneration;
+    for (const { path, generation, firstLsn, usedBytes, isNeeded } of recovery.segments) {
+      if (isNeeded || generation < this.#retainFromGeneration)
+        this.#segments.push({ path, generation, firstLsn, usedBytes });
+      else this.#keepForReaders(path);
     }
   }
 
@@ -696,7 +771,7 @@ export class WalWriter {
     const generation = this.#nextGeneration;
     assert(generation <= U32_MAX, 'log generations are used up');
     const path = `${this.#directory}/${segmentName(generation)}`;
-    const prepared = this.#prepare(generation);
+    const prepared = this.#prepareWithRoom(generation);
     try {
       this.#env.rename(prepared.path, path);
     } catch (error) {
@@ -740,8 +815,17 @@ export class WalWriter {
     }
   }
 
+  #prepareWithRoom(generation: number): PreparedSegment {
+    try {
+      return this.#prepare(generation);
+    } catch (error) {
+      if (!this.#makesRoom(error)) throw error;
+      return this.#prepare(generation);
+    }
+  }
+
   /** A synced file with the header of `generation`, under a name that no recovery reads. */
-  #prepare(generation: number): { path: string; file: EnvFile; fileBytes: number; seed: number } {
+  #prepare(generation: number): PreparedSegment {
     const spare = this.#spares.shift();
     const path = spare?.path ?? `${this.#directory}/wal-${generation}.tmp`;
     // What an earlier attempt could not remove.

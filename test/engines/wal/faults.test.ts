@@ -451,3 +451,35 @@ test('segments that go in slices are counted no more and removed one by one; a c
   }
   expect(left).toEqual([5, 4, 3, 2, 1]);
 });
+
+describe('a disk that is full', () => {
+  test('takes what is kept for readers first: the write succeeds', () => {
+    writer.close();
+    const options = { ...SMALL, spareSegmentsMax: 0, retainBytes: 8 * SEGMENT_BYTES };
+    const next = WalWriter.open(env, DIRECTORY, options, recover(disk));
+    const records = Array.from({ length: 4 }, (_, i) => append(next, payloadOf(i + 1, FULL)));
+    next.truncate(3);
+    expect(next.retainedBytes).toBeGreaterThan(0);
+    const full = env.addRule({ operation: ['create', 'write'], times: 1, error: 'ENOSPC' });
+    records.push(append(next, payloadOf(5, 300)));
+    expect([full.firedCount, next.retainedBytes]).toEqual([1, 0]);
+    expect(next.failure).toBeUndefined();
+    expect(recover(disk, { fromLsn: 4 }).records).toEqual(records.slice(3));
+    // In the middle of a segment too; and with nothing left to give up it is an error that passes.
+    next.truncate(4);
+    expect(next.retainedBytes).toBeGreaterThan(0);
+    const again = env.addRule({ operation: 'write', path: LOG, times: 1, error: 'ENOSPC', shortWriteBytes: 100 });
+    records.push(append(next, payloadOf(6, 400)));
+    expect([again.firedCount, next.retainedBytes]).toEqual([1, 0]);
+    env.addRule({ operation: 'write', path: LOG, times: 1, error: 'ENOSPC' });
+    expect(failure(() => append(next, payloadOf(7, 400))).code).toBe('ERR_DISK_FULL');
+    records.push(append(next, payloadOf(7, 400)));
+    for (const state of [disk, ...crashes()]) {
+      const found = recover(state, { fromLsn: 5 }).records;
+      expect(records.slice(4).slice(0, found.length)).toEqual(found);
+    }
+    next.sync();
+    for (const state of [disk, ...crashes()])
+      expect(recover(state, { fromLsn: 5, mode: 'strict' }).records).toEqual(records.slice(4));
+  });
+});

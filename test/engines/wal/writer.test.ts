@@ -400,3 +400,82 @@ describe('truncate', () => {
     expect(env.list(DIRECTORY).length).toBeLessThanOrEqual(4);
   });
 });
+
+describe('segments kept for readers', () => {
+  const KEPT = 3 * SEGMENT_BYTES;
+
+  test('are the newest that fit, oldest first to go, and no recovery needs or counts them', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
+    const records = Array.from({ length: 8 }, (_, i) => append(writer, payloadOf(i + 1, FULL)));
+    writer.truncate(2);
+    expect(writer).toMatchObject({ segmentCount: 6, retainedBytes: 2 * SEGMENT_BYTES, sizeBytes: 6 * SEGMENT_BYTES });
+    expect(recover(env).records).toEqual(records);
+    writer.truncate(6);
+    expect(writer).toMatchObject({ segmentCount: 2, retainedBytes: KEPT, sizeBytes: 2 * SEGMENT_BYTES });
+    expect(recover(env, { fromLsn: 4 }).records).toEqual(records.slice(3));
+    expect(env.list(DIRECTORY)).toHaveLength(5);
+  });
+
+  test('outlive the writer, and are trimmed to what the next one keeps', () => {
+    const first = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
+    const records = Array.from({ length: 6 }, (_, i) => append(first, payloadOf(i + 1, FULL)));
+    first.truncate(4);
+    first.close();
+    const second = WalWriter.open(env, DIRECTORY, { ...SMALL, retainBytes: KEPT }, recover(env, { fromLsn: 5 }));
+    expect(second).toMatchObject({ segmentCount: 3, retainedBytes: KEPT });
+    expect(second.sizeBytes).toBeLessThan(3 * SEGMENT_BYTES);
+    second.close();
+    expect(recover(env, { fromLsn: 2 }).records).toEqual(records.slice(1));
+    const third = WalWriter.open(env, DIRECTORY, SMALL, recover(env, { fromLsn: 5 }));
+    expect(third.retainedBytes).toBe(0);
+    expect(failure(() => recover(env)).code).toBe('ERR_CORRUPT');
+    expect(recover(env, { fromLsn: 5 }).records).toEqual(records.slice(4));
+  });
+
+  test('are fewer from the moment on at which fewer are wanted', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
+    const records = Array.from({ length: 6 }, (_, i) => append(writer, payloadOf(i + 1, FULL)));
+    writer.truncate(5);
+    writer.retain(SEGMENT_BYTES);
+    while (writer.hasUnneeded) {
+      // One at a time, the oldest first: there is never a gap.
+      writer.removeUnneeded();
+      const first = readHeaderLsn(segmentPaths(env)[0]!);
+      expect(recover(env, { fromLsn: first }).records).toEqual(records.slice(first - 1));
+    }
+    expect(writer.retainedBytes).toBe(SEGMENT_BYTES);
+    expect(recover(env, { fromLsn: 5 }).records).toEqual(records.slice(4));
+  });
+
+  test('small files count as the smallest segment, so that there are never very many', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
+    let last = writer;
+    for (let life = 0; life < 10; life++) {
+      appendMany(last, 1);
+      const { lastLsn } = last;
+      last.close();
+      const options = { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT };
+      last = WalWriter.open(env, DIRECTORY, options, recover(env, { fromLsn: lastLsn + 1 }));
+    }
+    expect(env.list(DIRECTORY).length).toBeLessThanOrEqual(5);
+  });
+
+  test('are none of those in which records are lost', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
+    for (let i = 0; i < 4; i++) append(writer, payloadOf(i + 1, FULL));
+    writer.close();
+    const damaged = readFile(env, segmentPaths(env)[1]!);
+    damaged.fill(7, SEGMENT_HEADER_BYTES + 100, SEGMENT_HEADER_BYTES + 200);
+    writeFile(env, segmentPaths(env)[1]!, damaged);
+    const recovery = recover(env, { mode: 'salvage' });
+    expect(recovery.losses).toHaveLength(1);
+    const next = WalWriter.open(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT }, recovery);
+    next.truncate(4);
+    expect(next).toMatchObject({ retainedBytes: 0, segmentCount: 1 });
+    expect(env.list(DIRECTORY)).toHaveLength(1);
+  });
+
+  function readHeaderLsn(path: string): number {
+    return readFile(env, path).readUIntLE(40, 6);
+  }
+});
