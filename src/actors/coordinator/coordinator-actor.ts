@@ -93,10 +93,13 @@ export class CoordinatorActor {
     this.coordinator.sessionBegun(client);
   }
 
-  /** The client is gone: what it had published is served. Resolves when nothing of it can be undone by whoever forgets what it has prepared. */
-  detachClient(client: number): Promise<void> {
+  /**
+   * The client is gone: what it had published is served. Resolves when nothing of it can be undone by whoever forgets what it has prepared; false, that
+   * must be kept: it may be decided in a log that has failed.
+   */
+  detachClient(client: number): Promise<boolean> {
     const queue = this.#byClient.get(client);
-    if (queue === undefined) return Promise.resolve();
+    if (queue === undefined) return Promise.resolve(true);
     return new Promise((resolve) => {
       queue.leaving = resolve;
     });
@@ -110,8 +113,7 @@ export class CoordinatorActor {
       this.#queues.splice(i, 1);
       this.#byClient.delete(queue.client);
       queue.abandon();
-      this.coordinator.sessionEnded(queue.client);
-      queue.leaving();
+      queue.leaving(this.coordinator.sessionEnded(queue.client));
     }
   }
 

@@ -85,10 +85,10 @@ class CoordinatorThread {
     this.#wake();
   }
 
-  async detachClient(client: number): Promise<void> {
+  detachClient(client: number): Promise<boolean> {
     const gone = this.#actor.detachClient(client);
     this.#wake();
-    await gone;
+    return gone;
   }
 
   /** A new thread of the shard, or a new one of the coordinator: what went over another port is over. */
@@ -207,7 +207,7 @@ export class CoordinatorControl {
     this.#thread.attachClient(client, requests, responses);
   }
 
-  detachClient(client: number): Promise<void> {
+  detachClient(client: number): Promise<boolean> {
     return this.#thread.detachClient(client);
   }
 

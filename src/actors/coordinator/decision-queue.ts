@@ -46,7 +46,7 @@ export type Decide = (request: number, id: number, maskLow: number, maskHigh: nu
 export class DecisionQueue {
   readonly client: number;
   /** The client is gone: its requests are served, nobody listens to the answers. */
-  leaving: (() => void) | undefined;
+  leaving: ((isKnown: boolean) => void) | undefined;
   readonly #ring: SharedArrayBuffer;
   /** Reads ahead and gives nothing back; made anew when the other has, since it would not know of that room. */
   #reader: RingConsumer | undefined;

@@ -188,17 +188,16 @@ export class CoordinatorSupervisor {
 
   /**
    * The client is gone. Resolves when all it had asked for is decided or refused: only then shards may forget what it has prepared. False: nobody knows, for
-   * no coordinator is left that could say; they must keep it.
+   * no coordinator is left that could say, or its log has failed with something of the client's in it; they must keep it.
    */
   async detachClient(client: number): Promise<boolean> {
     if (!this.#rings.has(client)) return true;
-    let isSettled = false;
-    while (!isSettled) {
+    let isSettled: boolean | undefined;
+    while (isSettled === undefined) {
       await this.#restarting;
       if (this.#isFailed || this.#isStopping) break;
       try {
-        await this.#remote!.detachClient(client);
-        isSettled = true;
+        isSettled = await this.#remote!.detachClient(client);
       } catch (error) {
         unlessGone(error);
         // The thread's end may not be known here yet.
@@ -206,7 +205,7 @@ export class CoordinatorSupervisor {
       }
     }
     this.#rings.delete(client);
-    return isSettled;
+    return isSettled ?? false;
   }
 
   /** The clients are gone, the shards are not. Resolves when they have applied what is decided, or do not come to it. */

@@ -144,7 +144,8 @@ class Decision implements DecisionRecord {
     readonly id: number,
     readonly maskLow: number,
     readonly maskHigh: number,
-    readonly client: number,
+    /** Slot of the client that asked. */
+    public client: number,
     readonly level: number,
   ) {}
 }
@@ -308,8 +309,8 @@ export class Coordinator {
     this.#sessions.add(client);
   }
 
-  /** No request of the client will come any more. */
-  sessionEnded(client: number): void {
+  /** No request of the client will come any more. False: of what it has asked for something may be decided, and only the next opening will know. */
+  sessionEnded(client: number): boolean {
     this.#sessions.delete(client);
     for (const [id, owner] of this.#fenced) {
       if (owner !== client) continue;
@@ -317,10 +318,16 @@ export class Coordinator {
       this.#noteEnd(id);
     }
     for (const [id, owner] of this.#refused) if (owner === client) this.#refused.delete(id);
-    // Its slot will be another's, whose requests have the same numbers.
-    for (const { waiting } of this.#decisions.values()) {
+    let isKnown = true;
+    for (const decision of this.#decisions.values()) {
+      const { waiting } = decision;
+      // Its slot will be another's, whose requests have the same numbers.
       for (let i = waiting.length - 2; i >= 0; i -= 2) if (waiting[i] === client) waiting.splice(i, 2);
+      if (decision.client !== client || decision.state !== State.Doubtful) continue;
+      decision.client = UNKNOWN_CLIENT;
+      isKnown = false;
     }
+    return isKnown;
   }
 
   /** All participants have voted yes. The answer comes by the port, now or in a later step. */

@@ -141,6 +141,8 @@ export class SimClient {
   /** The coordinator, then the shards forget it. */
   leaving: 'coordinator' | 'shards' | 'gone' | undefined;
   askedToLeave: object | undefined;
+  /** As the coordinator said of what it has prepared: nothing of it will be decided. */
+  isSettled = true;
   readonly left = new Set<number>();
   readonly control: ControlBlock;
   readonly arenas: readonly ArenaReader[];
@@ -765,7 +767,8 @@ export class World {
       const { coordinator } = this;
       if (coordinator?.isBegun !== true || client.askedToLeave === coordinator) return;
       client.askedToLeave = coordinator;
-      void coordinator.actor.detachClient(client.slot).then(() => {
+      void coordinator.actor.detachClient(client.slot).then((isSettled) => {
+        client.isSettled = isSettled;
         if (this.clients.get(client.slot) === client && client.leaving === 'coordinator') client.leaving = 'shards';
       });
       return;
@@ -777,7 +780,7 @@ export class World {
       if (life === undefined) client.left.add(index);
       else if (!life.thread.isBusy && client.askedToLeave !== life) {
         this.#run(life.thread, () => {
-          void life.shard.detach(client.slot).then(() => client.left.add(index));
+          void life.shard.detach(client.slot, client.isSettled).then(() => client.left.add(index));
         });
       }
     }
