@@ -27,6 +27,7 @@ export const ERROR_TABLE = {
   ERR_CONFLICT: { retryable: true, httpStatus: 409, text: 'another writer kept changing the key' },
   ERR_DEADLOCK: { retryable: true, httpStatus: 409, text: 'transactions waited for each other; this one gave way' },
   ERR_LOCK_TIMEOUT: { retryable: true, httpStatus: 409, text: 'a lock was not granted in time' },
+  ERR_BUSY: { retryable: true, httpStatus: 503, text: 'too many writes wait for locks in the shard' },
   ERR_TRANSACTION_TIMEOUT: { retryable: false, httpStatus: 504, text: 'the transaction took longer than it may' },
   ERR_TRANSACTION_CLOSED: { retryable: false, httpStatus: 409, text: 'the transaction has ended' },
   ERR_TRANSACTION_TOO_LARGE: { retryable: false, httpStatus: 413, text: 'the transaction is larger than the limit' },

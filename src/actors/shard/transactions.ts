@@ -51,6 +51,11 @@ const ASK_AFTER_MS = 2000;
 const ASK_EVERY_MS = 1000;
 /** Commits that found no place on the disk are tried again after this. */
 const RETRY_MS = 200;
+/** Writes and commits that wait for locks: how many, since a lock is handed on in time that grows with those behind it, and what they may take of memory. */
+const SET_ASIDE_MAX = 8192;
+const SET_ASIDE_BYTES_MAX = 64 << 20;
+/** What waiting for a key takes beside the request's bytes. */
+const WAITED_KEY_BYTES = 512;
 
 export interface TransactionSettings {
   readonly deadlock: DeadlockPolicy;
@@ -79,6 +84,8 @@ export class DeferredRequest {
   holder = 0;
   /** What has come in chunks before it. */
   body: BodyStream | undefined;
+  /** Memory that it is counted with; 0: it is not, or no more. */
+  countedBytes = 0;
 
   constructor(link: ClientLink, request: number, source: Uint8Array, at: number, length: number) {
     this.link = link;
@@ -138,6 +145,8 @@ export class ShardTransactions {
   readonly #settings: TransactionSettings;
   readonly #body = new TransactionBody();
   readonly #validator: Validator;
+  #setAside = 0;
+  #setAsideBytes = 0;
   readonly #streams = new Map<ClientLink, Map<number, BodyStream>>();
   /** Of the request at hand. */
   #stream: BodyStream | undefined;
@@ -321,13 +330,14 @@ export class ShardTransactions {
     return this.#settings.lockTimeoutMs;
   }
 
-  /** Sets a request aside until what its records write is free. @throws ERR_LOCK_TIMEOUT */
+  /** Sets a request aside until what its records write is free. @throws ERR_BUSY */
   deferWrites(waiting: DeferredRequest, bytes: Uint8Array, start: number, end: number): void {
     this.#defer(waiting, pointsOfWrites(bytes, start, end));
   }
 
   #defer(waiting: DeferredRequest, points: readonly LockPoint[]): void {
     const now = Date.now();
+    this.#countAside(waiting, points);
     waiting.points = points;
     waiting.link.respond(waiting.request, ResponseStatus.Deferred, '');
     const deadline = now + this.#settings.lockTimeoutMs;
@@ -336,8 +346,37 @@ export class ShardTransactions {
     if (wait === undefined) this.ready.push(waiting);
   }
 
+  /**
+   * What is set aside takes memory and time of this thread, which every caller needs: there is a bound. To stop serving a caller's ring instead would keep
+   * the commit from it that gives the lock back. @throws ERR_BUSY
+   */
+  #countAside(waiting: DeferredRequest, points: readonly LockPoint[]): void {
+    const { bytes, body } = waiting;
+    const countedBytes = bytes.length + (body?.bytes.length ?? 0) + WAITED_KEY_BYTES * (points.length + 1);
+    const isTooMuch = this.#setAside >= SET_ASIDE_MAX || this.#setAsideBytes + countedBytes > SET_ASIDE_BYTES_MAX;
+    // One alone is let in, whatever its size.
+    if (isTooMuch && this.#setAside > 0) {
+      throw new ConcordError(
+        'ERR_BUSY',
+        `shard ${this.#index}: ${this.#setAside} writes of ${this.#setAsideBytes} bytes wait for locks, at most ${SET_ASIDE_MAX} of ${SET_ASIDE_BYTES_MAX} may`,
+        { shard: this.#index, waiting: this.#setAside, waitingBytes: this.#setAsideBytes },
+      );
+    }
+    waiting.countedBytes = countedBytes;
+    this.#setAside++;
+    this.#setAsideBytes += countedBytes;
+  }
+
+  #letGo(waiting: DeferredRequest): void {
+    if (waiting.countedBytes === 0) return;
+    this.#setAside--;
+    this.#setAsideBytes -= waiting.countedBytes;
+    waiting.countedBytes = 0;
+  }
+
   /** A deferred request has been taken, and its group has ended, or it was refused. */
   endDeferred(deferred: DeferredRequest): void {
+    this.#letGo(deferred);
     if (deferred.holder !== 0) this.locks.release(deferred.holder);
     deferred.holder = 0;
   }
@@ -363,7 +402,8 @@ export class ShardTransactions {
 
   #failed(waiting: Waiting, error: ErrorRecord): void {
     const { link, request } = waiting;
-    if (!(waiting instanceof DeferredRequest)) waiting.isAnswered = true;
+    if (waiting instanceof DeferredRequest) this.#letGo(waiting);
+    else waiting.isAnswered = true;
     link.respondError(request, error);
   }
 
@@ -427,7 +467,7 @@ export class ShardTransactions {
 
   /**
    * A Transaction or Prepare. InGroup: it is done when the group is, and `memberOf` says what else depends on that.
-   * @throws ERR_CONFLICT, ERR_DEADLOCK, ERR_SHARD_RESTARTED, ERR_SPACE_DROPPED, ERR_MEMORY_FULL, ERR_TRANSACTION_TOO_LARGE, ERR_DISK_FULL
+   * @throws ERR_CONFLICT, ERR_DEADLOCK, ERR_BUSY, ERR_SHARD_RESTARTED, ERR_SPACE_DROPPED, ERR_MEMORY_FULL, ERR_TRANSACTION_TOO_LARGE, ERR_DISK_FULL
    */
   take(
     link: ClientLink,

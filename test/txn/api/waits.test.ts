@@ -4,6 +4,8 @@ import { CommitBoard, commitBoardBytes } from '../../../dist/actors/commit-board
 import { ConcordPool } from '../../../dist/index.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 
+const codeOf = (error: unknown): string => (error as { code: string }).code;
+
 let db: ConcordPool;
 beforeAll(async () => {
   db = await ConcordPool.open(':memory:', { shards: 2, durability: 'os', memoryBytes: 64 << 20 });
@@ -54,6 +56,44 @@ describe('a key that a transaction may change', () => {
       commits.waitForShard = waitForShard;
     }
   });
+});
+
+describe('writes that meet a lock', () => {
+  test('wait in bounded memory: who comes too late is refused with a code, the others are put when it is free', async () => {
+    const holder = db.begin({ mode: 'pessimistic' });
+    await holder.getForUpdate('hot');
+    const PUTS = 100_000;
+    const outcomes = { put: 0, ERR_BUSY: 0, ERR_LOCK_TIMEOUT: 0 };
+    const puts = Array.from({ length: PUTS }, (_, i) =>
+      db.put('hot', String(i), { durability: 'memory' }).then(
+        () => void outcomes.put++,
+        // On a busy machine some have waited for too long.
+        ({ code }: { code: keyof typeof outcomes }) => void outcomes[code]++,
+      ),
+    );
+    await vi.waitUntil(() => outcomes.ERR_BUSY > 0, { timeout: 60_000 });
+    // Others are served all the time, and so is the transaction.
+    await db.put('cold', 'served');
+    void holder.put('hot', 'mine');
+    await holder.commit();
+    await Promise.all(puts);
+    const { put, ERR_BUSY: refused, ERR_LOCK_TIMEOUT: late } = outcomes;
+    expect(put + refused + late).toBe(PUTS);
+    expect(refused).toBeGreaterThan(0);
+    expect(put + late).toBeGreaterThanOrEqual(8192);
+    // What was counted is counted off: as many may wait again.
+    const again = db.begin({ mode: 'pessimistic' });
+    await again.getForUpdate('hot');
+    const later = Array.from({ length: 8192 }, () => db.put('hot', 'later', { durability: 'memory' }));
+    const ended = Promise.allSettled(later);
+    // Behind them all: they have been looked at.
+    await db.flush();
+    await again.rollback();
+    const codes = (await ended).map((end) => (end.status === 'fulfilled' ? 'put' : codeOf(end.reason)));
+    expect(codes).not.toContain('ERR_BUSY');
+    expect(codes).toContain('put');
+    expect(await db.get('hot')).toBe('later');
+  }, 120_000);
 });
 
 describe('a commit in one shard', () => {
