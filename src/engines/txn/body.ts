@@ -3,7 +3,7 @@
  * Transaction and Prepare; it never reaches a disk. Everything little-endian.
  *
  *   offset  size  field
- *        0     4  flags         bits 0-1 isolation (0 read-committed, 1 repeatable-read, 2 serializable), bit 2 pessimistic
+ *        0     4  flags         bits 0-1 isolation (0 read-committed, 2 serializable), bit 2 pessimistic
  *        4     4  writesOffset  from the body's start, a multiple of 8
  *        8     8  id            f64, 0: none
  *       16     8  snapshot      f64, the state that was read (S), 0: none
@@ -37,6 +37,9 @@ import {
 
 export const Isolation = { ReadCommitted: 0, RepeatableRead: 1, Serializable: 2 } as const;
 export type IsolationLevel = (typeof Isolation)[keyof typeof Isolation];
+
+/** Of a body: repeatable-read is serializable with less that was read. */
+export type BodyIsolation = Exclude<IsolationLevel, typeof Isolation.RepeatableRead>;
 
 export const BODY_HEADER_BYTES = 56;
 /** Of a range: in place of a length, there is no bound. */
@@ -102,7 +105,7 @@ export class TransactionBodyWriter {
 
   /** id, snapshot, lockEpoch: 0 where there is none. The masks: shards that are written to. */
   begin(
-    isolation: IsolationLevel,
+    isolation: BodyIsolation,
     isPessimistic: boolean,
     id: number,
     snapshot: number,
@@ -255,7 +258,7 @@ export class TransactionBody {
   bytes: Uint8Array = new Uint8Array(0);
   #start = 0;
 
-  isolation: IsolationLevel = Isolation.ReadCommitted;
+  isolation: BodyIsolation = Isolation.ReadCommitted;
   isPessimistic = false;
   id = 0;
   snapshot = 0;
@@ -296,9 +299,10 @@ export class TransactionBody {
     this.bytes = bytes;
     this.#start = start;
     const flags = this.#u32(start);
-    if (flags > (FLAG_PESSIMISTIC | Isolation.Serializable) || (flags & 3) > Isolation.Serializable)
+    const isolation = flags & ~FLAG_PESSIMISTIC;
+    if (isolation !== Isolation.ReadCommitted && isolation !== Isolation.Serializable)
       throw corrupt(`unknown flags ${flags}`);
-    this.isolation = (flags & 3) as IsolationLevel;
+    this.isolation = isolation;
     this.isPessimistic = (flags & FLAG_PESSIMISTIC) !== 0;
     this.id = this.#number(start + 8);
     this.snapshot = this.#number(start + 16);

@@ -2,15 +2,13 @@
  * Whether what a transaction has read still holds, in one shard, between two groups. Nothing is changed; looking up single keys allocates nothing.
  *
  *   serializable      each key read has the same newest version as then (0: none), each range scanned shows the same versions now as at its snapshot
- *   repeatable-read   each key to be written has no version that came after what was seen: the version that was read, else the state at the snapshot
  *   read-committed    nothing
  *
+ * A repeatable-read transaction comes as a serializable one that has read what it writes and nothing else.
  * Expiry is judged by the transaction's own time, so an entry that has expired meanwhile is no conflict. A version that came and went since is none either:
  * the state is what it was. A range needs its snapshot to be open still, or old versions may be gone.
  * Threads: the shard's thread only; one instance per shard, reused.
  */
-import { operationBytes, operationKeyAt, readKeyLength, readOperationSpace, readValueLength } from '../operation.js';
-import { OPERATION_EXTENDED, OPERATION_EXTENSION_BYTES } from '../operation.js';
 import type { ShardStore } from '../store/shard-store.js';
 import type { Space } from '../store/space-table.js';
 import { Isolation, type TransactionBody } from './body.js';
@@ -24,13 +22,11 @@ export interface ConflictInfo {
 
 /** Entries of a range that are compared at a time: cursors hold what keeps the shard from writing. */
 const RANGE_ENTRIES = 1024;
-const KEY_BYTES = 256;
 /** Memory for keys of a range is kept for the next one. */
 const KEPT_KEY_BYTES = 1 << 20;
 
 export class Validator {
   readonly #store: ShardStore;
-  #key = new Uint8Array(KEY_BYTES);
   // A part of a range as it was: keys one behind the other, where each ends, their versions.
   #keys = new Uint8Array(0);
   #ends = new Int32Array(0);
@@ -46,7 +42,6 @@ export class Validator {
    */
   validate(body: TransactionBody): ConflictInfo | undefined {
     if (body.isolation === Isolation.ReadCommitted) return undefined;
-    if (body.isolation === Isolation.RepeatableRead) return this.#validateWrites(body);
     return this.#validateReads(body) ?? this.#validateRanges(body);
   }
 
@@ -59,52 +54,6 @@ export class Validator {
         return conflict(readSpace, bytes, keyStart, keyLength);
     }
     return undefined;
-  }
-
-  #validateWrites(body: TransactionBody): ConflictInfo | undefined {
-    const { bytes, writesStart, writesEnd, snapshot, readMs } = body;
-    for (let at = writesStart; at < writesEnd;) {
-      const keyStart = operationKeyAt(bytes, at);
-      const keyLength = readKeyLength(bytes, at);
-      const extension = bytes[at + 1]! >= OPERATION_EXTENDED ? OPERATION_EXTENSION_BYTES : 0;
-      const spaceId = readOperationSpace(bytes, at);
-      at += operationBytes(keyLength, readValueLength(bytes, at), extension);
-      const space = this.#store.spaces.require(spaceId);
-      const newest = this.#store.versionOf(space, bytes, keyStart, keyLength, readMs);
-      let isSame: boolean;
-      if (newest !== 0 && newest <= snapshot) isSame = true;
-      else {
-        const seen = seqRead(body, spaceId, keyStart, keyLength);
-        if (seen >= 0) isSame = newest === seen;
-        // Nothing was seen of it, and no state was chosen: it comes after whatever is there.
-        else if (snapshot === 0) isSame = true;
-        // What is not there now may have been there: deleted since.
-        else isSame = newest === 0 && this.#seqAt(space, bytes, keyStart, keyLength, snapshot, readMs) === 0;
-      }
-      if (!isSame) return conflict(spaceId, bytes, keyStart, keyLength);
-    }
-    return undefined;
-  }
-
-  /** The version that a snapshot sees, 0: none. */
-  #seqAt(
-    space: Space,
-    bytes: Uint8Array,
-    keyStart: number,
-    keyLength: number,
-    snapshot: number,
-    readMs: number,
-  ): number {
-    const { spaces, arena } = this.#store;
-    if (this.#key.length < keyLength) this.#key = new Uint8Array(keyLength);
-    const key = this.#key;
-    for (let i = 0; i < keyLength; i++) key[i] = bytes[keyStart + i]!;
-    const reader = spaces.readerOf(space);
-    try {
-      return reader.find(arena.published(), key, keyLength, snapshot, readMs) ? reader.seq : 0;
-    } finally {
-      reader.release();
-    }
   }
 
   #validateRanges(body: TransactionBody): ConflictInfo | undefined {
@@ -227,18 +176,6 @@ export class Validator {
       cursor.release();
     }
   }
-}
-
-/** The version of the key that the transaction has read, −1: it has not. */
-function seqRead(body: TransactionBody, spaceId: number, keyStart: number, keyLength: number): number {
-  const { bytes } = body;
-  for (body.rewindReads(); body.nextRead();) {
-    if (body.keyLength !== keyLength || body.readSpace !== spaceId) continue;
-    let i = 0;
-    while (i < keyLength && bytes[body.keyStart + i] === bytes[keyStart + i]) i++;
-    if (i === keyLength) return body.readSeq;
-  }
-  return -1;
 }
 
 function conflict(space: number, bytes: Uint8Array, keyStart: number, keyLength: number): ConflictInfo {

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { Durability } from '../../../dist/engines/store/shard-store.js';
 import type { ShardStore } from '../../../dist/engines/store/shard-store.js';
 import { Isolation, TransactionBody, TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
-import type { IsolationLevel } from '../../../dist/engines/txn/body.js';
+import type { BodyIsolation } from '../../../dist/engines/txn/body.js';
 import { Validator } from '../../../dist/engines/txn/validator.js';
 import { MemEnv } from '../../../dist/shared/env/mem-env.js';
 import { Random } from '../../../dist/shared/random.js';
@@ -27,7 +27,7 @@ interface Range {
 }
 
 interface Txn {
-  readonly isolation?: IsolationLevel;
+  readonly isolation?: BodyIsolation;
   readonly snapshot?: number;
   readonly readMs?: number;
   readonly reads?: readonly Read[];
@@ -185,43 +185,6 @@ describe.each(ENGINES)('on %s', (engine) => {
         expect(scene.conflict({ ranges: [{ high: keyOf(2 * index) }], snapshot }), key).toBeUndefined();
       }
     }
-  });
-
-  test('a repeatable-read transaction holds while nothing came to the keys it writes', () => {
-    const scene = new Scene(engine);
-    const isolation = Isolation.RepeatableRead;
-    scene.write({ a: '1', b: '1', c: '1' });
-    const snapshot = scene.snapshot();
-    const conflict = (writes: readonly string[], reads: readonly Read[] = []): string | undefined =>
-      scene.conflict({ isolation, snapshot, writes, reads });
-    expect(conflict(['a', 'b', 'new'])).toBeUndefined();
-    scene.write({ a: '2' });
-    expect(conflict(['b', 'new'], [{ key: 'a', seq: 1 }])).toBeUndefined();
-    expect(conflict(['b', 'a'])).toBe('a');
-    expect(conflict(['a'], [{ key: 'a', seq: scene.seq('a') }])).toBeUndefined();
-    // Deleted, then: there is no newer version, and yet it has changed.
-    scene.write({ b: undefined });
-    expect(conflict(['b'])).toBe('b');
-    scene.write({ new: '1' });
-    expect(conflict(['new'])).toBe('new');
-    scene.write({ new: undefined });
-    expect(conflict(['new'])).toBeUndefined();
-    expect(conflict(['c'])).toBeUndefined();
-  });
-
-  test('a repeatable-read transaction without a snapshot goes by what it has read', () => {
-    const scene = new Scene(engine);
-    const isolation = Isolation.RepeatableRead;
-    scene.write({ a: '1', b: '1' });
-    const reads = ['a', 'none'].map((key) => ({ key, seq: scene.seq(key) }));
-    const conflict = (writes: readonly string[]): string | undefined => scene.conflict({ isolation, reads, writes });
-    expect(conflict(['a', 'b', 'none'])).toBeUndefined();
-    scene.write({ b: '2' });
-    expect(conflict(['a', 'b', 'none'])).toBeUndefined();
-    scene.write({ none: '1' });
-    expect(conflict(['none'])).toBe('none');
-    scene.write({ a: undefined });
-    expect([conflict(['a']), conflict(['b'])]).toEqual(['a', undefined]);
   });
 
   test('a read-committed transaction always holds', () => {
