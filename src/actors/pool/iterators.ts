@@ -10,6 +10,7 @@ import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import { Counter } from '../metrics/board.js';
 import { isTraced, traced, type OperationContext } from '../metrics/tracing.js';
+import { CallOrder } from './call-order.js';
 import type { EncodedRange } from './range.js';
 import { MergedScan, ShardScan, type RawValue } from './scan.js';
 
@@ -119,10 +120,9 @@ export function decodeRaw(raw: RawValue, encoding: ValueEncoding): unknown {
 /** What db.iterator(), keys() and values() return: an async iterator with abstract-level's methods. */
 export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIterator<T> {
   #lastYield = performance.now();
-  /** next() calls run one after another. */
-  #tail: Promise<unknown> = Promise.resolve();
-  /** Calls that wait for others, or are at work. */
-  #callsInOrder = 0;
+  readonly #calls = new CallOrder(() => {
+    this.release();
+  });
   /** The space is being created: the plan to begin with comes when it is there. */
   #latePlan: (() => Promise<ScanPlan<T>>) | undefined;
 
@@ -134,7 +134,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
   /** The next entry, or done. @throws ERR_CLOSED, ERR_DECODE, ERR_CORRUPT; AbortError */
   next(): Promise<IteratorResult<T, undefined>> {
     // The common case: the entry is here already, and nobody else is waiting.
-    const isAtRest = this.#callsInOrder === 0 && this.#latePlan === undefined && !this.closed;
+    const isAtRest = this.#calls.isAtRest && this.#latePlan === undefined && !this.closed;
     if (isAtRest && !this.scan.needsChunk && this.plan.signal?.aborted !== true) {
       try {
         this.plan.assertOpen();
@@ -146,7 +146,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
         return Promise.reject(error);
       }
     }
-    return this.#inOrder(async () => {
+    return this.#calls.run(async () => {
       const [value] = await this.#read(1);
       return value === undefined ? { done: true, value: undefined } : { done: false, value: value[0] };
     });
@@ -154,7 +154,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
 
   /** Up to `count` entries; an empty array at the end. */
   nextv(count: number): Promise<T[]> {
-    return this.#inOrder(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
+    return this.#calls.run(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
   }
 
   /** All that is left. */
@@ -162,26 +162,6 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
     const entries: T[] = [];
     for await (const entry of this) entries.push(entry);
     return entries;
-  }
-
-  #inOrder<R>(work: () => Promise<R>): Promise<R> {
-    this.#callsInOrder++;
-    const done = this.#tail.then(async () => {
-      try {
-        return await work();
-      } catch (error) {
-        this.release();
-        throw error;
-      } finally {
-        // Before the caller goes on: its next call may find the entry here.
-        this.#callsInOrder--;
-      }
-    });
-    this.#tail = done.then(
-      () => undefined,
-      () => undefined,
-    );
-    return done;
   }
 
   async #read(count: number): Promise<[T][]> {
@@ -229,7 +209,7 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
 
   /** Gives the snapshot back. Harmless when it has ended. */
   close(): Promise<void> {
-    return this.#inOrder(() => {
+    return this.#calls.run(() => {
       this.release();
       return Promise.resolve();
     });

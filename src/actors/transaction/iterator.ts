@@ -10,6 +10,7 @@
  */
 import { binaryKeys } from '../../shared/codec/key-encoding.js';
 import { Counter } from '../metrics/board.js';
+import { CallOrder } from '../pool/call-order.js';
 import { decodeRaw } from '../pool/iterators.js';
 import type { EncodedRange } from '../pool/range.js';
 import { MergedScan, ShardScan } from '../pool/scan.js';
@@ -171,8 +172,9 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
   #overlay: Overlay<T> | undefined;
   #isClosed = false;
   #lastYield = performance.now();
-  #tail: Promise<unknown> = Promise.resolve();
-  #callsInOrder = 0;
+  readonly #calls = new CallOrder(() => {
+    this.#end();
+  });
 
   /** @internal */
   constructor(plan: OverlayPlan<T>, footing: () => Promise<Footing>) {
@@ -183,7 +185,7 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
   /** The next entry, or done. @throws ERR_CONFLICT, ERR_DEADLOCK, ERR_LOCK_TIMEOUT, ERR_TRANSACTION_CLOSED, ERR_CLOSED, ERR_DECODE; AbortError */
   next(): Promise<IteratorResult<T, undefined>> {
     const overlay = this.#overlay;
-    if (this.#callsInOrder === 0 && overlay !== undefined && !this.#isClosed && !overlay.needsChunk) {
+    if (this.#calls.isAtRest && overlay !== undefined && !this.#isClosed && !overlay.needsChunk) {
       try {
         this.#check();
         const found = overlay.next();
@@ -197,7 +199,7 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
         return Promise.reject(error);
       }
     }
-    return this.#inOrder(async () => {
+    return this.#calls.run(async () => {
       const [found] = await this.#read(1);
       return found === undefined ? { done: true, value: undefined } : { done: false, value: found[0] };
     });
@@ -205,7 +207,7 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
 
   /** Up to `count` entries; an empty array at the end. */
   nextv(count: number): Promise<T[]> {
-    return this.#inOrder(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
+    return this.#calls.run(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
   }
 
   /** All that is left. */
@@ -220,22 +222,6 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
     core.assertActive();
     source.assertUsable();
     signal?.throwIfAborted();
-  }
-
-  #inOrder<R>(work: () => Promise<R>): Promise<R> {
-    this.#callsInOrder++;
-    const done = this.#tail.then(async () => {
-      try {
-        return await work();
-      } catch (error) {
-        this.#end();
-        throw error;
-      } finally {
-        this.#callsInOrder--;
-      }
-    });
-    this.#tail = done.catch(() => undefined);
-    return done;
   }
 
   async #read(count: number): Promise<[T][]> {
@@ -271,7 +257,7 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
 
   /** Harmless when it has ended. */
   close(): Promise<void> {
-    return this.#inOrder(() => {
+    return this.#calls.run(() => {
       this.#end();
       return Promise.resolve();
     });
