@@ -37,6 +37,7 @@ export class CoordinatorActor {
 
   constructor(log: DecisionLog, control: ControlBlock, options: CoordinatorActorOptions) {
     const { post } = options;
+    const shardBells = Array.from({ length: control.shards }, (_, shard) => control.shardDoorbell(shard));
     this.#control = control;
     this.#log = log;
     this.#options = options;
@@ -53,7 +54,7 @@ export class CoordinatorActor {
         wakeShards: (maskLow, maskHigh) => {
           for (let shard = 0; shard < control.shards; shard++) {
             const mask = shard < 32 ? maskLow : maskHigh;
-            if (((mask >>> (shard & 31)) & 1) === 1) control.shardDoorbell(shard).unpark();
+            if (((mask >>> (shard & 31)) & 1) === 1) shardBells[shard]!.unpark();
           }
         },
         answer: (client, request, error) => this.#byClient.get(client)?.answer(request, error),

@@ -4,7 +4,7 @@
  *
  *   launched ─▶ log recovered: 'ready' ─▶ shards and clients attached ─▶ begin() ─▶ Running ─▶ drain() ─▶ close()
  *
- * It parks on its doorbell as shards do: at once where threads outnumber cores, else after a short look around. Clients ring when they have published,
+ * It blocks and parks on its doorbell as shards do: at once where threads outnumber cores, else after a short look around. Clients ring when they have published,
  * shards when they have applied.
  * An exception here is a broken invariant: the thread dies, the host starts another one, which finds the log, the board and the rings.
  */
@@ -49,6 +49,8 @@ export type CoordinatorEvent =
 const YIELD_MS = 2;
 /** Longer than a client needs to come back with the next decision. */
 const SPIN_MS = 0.1;
+/** As of shards: for so long after some work the thread blocks where it stands. */
+const BLOCK_MS = 1;
 const PARK_MS_MAX = 1000;
 /** While decisions are on their way to shards, one of which may die before it rings. */
 const PARK_MS_BUSY = 50;
@@ -161,6 +163,7 @@ class CoordinatorThread {
           bell.raise();
           // The second look.
           if (this.#actor.turn(now)) bell.lower();
+          else if (now - this.#lastWork < BLOCK_MS) bell.parkSync(BLOCK_MS);
           else {
             this.#parked = true;
             void bell.parkAsync(this.#parkMs(now)).then(() => {

@@ -51,6 +51,7 @@ import {
   type TransactionSettings,
 } from './transactions.js';
 import { ClientLink, type ClearInProgress } from './client-link.js';
+import { TouchedKeys } from './touched-keys.js';
 import { NO_STALLS, WriteGate } from './write-gate.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
@@ -75,8 +76,6 @@ const REFUSALS: ReadonlySet<string> = new Set([
   'ERR_LOCK_TIMEOUT',
   'ERR_DEADLOCK',
 ]);
-/** Buckets of the filter that tells whether a group touches a key already. */
-const MARK_BUCKETS = 1 << 14;
 const GATES_LOOK_MS = 50;
 /** A clear that meets a lock looks again after this. */
 const CLEAR_RETRY_MS = 1;
@@ -120,8 +119,7 @@ export class Shard {
   readonly #meter: ShardMeter;
   readonly #links: ClientLink[] = [];
   readonly #snapshots = new Float64Array(MAX_SNAPSHOTS);
-  readonly #marks = new Int32Array(MARK_BUCKETS);
-  #groupNumber = 0;
+  readonly #touched = new TouchedKeys();
   #groupHasBatch = false;
   #level: DurabilityLevel = Durability.Memory;
   #syncAsked = false;
@@ -137,12 +135,13 @@ export class Shard {
   readonly #openGroup: OpenGroup = {
     isOpaque: () => this.#groupHasBatch,
     isEmpty: () => this.store.groupRecords === 0,
-    touches: (hash) => this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber,
+    touches: (hash) => this.#touched.has(hash),
     touch: (hash) => {
-      this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
+      this.#touched.add(hash);
     },
-    admits: (bytes, start, end) => this.#admitsAll(new BatchNeeds(this.store, bytes, start, end), end - start),
+    admits: (bytes, start, end) => this.#admitsAll(this.#needs.of(bytes, start, end), end - start),
   };
+  readonly #needs: BatchNeeds;
   readonly #switches = new Map<number, SwitchInProgress>();
   /** Spaces to be dropped when no checkpoint reads them. */
   readonly #drops: { spaceId: number; resolve: () => void }[] = [];
@@ -180,6 +179,7 @@ export class Shard {
     this.index = index;
     this.store = store;
     this.#control = control;
+    this.#needs = new BatchNeeds(store);
     this.#counters = control.shardCounters(index);
     this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
@@ -285,7 +285,7 @@ export class Shard {
     const links = this.#links;
     const { transactions } = this;
     if (links.length === 0 && transactions.ready.length === 0 && !transactions.hasDue) return 0;
-    this.#groupNumber = (this.#groupNumber + 1) | 0;
+    this.#touched.clear();
     this.#groupHasBatch = false;
     this.#level = Durability.Memory;
     this.#syncAsked = false;
@@ -460,7 +460,7 @@ export class Shard {
         }
       }
       if (condition !== Condition.None) {
-        if (this.#groupHasBatch || this.#marks[hash & (MARK_BUCKETS - 1)] === this.#groupNumber) return Verdict.Hold;
+        if (this.#groupHasBatch || this.#touched.has(hash)) return Verdict.Hold;
         const version = store.versionOf(
           space,
           bytes,
@@ -497,9 +497,9 @@ export class Shard {
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
       if (mustAskFlow(space)) this.#wrote(space, needed);
       store.append(bytes, words, start, size);
-      this.#marks[hash & (MARK_BUCKETS - 1)] = this.#groupNumber;
+      this.#touched.add(hash);
     } else if (type === RequestType.Batch) {
-      const batch = new BatchNeeds(store, bytes, start, end);
+      const batch = this.#needs.of(bytes, start, end);
       if (deferred === undefined && transactions.isAnyLocked(bytes, start, end)) {
         transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
         return Verdict.Deferred;
@@ -528,11 +528,12 @@ export class Shard {
       );
       if (verdict !== Verdict.InGroup) return verdict;
       const id = transactions.idOfLast;
-      const note = { deferred, prepares: isPrepare ? id : 0, ends: isPrepare ? 0 : id };
       // A vote must outlive the process.
       const safety = isPrepare ? Math.max(level, Durability.Os) : level;
       if (safety > this.#level) this.#level = safety as DurabilityLevel;
-      this.#noteMember(link, request, id === 0 && deferred === undefined ? undefined : note);
+      const ends = !isPrepare && transactions.hasLocks(id) ? id : 0;
+      const isNoted = isPrepare || ends !== 0 || deferred !== undefined;
+      this.#noteMember(link, request, isNoted ? { deferred, prepares: isPrepare ? id : 0, ends } : undefined);
       return verdict;
     } else if (type === RequestType.Lock) {
       return transactions.lock(link, request, bytes, start, end, this.#openGroup);
@@ -606,7 +607,7 @@ export class Shard {
     if (bytes[start] !== OperationKind.ApplyBatch) return Verdict.Done;
     const bytesOfBatch = store.batchBytes(link.client)!;
     for (let at = 0; at < bytesOfBatch.length;) at += checkOperation(bytesOfBatch, at, bytesOfBatch.length);
-    const batch = new BatchNeeds(store, bytesOfBatch, 0, bytesOfBatch.length);
+    const batch = this.#needs.of(bytesOfBatch, 0, bytesOfBatch.length);
     if (batch.operations !== reference.count)
       throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
     if (deferred === undefined && transactions.isAnyLocked(bytesOfBatch, 0, bytesOfBatch.length)) {
@@ -646,7 +647,7 @@ export class Shard {
   }
 
   #mayWriteAll(batch: BatchNeeds): boolean {
-    for (const space of batch.spaces.keys()) if (mustAskFlow(space) && !this.#mayWrite(space)) return false;
+    for (const { space } of batch.spaces) if (mustAskFlow(space) && !this.#mayWrite(space)) return false;
     return true;
   }
 
@@ -672,7 +673,7 @@ export class Shard {
   /** Whether files keep up with a batch, and there is room for it in memory and log. Then it counts. */
   #admitsAll(batch: BatchNeeds, recordBytes: number): boolean {
     if (!this.#mayWriteAll(batch) || !this.#admitBatch(batch, recordBytes)) return false;
-    for (const [space, { bytes: written }] of batch.spaces) this.#wrote(space, written);
+    for (const { space, bytes } of batch.spaces) this.#wrote(space, bytes);
     return true;
   }
 
@@ -680,10 +681,9 @@ export class Shard {
   #admitBatch(batch: BatchNeeds, recordBytes: number): boolean {
     const { deletesOnly } = batch;
     try {
-      for (const [space, needs] of batch.spaces) {
-        const { operations, bytes, expiring, largestBytes } = needs;
+      for (const { space, operations, bytes, expiring, largestBytes, nextExpiry } of batch.spaces) {
         if (!this.#admit(space, operations, bytes, recordBytes, expiring, deletesOnly, largestBytes)) return false;
-        if (needs.nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, needs.nextExpiry);
+        if (nextExpiry !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, nextExpiry);
       }
     } catch (error) {
       // It is refused whole, with what it had asked of its other spaces. Nothing else is in the group.

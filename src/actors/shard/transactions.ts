@@ -24,6 +24,7 @@ import { isUtf8 } from 'node:buffer';
 import type { MessagePort } from 'node:worker_threads';
 import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
 import { hashBytes } from '../../shared/hash.js';
+import type { Doorbell } from '../../shared/memory/park.js';
 import { checkOperation, operationKeyAt, readKeyLength, readOperationSpace } from '../../engines/operation.js';
 import type { PreparedTransaction } from '../../engines/store/prepared.js';
 import type { ShardStore } from '../../engines/store/shard-store.js';
@@ -112,6 +113,13 @@ interface BodyStream {
   received: number;
 }
 
+/** Of a transaction that is prepared here. */
+interface Participant {
+  readonly sinceMs: number;
+  /** Of the keys that it writes. */
+  readonly hashes: readonly number[];
+}
+
 interface DueCommit {
   readonly id: number;
   readonly number: number;
@@ -156,8 +164,8 @@ export class ShardTransactions {
   #cursor: number;
   readonly #due: DueCommit[] = [];
   #dueNotBeforeMs = 0;
-  /** When each was prepared, or asked for last. */
-  readonly #preparedMs = new Map<number, number>();
+  /** What is prepared, until its outcome is published. */
+  readonly #participants = new Map<number, Participant>();
   /** Participants that only read, by id: their clients. */
   readonly #readers = new Map<number, number>();
   /** Found in the log of a predecessor: nothing else is served before they are resolved. */
@@ -166,11 +174,13 @@ export class ShardTransactions {
   /** Hashes of the keys of the body at hand, reads first. */
   #hashes = new Int32Array(64);
   #nextTickMs = 0;
+  readonly #coordinatorBell: Doorbell;
 
   constructor(index: number, store: ShardStore, control: ControlBlock, settings: TransactionSettings) {
     this.#index = index;
     this.#store = store;
     this.#control = control;
+    this.#coordinatorBell = control.coordinatorDoorbell;
     this.#settings = settings;
     this.#validator = new Validator(store);
     this.locks = new LockTable<Waiting>(
@@ -202,22 +212,16 @@ export class ShardTransactions {
     const owner = this.locks.owner(id, id, 0, client);
     this.locks.markPrepared(owner);
     this.#inDoubt.add(id);
-    this.#preparedMs.set(id, 0);
-    this.#writesOf.set(id, writes);
+    const own: number[] = [];
+    this.#participants.set(id, { sinceMs: 0, hashes: own });
     for (let at = 0; at < writes.length; at += checkOperation(writes, at, writes.length)) {
       const keyAt = operationKeyAt(writes, at);
       const length = readKeyLength(writes, at);
       const hash = hashBytes(writes, keyAt, length);
       this.locks.tryKey(owner, readOperationSpace(writes, at), writes, keyAt, length, hash, LockMode.Exclusive);
-      hashes.push(hash);
+      own.push(hash);
     }
-  }
-
-  #countPrepared(bytes: Uint8Array, start: number, end: number, by: 1 | -1): void {
-    const { commits } = this.#control;
-    for (let at = start; at < end; at += checkOperation(bytes, at, end)) {
-      commits.countPrepared(this.#index, hashBytes(bytes, operationKeyAt(bytes, at), readKeyLength(bytes, at)), by);
-    }
+    for (const hash of own) hashes.push(hash);
   }
 
   // ---- the commit board -----------------------------------------------------------------------------------------------------------------
@@ -263,7 +267,7 @@ export class ShardTransactions {
     this.#cursor = (this.#due.at(-1)!.index + 1) | 0;
     this.#due.length = 0;
     this.#dueNotBeforeMs = 0;
-    this.#control.coordinatorDoorbell.unpark();
+    this.#coordinatorBell.unpark();
   }
 
   /** The group was not: what was due stays so. */
@@ -280,18 +284,14 @@ export class ShardTransactions {
 
   /** A prepared transaction has its outcome, and it shows. */
   #ended(id: number): void {
-    this.#preparedMs.delete(id);
-    this.#inDoubt.delete(id);
-    const writes = this.#writesOf.get(id);
-    if (writes !== undefined) {
-      this.#writesOf.delete(id);
-      this.#countPrepared(writes, 0, writes.length, -1);
+    const participant = this.#participants.get(id);
+    if (participant !== undefined) {
+      this.#participants.delete(id);
+      for (const hash of participant.hashes) this.#control.commits.countPrepared(this.#index, hash, -1);
     }
+    if (this.#inDoubt.size > 0) this.#inDoubt.delete(id);
     this.locks.release(id);
   }
-
-  /** Of what is prepared: kept beside the store, which forgets them when they are applied. */
-  readonly #writesOf = new Map<number, Uint8Array>();
 
   // ---- plain writes ---------------------------------------------------------------------------------------------------------------------
 
@@ -532,9 +532,13 @@ export class ShardTransactions {
     return Verdict.InGroup;
   }
 
-  /** The id of the transaction whose request was taken last, if it holds locks here. */
+  /** The id of the transaction whose request was taken last; 0: it has none. */
   get idOfLast(): number {
     return this.#body.id;
+  }
+
+  hasLocks(id: number): boolean {
+    return this.locks.findOwner(id) !== undefined;
   }
 
   #prepare(link: ClientLink, body: TransactionBody, group: OpenGroup): Verdict {
@@ -566,10 +570,13 @@ export class ShardTransactions {
     const key = { id, maskLow: body.maskLow, maskHigh: body.maskHigh, client: link.client };
     store.appendPrepare(key, bytes, writesStart, writesEnd);
     locks.markPrepared(owner);
-    const copy = Buffer.from(body.bytes.subarray(body.writesStart, body.writesEnd));
-    this.#writesOf.set(id, copy);
-    this.#countPrepared(copy, 0, copy.length, 1);
-    this.#preparedMs.set(id, performance.now());
+    const hashes: number[] = [];
+    for (let i = 0; i < writes; i++) {
+      const hash = this.#hashes[body.reads + i]!;
+      hashes.push(hash);
+      this.#control.commits.countPrepared(this.#index, hash, 1);
+    }
+    this.#participants.set(id, { sinceMs: performance.now(), hashes });
     return Verdict.InGroup;
   }
 
@@ -727,25 +734,25 @@ export class ShardTransactions {
   #lockAll(body: TransactionBody, owner: ReturnType<LockTable<Waiting>['owner']>): void {
     const { locks } = this;
     const { bytes } = body;
-    let next = 0;
-    if (body.isolation === Isolation.Serializable) {
-      for (body.rewindReads(); body.nextRead();) {
-        const { readSpace, keyStart, keyLength } = body;
-        const by = locks.tryKey(owner, readSpace, bytes, keyStart, keyLength, this.#hashes[next++]!, LockMode.Shared);
-        if (by !== 0) throw this.#lockedBy(by);
-      }
-      for (body.rewindRanges(); body.nextRange();) {
-        const { low, high } = boundsOf(body);
-        const by = locks.tryRange(owner, body.rangeSpace, low, high, LockMode.Shared);
-        if (by !== 0) throw this.#lockedBy(by);
-      }
-    }
-    next = body.reads;
+    // What is written was mostly read before: its exclusive lock covers that.
+    let next = body.reads;
     for (let at = body.writesStart; at < body.writesEnd; at += checkOperation(bytes, at, body.writesEnd)) {
       const space = readOperationSpace(bytes, at);
       const keyAt = operationKeyAt(bytes, at);
       const length = readKeyLength(bytes, at);
       const by = locks.tryKey(owner, space, bytes, keyAt, length, this.#hashes[next++]!, LockMode.Exclusive);
+      if (by !== 0) throw this.#lockedBy(by);
+    }
+    if (body.isolation !== Isolation.Serializable) return;
+    next = 0;
+    for (body.rewindReads(); body.nextRead();) {
+      const { readSpace, keyStart, keyLength } = body;
+      const by = locks.tryKey(owner, readSpace, bytes, keyStart, keyLength, this.#hashes[next++]!, LockMode.Shared);
+      if (by !== 0) throw this.#lockedBy(by);
+    }
+    for (body.rewindRanges(); body.nextRange();) {
+      const { low, high } = boundsOf(body);
+      const by = locks.tryRange(owner, body.rangeSpace, low, high, LockMode.Shared);
       if (by !== 0) throw this.#lockedBy(by);
     }
   }
@@ -864,7 +871,7 @@ export class ShardTransactions {
     this.#streams.delete(link);
     if (isSettled) {
       const { prepared } = this.#store;
-      for (const { id, client } of [...prepared.all]) if (client === link.client) this.release(id);
+      for (const { id, client } of prepared.all) if (client === link.client) this.release(id);
       for (const [id, client] of this.#readers) if (client === link.client) this.release(id);
     }
     this.locks.releaseClient(link.client);
@@ -874,16 +881,16 @@ export class ShardTransactions {
 
   /** When tick() has something to do, ms since the epoch. */
   get tickDueAtMs(): number {
-    return Math.min(this.locks.nextDeadlineMs, this.#preparedMs.size > 0 ? this.#nextTickMs : Infinity);
+    return Math.min(this.locks.nextDeadlineMs, this.#participants.size > 0 ? this.#nextTickMs : Infinity);
   }
 
   tick(nowMs: number): void {
     this.locks.tick(nowMs);
-    if (this.#preparedMs.size === 0 || nowMs < this.#nextTickMs) return;
+    if (this.#participants.size === 0 || nowMs < this.#nextTickMs) return;
     this.#nextTickMs = nowMs + ASK_EVERY_MS;
     const since = performance.now() - ASK_AFTER_MS;
-    for (const [id, ms] of this.#preparedMs) {
-      if (ms <= since || this.#inDoubt.has(id)) {
+    for (const [id, { sinceMs }] of this.#participants) {
+      if (sinceMs <= since || this.#inDoubt.has(id)) {
         const client = this.#store.prepared.get(id)?.client;
         this.#tell({ type: 'ask', shard: this.#index, txn: id, client });
       }

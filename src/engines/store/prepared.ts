@@ -46,19 +46,32 @@ export const RESOLVE_RECORD_BYTES = OPERATION_HEADER_BYTES + RESOLVE_KEY_BYTES;
 /** More writes are told apart by a set. */
 const COMPARED_WRITES_MAX = 16;
 
-export interface PreparedTransaction extends Readonly<PrepareKey> {
+const UNRESOLVED = -1;
+
+export class PreparedTransaction implements Readonly<PrepareKey> {
+  readonly id: number;
+  readonly maskLow: number;
+  readonly maskHigh: number;
+  readonly client: number;
   /** Its operation records. */
   readonly writes: Buffer;
   readonly operations: number;
-  /** Frame of the Prepare record: the log is not cut beyond. */
-  readonly firstLsn: number;
   readonly needs: readonly RoomNeeds[];
-}
+  /** Frame of the Prepare record: the log is not cut beyond. 0: none yet, it is to be prepared by the open group. */
+  firstLsn: number;
+  /** With what number the open group resolves it; 0: it is given up. */
+  number = UNRESOLVED;
 
-/** The end of a transaction; number 0: it was given up. */
-interface Resolve {
-  readonly id: number;
-  readonly number: number;
+  constructor(key: PrepareKey, writes: Buffer, operations: number, needs: readonly RoomNeeds[], firstLsn: number) {
+    this.id = key.id;
+    this.maskLow = key.maskLow;
+    this.maskHigh = key.maskHigh;
+    this.client = key.client;
+    this.writes = writes;
+    this.operations = operations;
+    this.needs = needs;
+    this.firstLsn = firstLsn;
+  }
 }
 
 export class PreparedTransactions {
@@ -69,9 +82,9 @@ export class PreparedTransactions {
   readonly #order = new GroupOrder();
   #recordAt = new Int32Array(64);
 
-  // Of the open group. Those to be prepared have no frame yet.
+  // Of the open group.
   readonly #prepares: PreparedTransaction[] = [];
-  readonly #resolves: Resolve[] = [];
+  readonly #resolves: PreparedTransaction[] = [];
   /** Of the group that is being committed: room to be given back behind the publication. */
   readonly #settled: PreparedTransaction[] = [];
   /** Lowest numbers of groups whose Resolve records may not be durable, oldest first, and their frames. */
@@ -86,24 +99,25 @@ export class PreparedTransactions {
     for (const { key, writes } of journal?.entries() ?? []) this.#byId.set(key.id, preparedOf(key, writes, 1));
   }
 
+  /** Those that are only to be prepared, by the open group, count too; likewise below. */
   get size(): number {
     return this.#byId.size;
   }
 
-  /** Also while it is only to be prepared, in the open group. */
   has(id: number): boolean {
-    return this.get(id) !== undefined;
+    return this.#byId.has(id);
   }
 
   get(id: number): PreparedTransaction | undefined {
-    return this.#byId.get(id) ?? this.#prepares.find((prepare) => prepare.id === id);
+    return this.#byId.get(id);
   }
 
-  get all(): IterableIterator<PreparedTransaction> {
-    return this.#byId.values();
+  /** Without those that are only to be prepared. */
+  get all(): PreparedTransaction[] {
+    return [...this.#byId.values()].filter(({ firstLsn }) => firstLsn !== 0);
   }
 
-  /** First frame of the log that a recovery needs for them; Infinity: none. */
+  /** First frame of the log that a recovery needs for them; Infinity: none. Between groups. */
   get neededFromLsn(): number {
     let needed = Infinity;
     for (const { firstLsn } of this.#byId.values()) needed = Math.min(needed, firstLsn);
@@ -121,7 +135,7 @@ export class PreparedTransactions {
 
   /** Whether one more may be prepared. */
   get hasRoom(): boolean {
-    return this.#byId.size + this.#prepares.length < PREPARED_MAX;
+    return this.#byId.size < PREPARED_MAX;
   }
 
   /** Prepare and Resolve records of the group. */
@@ -150,13 +164,15 @@ export class PreparedTransactions {
         bytes: writes.length,
       });
     }
+    this.#byId.set(key.id, prepared);
     this.#prepares.push(prepared);
   }
 
-  /** Of one that is prepared. Harmless when it was told already. */
-  resolve(id: number, number: number): void {
-    assert(this.has(id), 'what is resolved is prepared');
-    if (!this.#resolves.some((resolve) => resolve.id === id)) this.#resolves.push({ id, number });
+  /** Harmless when it was told already. */
+  resolve(prepared: PreparedTransaction, number: number): void {
+    if (prepared.number !== UNRESOLVED) return;
+    prepared.number = number;
+    this.#resolves.push(prepared);
   }
 
   /** Writes the Resolve records, one behind the other. Returns where they end. */
@@ -175,37 +191,38 @@ export class PreparedTransactions {
     this.#forgetPrepares();
     let kept = 0;
     for (const resolve of this.#resolves) {
-      if (resolve.number === 0 && this.#byId.has(resolve.id)) this.#resolves[kept++] = resolve;
+      if (resolve.number === 0 && resolve.firstLsn !== 0) this.#resolves[kept++] = resolve;
+      else resolve.number = UNRESOLVED;
     }
     this.#resolves.length = kept;
   }
 
   #forgetPrepares(): void {
-    for (const { id } of this.#prepares) this.#journal?.remove(id);
+    for (const { id } of this.#prepares) {
+      this.#byId.delete(id);
+      this.#journal?.remove(id);
+    }
     this.#prepares.length = 0;
   }
 
   /** The group's frame is in the log. */
   logged(lsn: number): void {
-    for (const prepare of this.#prepares) this.#add({ ...prepare, firstLsn: lsn });
+    for (const prepare of this.#prepares) {
+      prepare.firstLsn = lsn;
+      this.#spaces.reserve(prepare.needs);
+    }
     this.#prepares.length = 0;
     const number = this.lowestNumber;
     if (number !== Infinity) this.#unsynced.push({ number, lsn });
   }
 
-  #add(prepared: PreparedTransaction): void {
-    this.#byId.set(prepared.id, prepared);
-    this.#spaces.reserve(prepared.needs);
-  }
-
   /** Applies the group's commits, before anything else of it. Numbers up to `publishedSeq` are in the spaces already. */
   apply(publishedSeq: number): void {
-    for (const { id, number } of this.#resolves) {
-      const prepared = this.#byId.get(id);
-      assert(prepared !== undefined, 'what is resolved is prepared');
-      this.#byId.delete(id);
+    for (const prepared of this.#resolves) {
+      const isKnown = this.#byId.delete(prepared.id);
+      assert(isKnown, 'what is resolved is prepared');
       this.#settled.push(prepared);
-      if (number > publishedSeq) this.applyWrites(prepared, number);
+      if (prepared.number > publishedSeq) this.applyWrites(prepared, prepared.number);
     }
     this.#resolves.length = 0;
   }
@@ -319,7 +336,7 @@ function preparedOf(key: PrepareKey, writes: Buffer, firstLsn: number): Prepared
   }
   if (places.length > COMPARED_WRITES_MAX ? hasTwiceOfMany(writes, places) : hasTwice(writes, places))
     throw new ConcordError('ERR_CORRUPT', `transaction ${key.id} writes a key twice`);
-  return { ...key, writes, operations: places.length, firstLsn, needs };
+  return new PreparedTransaction(key, writes, places.length, needs, firstLsn);
 }
 
 function hasTwice(writes: Buffer, places: readonly number[]): boolean {

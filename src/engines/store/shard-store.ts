@@ -535,7 +535,7 @@ export class ShardStore {
       const { writes } = found;
       for (let at = 0; at < writes.length; at += checkOperation(writes, at, writes.length)) this.#fetch(writes, at);
     }
-    prepared.resolve(id, number);
+    prepared.resolve(found, number);
     if (number !== 0 && found.operations > 1) this.holdTogether();
     return true;
   }
