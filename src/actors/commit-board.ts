@@ -13,7 +13,7 @@
  * replaced, or a coordinator that appends nothing twice (has()), needs no other memory of it.
  *
  * Why no snapshot sees a part. A snapshot's S is a published number. If N < S, whoever published S met the entry on the board, so the opener meets
- * it too, and waits until it is applied everywhere (firstUnapplied()).
+ * it too, and waits until it is applied everywhere (isUnapplied()). Who waits for a shard that stays down is told so at once.
  *
  * Why no single read sees a part either (mustWait()). Before a shard votes yes it raises the counters of the keys to be written, and lowers them after
  * the outcome is published. A reader that has seen the transaction on another shard finds its entry on the board, and either the counters of its own key
@@ -72,8 +72,13 @@ export class CommitBoard {
   readonly #doubles: Float64Array<SharedArrayBuffer>;
   readonly #prepared: Int32Array<SharedArrayBuffer>;
 
-  /** `byte`: a multiple of 64 in zeroed memory. */
-  constructor(sab: SharedArrayBuffer, byte: number, shards: number) {
+  readonly #shards: number;
+  readonly #isDown: (shard: number) => boolean;
+
+  /** `byte`: a multiple of 64 in zeroed memory. `isDown`: whether a shard will apply nothing any more. */
+  constructor(sab: SharedArrayBuffer, byte: number, shards: number, isDown: (shard: number) => boolean = () => false) {
+    this.#shards = shards;
+    this.#isDown = isDown;
     this.#words = new Int32Array(sab, byte, LINE_WORDS);
     this.#entries = new Int32Array(sab, byte + HEAD_BYTES, ENTRIES * ENTRY_WORDS);
     this.#doubles = new Float64Array(sab, byte + HEAD_BYTES, (ENTRIES * ENTRY_WORDS) / 2);
@@ -231,6 +236,19 @@ export class CommitBoard {
 
   /** Any thread: whether a transaction with a number ≤ `sequence` is not applied on all its shards. */
   isUnapplied(sequence: number): boolean {
+    return this.#firstUnapplied(sequence) !== undefined;
+  }
+
+  /** Any thread, beside what waits for isUnapplied(). @throws ERR_SHARD_FAILED: a shard stays down that would have to apply it */
+  assertWillApply(sequence: number): void {
+    const index = this.#firstUnapplied(sequence);
+    if (index === undefined) return;
+    for (let shard = 0; shard < this.#shards; shard++) {
+      if (this.#isDown(shard) && this.#mustApply(shard, index)) throw down(shard);
+    }
+  }
+
+  #firstUnapplied(sequence: number): number | undefined {
     const entries = this.#entries;
     for (let index = this.tail, { head } = this; index !== head; index = (index + 1) | 0) {
       const at = (index & (ENTRIES - 1)) * ENTRY_WORDS;
@@ -238,10 +256,10 @@ export class CommitBoard {
       const isOpen = !this.#isApplied(index);
       // Another turn: this one is done.
       if (Atomics.load(entries, at + TURN) !== index) continue;
-      if (number > sequence) return false;
-      if (isOpen) return true;
+      if (number > sequence) return undefined;
+      if (isOpen) return index;
     }
-    return false;
+    return undefined;
   }
 
   /** Any thread, when the board is not empty: whether a read of a key with this hash may have to wait for its shard. */
@@ -251,33 +269,39 @@ export class CommitBoard {
 
   /** Any thread: whether the shard has something to apply among the entries before `head`. */
   isBehind(shard: number, head: number): boolean {
-    const entries = this.#entries;
-    const word = shard < 32 ? PARTICIPANTS_LOW : PARTICIPANTS_HIGH;
-    const bit = 1 << (shard & 31);
     for (let index = this.tail; ((head - index) | 0) > 0; index = (index + 1) | 0) {
-      const at = (index & (ENTRIES - 1)) * ENTRY_WORDS;
-      const isMine = (Atomics.load(entries, at + word) & bit) !== 0;
-      const isDone = (Atomics.load(entries, at + word + 2) & bit) !== 0;
-      if (isMine && !isDone && Atomics.load(entries, at + TURN) === index) return true;
+      if (this.#mustApply(shard, index)) return true;
     }
     return false;
   }
 
-  /** Any thread, blocking: until the shard has applied what is decided now. @throws ERR_TIMEOUT */
+  #mustApply(shard: number, index: number): boolean {
+    const entries = this.#entries;
+    const at = (index & (ENTRIES - 1)) * ENTRY_WORDS;
+    const word = shard < 32 ? PARTICIPANTS_LOW : PARTICIPANTS_HIGH;
+    const bit = 1 << (shard & 31);
+    const isMine = (Atomics.load(entries, at + word) & bit) !== 0;
+    const isDone = (Atomics.load(entries, at + word + 2) & bit) !== 0;
+    return isMine && !isDone && Atomics.load(entries, at + TURN) === index;
+  }
+
+  /** Any thread, blocking: until the shard has applied what is decided now. @throws ERR_TIMEOUT; ERR_SHARD_FAILED: it stays down */
   waitForShardSync(shard: number, waitMsMax: number): void {
     const { head } = this;
     const deadline = Date.now() + Math.min(waitMsMax, READ_WAIT_MS_MAX);
     while (this.isBehind(shard, head)) {
+      if (this.#isDown(shard)) throw down(shard);
       if (Date.now() > deadline) throw late(shard);
       Atomics.wait(this.#words, LINE_WORDS - 1, 0, READ_POLL_MS);
     }
   }
 
   /** The same while the event loop runs. */
-  async waitForShard(shard: number): Promise<void> {
+  async waitForShard(shard: number, waitMsMax = Infinity): Promise<void> {
     const { head } = this;
-    const deadline = Date.now() + READ_WAIT_MS_MAX;
+    const deadline = Date.now() + Math.min(waitMsMax, READ_WAIT_MS_MAX);
     for (let looks = 0; this.isBehind(shard, head); looks++) {
+      if (this.#isDown(shard)) throw down(shard);
       if (Date.now() > deadline) throw late(shard);
       await untilNextLook(looks);
     }
@@ -294,4 +318,9 @@ export function untilNextLook(looks: number): Promise<void> {
 
 function late(shard: number): ConcordError {
   return new ConcordError('ERR_TIMEOUT', `shard ${shard} has not applied a commit that others have`, { shard });
+}
+
+function down(shard: number): ConcordError {
+  const text = `shard ${shard} failed repeatedly and stays down; it has not applied a commit that others have: reopen the store`;
+  return new ConcordError('ERR_SHARD_FAILED', text, { shard });
 }

@@ -136,7 +136,12 @@ export class ControlBlock {
     this.shards = this.#words[HEADER_SHARDS]!;
     this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
     this.feedBell = new FeedBell(this.#words, FEED_BELL_WORD);
-    this.commits = new CommitBoard(sab, commitsByte(this.shards), this.shards);
+    this.commits = new CommitBoard(
+      sab,
+      commitsByte(this.shards),
+      this.shards,
+      (shard) => this.shardState(shard) === ShardState.Failed,
+    );
   }
 
   static create(shards: number): ControlBlock {
@@ -405,7 +410,7 @@ export class ControlBlock {
     return !this.commits.isUnapplied(sequence);
   }
 
-  /** Steps (b) to (d) as a generator that yields while it must wait. */
+  /** Steps (b) to (d) as a generator that yields while it must wait. @throws ERR_SHARD_FAILED: it would have to wait for ever */
   *#settleSnapshot(slot: number): Generator<void, number, void> {
     const word = SNAPSHOTS_LINE * LINE_WORDS + slot * SNAPSHOT_WORDS;
     for (;;) {
@@ -418,22 +423,27 @@ export class ControlBlock {
       Atomics.store(this.#words, word + SNAPSHOT_READY, 1);
       // Two groups of a shard may have come between the look and the store: the second would keep only the first's versions.
       if (this.#highestPublished() === sequence) {
-        while (!this.#isPublishedUpTo(sequence)) yield;
+        while (!this.#isPublishedUpTo(sequence)) {
+          this.commits.assertWillApply(sequence);
+          yield;
+        }
         return sequence;
       }
       Atomics.store(this.#words, word + SNAPSHOT_READY, 0);
     }
   }
 
-  /** Opens a snapshot, blocking the thread until the groups that were being applied are published (usually < 1 ms). */
+  /**
+   * Opens a snapshot, blocking the thread until the groups that were being applied are published (usually < 1 ms).
+   * @throws ERR_SNAPSHOT_LIMIT, ERR_TIMEOUT, ERR_SHARD_FAILED
+   */
   openSnapshotSync(client: number): { slot: number; sequence: number } {
     const slot = this.#claimSnapshot(client);
     const settling = this.#settleSnapshot(slot);
     const deadline = Date.now() + SNAPSHOT_WAIT_MS_MAX;
     for (;;) {
-      const step = settling.next();
-      if (step.done) return { slot, sequence: step.value };
-      if (Date.now() > deadline) throw this.#snapshotTimeout(slot, client);
+      const sequence = this.#nextLook(settling, slot, client, deadline);
+      if (sequence !== undefined) return { slot, sequence };
       Atomics.wait(this.#words, HEADER_MAGIC, MAGIC, PUBLICATION_POLL_MS);
     }
   }
@@ -444,16 +454,23 @@ export class ControlBlock {
     const settling = this.#settleSnapshot(slot);
     const deadline = Date.now() + SNAPSHOT_WAIT_MS_MAX;
     for (let looks = 0; ; looks++) {
-      const step = settling.next();
-      if (step.done) return { slot, sequence: step.value };
-      if (Date.now() > deadline) throw this.#snapshotTimeout(slot, client);
+      const sequence = this.#nextLook(settling, slot, client, deadline);
+      if (sequence !== undefined) return { slot, sequence };
       await untilNextLook(looks);
     }
   }
 
-  #snapshotTimeout(slot: number, client: number): ConcordError {
-    this.closeSnapshot(slot, client);
-    return new ConcordError('ERR_TIMEOUT', `a shard did not publish within ${SNAPSHOT_WAIT_MS_MAX} ms`);
+  /** The snapshot's number once it has one. Whatever is thrown, the slot is given back. */
+  #nextLook(settling: Iterator<void, number>, slot: number, client: number, deadline: number): number | undefined {
+    try {
+      const step = settling.next();
+      if (step.done) return step.value;
+      if (Date.now() <= deadline) return undefined;
+      throw new ConcordError('ERR_TIMEOUT', `a shard did not publish within ${SNAPSHOT_WAIT_MS_MAX} ms`);
+    } catch (error) {
+      this.closeSnapshot(slot, client);
+      throw error;
+    }
   }
 
   /** Gives the slot back, if `client` still owns it (a dead client's slots are taken back by the host). */

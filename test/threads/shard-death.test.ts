@@ -2,9 +2,11 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
+import type { ControlBlock } from '../../dist/actors/control-block.js';
 import { ConcordPool, type ErrorCode, type PoolOptions } from '../../dist/index.js';
 // @ts-expect-error a plain JavaScript helper
 import { Load } from '../support/threads-load.mjs';
+import { hashBytes } from '../../dist/shared/hash.js';
 import { keysOfShard } from '../support/pool-scene.js';
 import { newDirectory, removeDirectory, sleep, until } from './scene.js';
 
@@ -278,6 +280,60 @@ test('after five deaths in a minute a shard stays down: writes say so, reads and
   expect(again.getSync(keyOfFailed)).toMatch(/^(kept|in flight)/);
   await again.close();
   removeDirectory(directory);
+});
+
+test('a commit that a shard cannot apply any more, as it stays down, holds nobody up: what would have to wait is told so', async () => {
+  const directory = newDirectory();
+  const db = await ConcordPool.open(directory, options);
+  const [keyOfFailed, keyOfOther] = keysPerShard() as [string, string];
+  await db.put(keyOfFailed, 'kept');
+  await db.put(keyOfOther, 'kept');
+  const failed = once(db.events, 'shard-failed');
+  for (let death = 1; death <= 5; death++) {
+    await until('the shard is up', () => db.stats().shards[0]!.state === 'running');
+    await db.host!.killShard(0);
+    if (death < 5) await until('its death is noticed', () => db.stats().shards[0]!.restarts === death);
+  }
+  await failed;
+  // As the coordinator would have left it that decided just before: shard 1 has applied it, shard 0 never will.
+  const { control } = db.host!;
+  const hash = hashBytes(Buffer.from(keyOfFailed), 0, keyOfFailed.length);
+  control.commits.countPrepared(0, hash, 1);
+  control.commits.append(2 ** 40, control.nextSequence, 1, 0);
+  await db.put(keyOfOther, 'goes on');
+  const handle = db.handle();
+  const attached = await ConcordPool.attach(handle);
+  for (const client of [db, attached]) {
+    expect(await codeOf(client.get(keyOfFailed))).toBe('ERR_SHARD_FAILED');
+    expect(() => client.getSync(keyOfFailed)).toThrow(expect.objectContaining({ code: 'ERR_SHARD_FAILED' }) as Error);
+    expect(await codeOf(client.snapshot())).toBe('ERR_SHARD_FAILED');
+    expect(await codeOf(client.transaction((tx) => tx.get(keyOfFailed)))).toBe('ERR_SHARD_FAILED');
+    expect(await codeOf(client.transaction((tx) => tx.getSync(keyOfFailed)))).toBe('ERR_SHARD_FAILED');
+    expect(await client.get(keyOfOther)).toBe('goes on');
+    expect(await client.transaction((tx) => tx.get(keyOfOther))).toBe('goes on');
+    expect(client.stats().openSnapshots).toBe(0);
+  }
+  await attached.close();
+  await db.close();
+  removeDirectory(directory);
+});
+
+test('a commit that a shard is slow to apply holds a transaction up until its deadline, not longer', async () => {
+  const db = await ConcordPool.open(':memory:', { ...options, durability: 'os' });
+  const [key] = keysPerShard() as [string];
+  const { commits } = (db as unknown as { client: { control: ControlBlock } }).client.control;
+  await db.put(key, 'kept');
+  // Always something to apply, as of a shard whose disk is full.
+  commits.countPrepared(0, hashBytes(Buffer.from(key), 0, key.length), 1);
+  Object.defineProperty(commits, 'isEmpty', { get: () => false, configurable: true });
+  Object.defineProperty(commits, 'isBehind', { value: () => true, configurable: true });
+  const options50 = { timeoutMs: 50, retries: 0 };
+  expect(await codeOf(db.transaction((tx) => tx.get(key), options50))).toBe('ERR_TRANSACTION_TIMEOUT');
+  expect(await codeOf(db.transaction((tx) => tx.getSync(key), options50))).toMatch(/^ERR_(TRANSACTION_)?TIMEOUT$/);
+  Reflect.deleteProperty(commits, 'isEmpty');
+  Reflect.deleteProperty(commits, 'isBehind');
+  commits.countPrepared(0, hashBytes(Buffer.from(key), 0, key.length), -1);
+  await db.close();
 });
 
 test('a store that is closed while a shard is being restarted closes', async () => {

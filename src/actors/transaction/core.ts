@@ -237,11 +237,15 @@ export class TransactionCore {
     return this.snapshotAt >= 0 && this.isolation !== Isolation.ReadCommitted;
   }
 
-  /** What is decided, and may show elsewhere already, shows in the shard, too, when it returns. @throws ERR_TIMEOUT */
+  /** What is decided, and may show elsewhere already, shows in the shard, too, when it returns. @throws ERR_TIMEOUT, ERR_SHARD_FAILED */
   #awaitNewest(shard: number, hash: number): void {
     const { commits } = this.control;
     if (this.control.shards === 1 || commits.isEmpty || !commits.mayBePrepared(shard, hash)) return;
-    commits.waitForShardSync(shard, isMainThread ? MAIN_WAIT_MS_MAX : Infinity);
+    commits.waitForShardSync(shard, Math.min(isMainThread ? MAIN_WAIT_MS_MAX : Infinity, this.#remainingMs));
+  }
+
+  get #remainingMs(): number {
+    return Math.max(0, this.deadlineMs - performance.now());
   }
 
   /**
@@ -305,8 +309,12 @@ export class TransactionCore {
 
   async #warm(source: SpaceSource, view: SpaceView, shard: number, key: Buffer, mustWait: boolean): Promise<void> {
     if (mustWait) {
-      await this.control.commits.waitForShard(shard);
-      this.assertAlive();
+      try {
+        await this.control.commits.waitForShard(shard, this.#remainingMs);
+      } finally {
+        // Its own end, if it has come, says more than that of the wait.
+        this.assertAlive();
+      }
     }
     if (!view.mayBeCold) return;
     const atSeq = this.readsAtSnapshot ? this.snapshotAt : Infinity;
