@@ -135,8 +135,8 @@ export class WalWriter {
   #allocatedBytes = 0;
   /** In the current segment. */
   #syncCount = 0;
-  /** Syncs were waited for in this segment or the one before; nothing is known yet of the first. */
-  #preallocates = true;
+  /** Syncs were waited for in this segment or the one before. */
+  #preallocates = false;
   /** Of the current segment, for syncs that nobody waits for; see EnvFile.syncAsync(). */
   #syncHandle: EnvFile | undefined;
   #isSyncingBehind = false;

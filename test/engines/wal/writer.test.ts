@@ -261,21 +261,25 @@ describe('the change of segments', () => {
 describe('spares', () => {
   test('are wanted from the middle of a segment on, and used for the next', () => {
     const writer = WalWriter.create(env, DIRECTORY, SMALL);
+    for (let lsn = 1; lsn <= 4; lsn++) {
+      append(writer, payloadOf(lsn, 100));
+      writer.sync();
+    }
     expect(writer.wantsSpare()).toBe(false);
-    append(writer, payloadOf(1, FULL / 2 + 3000));
+    append(writer, payloadOf(5, FULL / 2 + 3000));
     expect(writer.wantsSpare()).toBe(true);
     const path = preallocateSegment(env, DIRECTORY, SEGMENT_BYTES);
     expect(writer.offerSpare(path)).toBe(true);
     expect(writer.offerSpare(path)).toBe(false);
     expect(writer.wantsSpare()).toBe(false);
     expect(writer.spareCount).toBe(1);
-    append(writer, payloadOf(2, FULL));
+    append(writer, payloadOf(6, FULL));
     expect(writer.spareCount).toBe(0);
     expect(env.exists(path)).toBe(false);
     const current = inspectSegment(env, segmentPaths(env)[1]!);
     expect(current).toMatchObject({ fileBytes: SEGMENT_BYTES, header: { zeroed: true } });
     writer.close();
-    expect(recover(env).lastLsn).toBe(2);
+    expect(recover(env).lastLsn).toBe(6);
   });
 
   test('are of no use to a log that is hardly ever synced: its new files grow with their frames', () => {
@@ -289,8 +293,8 @@ describe('spares', () => {
     };
     const fileBytes = (): number => readFile(env, segmentPaths(env).at(-1)!).length;
     append(writer, payloadOf(1, FULL - 100));
-    // Nothing is known yet of the first segment.
-    expect(writer.wantsSpare()).toBe(true);
+    expect(writer.wantsSpare()).toBe(false);
+    expect(fileBytes()).toBe(SEGMENT_HEADER_BYTES + frameBytes(FULL - 100) + 16);
     append(writer, payloadOf(2, FULL / 2 + 100));
     expect(writer.wantsSpare()).toBe(false);
     expect(fileBytes()).toBe(SEGMENT_HEADER_BYTES + frameBytes(FULL / 2 + 100) + 16);
