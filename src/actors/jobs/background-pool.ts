@@ -8,10 +8,11 @@
  */
 import { Piscina } from 'piscina';
 import { ConcordError } from '../../shared/errors.js';
+import type * as fileTasks from './file-tasks.js';
+import type { TaskResult } from './task-result.js';
 import type * as tasks from './tasks.js';
-import type { TaskResult } from './tasks.js';
 
-type Tasks = typeof tasks;
+type Tasks = typeof tasks & typeof fileTasks;
 export type TaskName = 'checkpoint' | 'exportSnapshot' | 'preallocate' | 'lsmFlush' | 'lsmCompact';
 type ResultOf<N extends TaskName> = Exclude<Awaited<ReturnType<Tasks[N]>>, { error: unknown }>['value'];
 

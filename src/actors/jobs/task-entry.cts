@@ -4,16 +4,19 @@
  * process's, and they refuse those of V8.)
  * Threads: pool workers.
  */
-const load = () => import('./tasks.js');
+const loadTasks = () => import('./tasks.js');
+const loadFileTasks = () => import('./file-tasks.js');
 
-type Tasks = Awaited<ReturnType<typeof load>>;
+type Tasks = Awaited<ReturnType<typeof loadTasks>>;
+type FileTasks = Awaited<ReturnType<typeof loadFileTasks>>;
 
 interface Request {
-  readonly name: keyof Tasks;
+  readonly name: keyof Tasks | keyof FileTasks;
   readonly task: unknown;
 }
 
 export = async ({ name, task }: Request): Promise<unknown> => {
-  const run = (await load())[name] as (task: unknown) => unknown;
+  const tasks = name === 'checkpoint' || name === 'exportSnapshot' ? await loadTasks() : await loadFileTasks();
+  const run = (tasks as Record<string, unknown>)[name] as (task: unknown) => unknown;
   return run(task);
 };

@@ -1,9 +1,9 @@
 /**
- * Background tasks, run by Piscina workers. Each takes plain data and shared memory, writes files, returns plain data; a failure is
- * returned as a record, because structured clone drops codes. Cancelled through a shared word. Threads: pool workers.
+ * Background tasks that read a store's whole state: what they need of the engines is much to load (file-tasks.ts has the others). Each takes plain data and shared
+ * memory, writes files, returns plain data. Cancelled through a shared word. Threads: pool workers.
  */
 import { NodeEnv } from '../../shared/env/node-env.js';
-import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { ConcordError } from '../../shared/errors.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
 import { writeImage } from '../../engines/btree/image.js';
 import { ColdPages } from '../../engines/btree/paged/cold-pages.js';
@@ -16,14 +16,11 @@ import { visitEntries, writeEntries } from '../../engines/checkpoint/entries.js'
 import { CheckpointWriter, type CheckpointHeader } from '../../engines/checkpoint/writer.js';
 import { LsmFiles } from '../../engines/lsm/read/files.js';
 import { lsmRootChunk, type LsmRoot } from '../../engines/lsm/root.js';
-import type { CompactionTask, FlushTask, LsmJobResult } from '../../engines/lsm/types.js';
 import { EXPIRY_SPACE_ID, EngineCode, engineNamed, rowTag } from '../../engines/engine.js';
 import { JOB_READER_SLOT, indexKey } from '../../engines/store/space-table.js';
 import type { SpaceDefinition } from '../../engines/store/space.js';
-import { preallocateSegment } from '../../engines/wal/preallocate.js';
 import { WalWriter } from '../../engines/wal/writer.js';
-
-export type TaskResult<T> = { readonly value: T } | { readonly error: ErrorRecord };
+import { attempt, type TaskResult } from './task-result.js';
 
 export interface CheckpointTask {
   readonly directory: string;
@@ -40,14 +37,6 @@ export interface CheckpointTask {
   readonly engineModules: readonly string[];
   /** Word 0 not 0: stop. */
   readonly cancel: Int32Array;
-}
-
-async function attempt<T>(work: () => T | Promise<T>): Promise<TaskResult<T>> {
-  try {
-    return { value: await work() };
-  } catch (error) {
-    return { error: toErrorRecord(error) };
-  }
 }
 
 async function loadModules(modules: readonly string[]): Promise<void> {
@@ -175,28 +164,3 @@ export async function exportSnapshot(
     }
   });
 }
-
-/** Writes a frozen memtable, which the shard keeps meanwhile, as tables. */
-export function lsmFlush(task: FlushTask & { readonly arena: ArenaLayout }): Promise<TaskResult<LsmJobResult>> {
-  return attempt(async () => {
-    // Loaded with the first: most stores have no LSM-Tree.
-    const { runFlush } = await import('../../engines/lsm/jobs/flush.js');
-    return runFlush(new NodeEnv(), new ArenaReader(task.arena), task);
-  });
-}
-
-/** Merges tables. */
-export function lsmCompact(task: CompactionTask): Promise<TaskResult<LsmJobResult>> {
-  return attempt(async () => {
-    const { runCompaction } = await import('../../engines/lsm/jobs/compact.js');
-    return runCompaction(new NodeEnv(), task);
-  });
-}
-
-/** Makes a zero-filled, synced log segment; returns its path. */
-export function preallocate(task: { directory: string; segmentBytes: number }): Promise<TaskResult<string>> {
-  return attempt(() => preallocateSegment(new NodeEnv(), task.directory, task.segmentBytes));
-}
-
-/** Makes the pool start a worker for the tasks that wait. */
-export function nothing(): void {}
