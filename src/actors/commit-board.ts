@@ -146,7 +146,7 @@ export class CommitBoard {
     if (tail !== this.tail) Atomics.store(this.#words, TAIL, tail);
   }
 
-  /** Coordinator: whether the entry, by its place in order, is applied everywhere. */
+  /** Whether the entry, by its place in order, is applied everywhere. */
   #isApplied(index: number): boolean {
     const entries = this.#entries;
     const at = (index & (ENTRIES - 1)) * ENTRY_WORDS;
@@ -212,10 +212,11 @@ export class CommitBoard {
     return index;
   }
 
-  /** Shard, after the publication. */
-  setApplied(shard: number, index: number): void {
+  /** Shard, after the publication. True: it was the last one, the coordinator may go on. Of several at the same time one at least is told so. */
+  setApplied(shard: number, index: number): boolean {
     const at = (index & (ENTRIES - 1)) * ENTRY_WORDS;
     Atomics.or(this.#entries, at + (shard < 32 ? APPLIED_LOW : APPLIED_HIGH), 1 << (shard & 31));
+    return this.#isApplied(index);
   }
 
   /** Shard: a prepared transaction is to write (+1), or has written (-1), a key of this hash. */

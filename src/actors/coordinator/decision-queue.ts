@@ -2,7 +2,7 @@
  * The coordinator's end of one client's rings: requests to decide come in, completions go out in their order.
  *
  *   request ring   [ completed, room given back | in flight: read, not completed | not read ]
- *                                               ▲ #releaser                      ▲ #reader
+ *                                               ▲ released                       ▲ read
  *
  * Unlike a shard, which gives the room of a request back when it has read it, a request stays in the ring until it is completed: a coordinator that takes
  * over from a dead one meets it again. To decide it twice is harmless. To refuse it once and decide it the next time is not, so a refusal is noted
@@ -37,6 +37,8 @@ export const DECISION_RESPONSE_RING_BYTES = 32 << 10;
 /** A request that was read and is not completed. */
 interface Flight {
   readonly id: number;
+  /** Where it ends in the ring. */
+  readonly position: number;
   isDone: boolean;
   error: ErrorRecord | undefined;
 }
@@ -47,10 +49,7 @@ export class DecisionQueue {
   readonly client: number;
   /** The client is gone: its requests are served, nobody listens to the answers. */
   leaving: ((isKnown: boolean) => void) | undefined;
-  readonly #ring: SharedArrayBuffer;
-  /** Reads ahead and gives nothing back; made anew when the other has, since it would not know of that room. */
-  #reader: RingConsumer | undefined;
-  readonly #releaser: RingConsumer;
+  readonly #requests: RingConsumer;
   readonly #responses: RingProducer;
   readonly #doorbell: Doorbell;
   readonly #decide: Decide;
@@ -70,14 +69,13 @@ export class DecisionQueue {
     onCompleted: (id: number) => void,
   ) {
     this.client = client;
-    this.#ring = requests;
-    this.#releaser = new RingConsumer(requests);
+    this.#requests = new RingConsumer(requests);
     this.#responses = new RingProducer(responses);
     this.#doorbell = doorbell;
     this.#decide = decide;
     this.#onCompleted = onCompleted;
-    const { header } = this.#releaser;
-    this.#completed = takenCount(header, this.#releaser.position);
+    const { header, position } = this.#requests;
+    this.#completed = takenCount(header, position);
     const next = (this.#completed + 1) | 0;
     this.#refusedBefore = Atomics.load(header, REFUSED_WORD) === next ? next : undefined;
     // A predecessor may have died between giving the room back and saying so.
@@ -94,7 +92,7 @@ export class DecisionQueue {
 
   /** Whether take() would meet one. */
   get hasRequests(): boolean {
-    return this.#readerNow().pending();
+    return this.#requests.pending();
   }
 
   /** Whether every request in flight is beyond what may be undone. */
@@ -107,17 +105,9 @@ export class DecisionQueue {
     for (const { id } of this.#flights.splice(0)) this.#onCompleted(id);
   }
 
-  #readerNow(): RingConsumer {
-    if (this.#reader !== undefined) return this.#reader;
-    const reader = new RingConsumer(this.#ring);
-    for (let i = 0; i < this.#flights.length; i++) reader.next();
-    this.#reader = reader;
-    return reader;
-  }
-
   /** Reads up to `max` requests. Returns how many. */
   take(max: number): number {
-    const reader = this.#readerNow();
+    const reader = this.#requests;
     let taken = 0;
     while (taken < max) {
       const at = reader.next();
@@ -127,7 +117,7 @@ export class DecisionQueue {
       const isWhole = length >= REQUEST_HEADER_BYTES + DECIDE_BODY_BYTES && bytes[at] === RequestType.Decide;
       const body = at + REQUEST_HEADER_BYTES;
       const id = isWhole ? bytes.readDoubleLE(body) : 0;
-      this.#flights.push({ id, isDone: false, error: undefined });
+      this.#flights.push({ id, position: reader.position, isDone: false, error: undefined });
       const request = (this.#completed + this.#flights.length) | 0;
       if (!isWhole) {
         const message = `the coordinator was sent a request of type ${bytes[at]} with ${length} bytes`;
@@ -180,7 +170,7 @@ export class DecisionQueue {
       this.#doorbell.unpark();
       return false;
     }
-    if (error.details.outcome === 'aborted') Atomics.store(this.#releaser.header, REFUSED_WORD, request);
+    if (error.details.outcome === 'aborted') Atomics.store(this.#requests.header, REFUSED_WORD, request);
     const { bytes } = this.#responses;
     bytes.fill(0, at, at + RESPONSE_HEADER_BYTES);
     bytes.writeInt32LE(request, at);
@@ -193,15 +183,15 @@ export class DecisionQueue {
   /** The oldest `count` in flight: their room goes back, then the client may know. */
   #complete(count: number): number {
     if (count === 0) return 0;
-    const releaser = this.#releaser;
-    for (let i = 0; i < count; i++) releaser.next();
+    const requests = this.#requests;
+    const { header } = requests;
     const completed = this.#flights.splice(0, count);
+    const { position } = completed.at(-1)!;
     this.#completed = (this.#completed + count) | 0;
-    announceTaken(releaser.header, this.#completed, releaser.position);
-    releaser.release();
-    confirmTaken(releaser.header, this.#completed);
-    Atomics.store(releaser.header, COMPLETED_WORD, this.#completed);
-    this.#reader = undefined;
+    announceTaken(header, this.#completed, position);
+    requests.releaseTo(position);
+    confirmTaken(header, this.#completed);
+    Atomics.store(header, COMPLETED_WORD, this.#completed);
     for (const { id } of completed) this.#onCompleted(id);
     return count;
   }

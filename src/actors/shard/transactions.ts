@@ -260,14 +260,16 @@ export class ShardTransactions {
     const { commits } = this.#control;
     // First: whoever sees that all is applied goes by it. Also of a shard whose log has failed, which applies without a record.
     this.#control.setDecisionsNeededFrom(this.#index, this.#store.decisionsNeededFrom);
+    let isLast = false;
     for (const { id, index } of this.#due) {
-      commits.setApplied(this.#index, index);
+      if (commits.setApplied(this.#index, index)) isLast = true;
       this.#ended(id);
     }
     this.#cursor = (this.#due.at(-1)!.index + 1) | 0;
     this.#due.length = 0;
     this.#dueNotBeforeMs = 0;
-    this.#coordinatorBell.unpark();
+    // Where another shard comes later, it rings.
+    if (isLast) this.#coordinatorBell.unpark();
   }
 
   /** The group was not: what was due stays so. */

@@ -221,9 +221,14 @@ export class RingConsumer {
 
   /** Gives the room of every record returned so far back to the producer. */
   release(): void {
-    if (this.#position === this.#released) return;
-    this.#released = this.#position;
-    Atomics.store(this.header, CONSUMER, this.#position);
+    this.releaseTo(this.#position);
+  }
+
+  /** Gives it back up to here: what `position` was behind one of these records. */
+  releaseTo(position: number): void {
+    if (position === this.#released) return;
+    this.#released = position;
+    Atomics.store(this.header, CONSUMER, position);
   }
 
   /** Where the next record begins: what release() would store. */
