@@ -137,7 +137,7 @@ export const lsmShape = {
   }),
   restartInterval: key(integer(1, 256), {
     kind: 'integer',
-    description: 'entries of a block between two keys that are stored whole',
+    description: 'entries of a block between two keys that are stored whole, at most: large ones have more of those',
     changes: 'restart',
     unset: '8',
   }),

@@ -18,6 +18,7 @@ import { PageCache } from '../../../shared/memory/page-cache.js';
 import { readEventsOf } from '../../cells/read-events.js';
 import { BlobReader } from '../blob/blob-reader.js';
 import { blobName, tableName, treeDirectoryName } from '../manifest/names.js';
+import { BlockBuffer } from '../table/block.js';
 import { BlockFile } from '../table/table-file.js';
 import { blobsOf, readVersion } from '../memory/version-page.js';
 
@@ -102,6 +103,8 @@ export class LsmFiles {
   #missesUntilLook = 0;
   #isCacheFull = false;
   readonly #paths = new Map<number, string>();
+  /** The partition of a filter that was read last, of those that are in files. */
+  readonly filterPart = { buffer: new BlockBuffer(0), cacheId: 0, offset: 0 };
   /** What ColdReadError.load() brought, the oldest first. */
   readonly #loaded = new Map<string, Uint8Array>();
   #loadedBytes = 0;

@@ -129,7 +129,7 @@ export class IndexCursor {
       this.#cacheId = table.cacheId;
       this.#partitionOffset = offset;
     }
-    partition.open(buffer.bytes, 0, this.#partitionLength, table.path, offset);
+    partition.open(buffer.bytes, 0, this.#partitionLength, table, offset);
     return partition;
   }
 }

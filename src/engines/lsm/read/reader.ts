@@ -25,7 +25,7 @@ import { KeyHash } from '../table/filter.js';
 import type { BlobReference } from '../types.js';
 import { copyBlob, mustBeLoaded, readBlob, referenceAt } from './blob-values.js';
 import { IndexCursor } from './index-cursor.js';
-import { TableView } from './table-view.js';
+import { TableViews, type TableView } from './table-view.js';
 import { LsmView, compareKeys } from './view.js';
 
 const NO_BYTES = Buffer.alloc(0);
@@ -37,11 +37,15 @@ export class LsmReader extends LsmView implements EngineReader {
   readonly #block = new BlockCursor();
   readonly #hash = new KeyHash();
   #isHashed = false;
-  #table: TableView | undefined;
+  #tables: TableViews | undefined;
+  /** Of the state that they are from. */
+  #tablesGeneration = -1;
   /** A find that would wait for a file throws ColdReadError. */
   avoidsDisk = false;
   // The block that was copied whole.
   readonly #own = new BlockBuffer();
+  /** The same memory, up to its last whole word; values end before that. */
+  #ownWords: Int32Array = new Int32Array(0);
   #ownCacheId = 0;
   #ownOffset = 0;
   #ownLength = 0;
@@ -85,12 +89,16 @@ export class LsmReader extends LsmView implements EngineReader {
     }
     if (runs.length === 0) return false;
     this.#isHashed = false;
-    const table = (this.#table ??= new TableView(this.arena, this.files, this.counters));
-    table.avoidsDisk = this.avoidsDisk;
+    const tables = (this.#tables ??= new TableViews(this.arena, this.files, this.counters));
+    if (this.#tablesGeneration !== this.generation) {
+      tables.clear();
+      this.#tablesGeneration = this.generation;
+    }
     const fences = this.#fences;
     for (let index = 0; index < runs.length; index++) {
       if (!fences.seek(runs[index]!.root, key, keyLength)) continue;
-      table.open(fences.a);
+      const table = tables.at(fences.a);
+      table.avoidsDisk = this.avoidsDisk;
       // All that it has of the key is cleared.
       if (cover !== 0 && table.largestSeq < cover) continue;
       if (!this.#findInTable(table, key, keyLength, atSeq)) continue;
@@ -211,9 +219,11 @@ export class LsmReader extends LsmView implements EngineReader {
       this.#ownCacheId = cacheId;
       this.#ownOffset = offset;
     }
-    block.open(own.bytes, 0, this.#ownLength, table.path, offset);
+    const { bytes } = own;
+    if (this.#ownWords.buffer !== bytes.buffer) this.#ownWords = new Int32Array(bytes.buffer, 0, bytes.length >>> 2);
+    block.open(bytes, 0, this.#ownLength, table, offset);
     if (!block.seek(key, keyLength, limit)) return false;
-    this.#take(key, keyLength, undefined);
+    this.#take(key, keyLength, this.#ownWords);
     return true;
   }
 
@@ -233,7 +243,7 @@ export class LsmReader extends LsmView implements EngineReader {
     const block = this.#block;
     let isFound: boolean;
     try {
-      block.open(cache.foundBytes, cache.foundAt, cache.foundAt + length, '', offset);
+      block.open(cache.foundBytes, cache.foundAt, cache.foundAt + length, table, offset);
       isFound = block.seek(key, keyLength, limit);
       if (isFound) this.#take(key, keyLength, cache.foundWords);
     } catch {
@@ -246,8 +256,8 @@ export class LsmReader extends LsmView implements EngineReader {
     return isFound ? 1 : 0;
   }
 
-  /** Copies the entry that the block's cursor stands on. words: of the memory it stands in, if that is shared. */
-  #take(key: Uint8Array, keyLength: number, words: Int32Array | undefined): void {
+  /** Copies the entry that the block's cursor stands on. words: the memory it stands in. */
+  #take(key: Uint8Array, keyLength: number, words: Int32Array): void {
     const block = this.#block;
     const { valueLength, valueStart, bytes } = block;
     this.#seq = block.seq;
@@ -265,12 +275,10 @@ export class LsmReader extends LsmView implements EngineReader {
     }
     const pool = this.#pool;
     const value = pool.take(valueLength);
-    if (words !== undefined && valueLength <= WORD_COPY_BYTES_MAX) {
+    if (valueLength <= WORD_COPY_BYTES_MAX) {
       copyWords(words, bytes, valueStart, valueLength, pool.words, value.byteOffset >>> 2, value);
-    } else if (valueLength > 128) {
-      value.set(bytes.subarray(valueStart, valueStart + valueLength));
     } else {
-      for (let index = 0; index < valueLength; index++) value[index] = bytes[valueStart + index]!;
+      value.set(bytes.subarray(valueStart, valueStart + valueLength));
     }
     this.#value = value;
   }

@@ -18,7 +18,7 @@ import { Source } from './source.js';
 import type { RangePrefix } from './range-prefix.js';
 import type { LsmFiles, LsmReadCounters } from './files.js';
 import { IndexCursor } from './index-cursor.js';
-import { TableView } from './table-view.js';
+import { TableViews, type TableView } from './table-view.js';
 
 /** Blocks of a table read from the file one after the other, before more is read than asked for. */
 const SEQUENTIAL_BLOCKS = 2;
@@ -28,7 +28,9 @@ export class RunCursor extends Source {
   #root: UnitId;
   readonly #tables: FenceCursor;
   readonly #index: IndexCursor;
-  readonly table: TableView;
+  readonly #views: TableViews;
+  /** Of the block; there is one as soon as a seek has found a table. */
+  table!: TableView;
   readonly #block = new BlockCursor();
   #limit = Infinity;
   /** Two, so that the entry at hand stays where it is while the walk looks into the next block. */
@@ -65,7 +67,7 @@ export class RunCursor extends Source {
     this.#root = root;
     this.#tables = new FenceCursor(arena);
     this.#index = new IndexCursor(arena);
-    this.table = new TableView(arena, files, counters);
+    this.#views = new TableViews(arena, files, counters);
     this.bytes = this.#buffer.bytes;
     this.words = this.#bufferWords;
   }
@@ -73,6 +75,7 @@ export class RunCursor extends Source {
   /** The run of another version: what was read of tables that it has too is still good. */
   setRoot(root: UnitId): void {
     this.#root = root;
+    this.#views.clear();
     this.valid = false;
   }
 
@@ -245,8 +248,8 @@ export class RunCursor extends Source {
 
   /** False: the table has nothing of the range. */
   #openTable(): boolean {
-    const { table } = this;
-    table.open(this.#tables.a);
+    const table = this.#views.at(this.#tables.a);
+    this.table = table;
     this.#index.open(table);
     if (this.prefix === undefined || table.prefixFilterBytes === 0) return true;
     const hash = this.prefix.hashOf(table.prefixFilterBytes);
@@ -273,7 +276,7 @@ export class RunCursor extends Source {
       this.#cacheId = cacheId;
       this.#offset = offset;
     }
-    this.#block.open(this.#buffer.bytes, 0, this.#length, table.path, offset);
+    this.#block.open(this.#buffer.bytes, 0, this.#length, table, offset);
   }
 
   #read(offset: number, storedBytes: number, into: BlockBuffer): number {

@@ -4,12 +4,14 @@ import { FenceCursor } from '../memory/fence-tree.js';
 import { BlockBuffer, BlockCursor } from '../table/block.js';
 import type { LsmFiles, LsmReadCounters } from './files.js';
 import { IndexCursor } from './index-cursor.js';
-import { TableView } from './table-view.js';
+import { TableViews, type TableView } from './table-view.js';
 
 export class RunWalk {
   /** Stands on the entry; not valid at the end of the run. */
   readonly block = new BlockCursor();
-  readonly table: TableView;
+  readonly #views: TableViews;
+  /** Where the block is from. */
+  table!: TableView;
   readonly #root: UnitId;
   readonly #tables: FenceCursor;
   readonly #index: IndexCursor;
@@ -17,7 +19,7 @@ export class RunWalk {
 
   constructor(arena: ArenaReader, files: LsmFiles, counters: LsmReadCounters, root: UnitId) {
     this.#root = root;
-    this.table = new TableView(arena, files, counters);
+    this.#views = new TableViews(arena, files, counters);
     this.#tables = new FenceCursor(arena);
     this.#index = new IndexCursor(arena);
   }
@@ -62,7 +64,7 @@ export class RunWalk {
   }
 
   #openTable(): void {
-    this.table.open(this.#tables.a);
+    this.table = this.#views.at(this.#tables.a);
     this.#index.open(this.table);
   }
 
@@ -72,6 +74,6 @@ export class RunWalk {
     const cached = table.fromCache(offset, this.#buffer);
     // What is walked once leaves the cache as it is.
     const length = cached > 0 ? cached : table.readPast(offset, storedBytes, this.#buffer, false);
-    this.block.open(this.#buffer.bytes, 0, length, table.path, offset);
+    this.block.open(this.#buffer.bytes, 0, length, table, offset);
   }
 }

@@ -3,12 +3,13 @@
  *
  *   block of the table ──▶ bytes of this thread's own (loaded()) · the shared cache · the file, and then the cache
  *
- * Threads: any, one per reader or cursor, under a pin of a version that has the table.
+ * What the table's pages say is looked at, and checked, once per version: they never change while it lasts.
+ * Threads: any, one TableViews per reader or cursor, under a pin of a version that has the tables.
  */
 import { SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../../shared/memory/arena.js';
 import { ConcordError } from '../../../shared/errors.js';
 import { corruptPage } from '../../btree/page.js';
-import { LsmPage, checkLsmPage, lsmPageBytes } from '../memory/page.js';
+import { LsmPage, checkLsmPage, lsmPageBytes, pageBase } from '../memory/page.js';
 import {
   FILTER_LINES_OFFSET,
   FilterWord,
@@ -26,38 +27,96 @@ import { loadedBlockKey, type LsmFiles, type LsmReadCounters, type OpenTable } f
 
 const TWO_32 = 4294967296;
 
+/** More tables than that, and the views are made anew. */
+const VIEWS_MAX = 4096;
+
+/** The tables that a reader or cursor has met in the version at hand. */
+export class TableViews {
+  readonly #arena: ArenaReader;
+  readonly #files: LsmFiles;
+  readonly #counters: LsmReadCounters;
+  readonly #views = new Map<UnitId, TableView>();
+
+  constructor(arena: ArenaReader, files: LsmFiles, counters: LsmReadCounters) {
+    this.#arena = arena;
+    this.#files = files;
+    this.#counters = counters;
+  }
+
+  /** Of the table page. @throws ERR_CORRUPT */
+  at(unit: UnitId): TableView {
+    return this.#views.get(unit) ?? this.#make(unit);
+  }
+
+  /** Another version is at hand: by now a unit may be another table's. */
+  clear(): void {
+    if (this.#views.size > 0) this.#views.clear();
+  }
+
+  #make(unit: UnitId): TableView {
+    const view = new TableView(this.#arena, this.#files, this.#counters, unit);
+    if (this.#views.size >= VIEWS_MAX) this.#views.clear();
+    this.#views.set(unit, view);
+    return view;
+  }
+}
+
+/** How a filter of a table is cut, and where its partitions are. */
+class FilterView {
+  readonly partitions: number;
+  /** Of a partition. */
+  readonly partitionLines: number;
+  readonly lines: number;
+  readonly probes: number;
+  /** In the file, of the first partition. */
+  readonly offset: number;
+  /** Units of the partitions that were looked at and are in memory. */
+  readonly pages: Uint32Array;
+  /** Word of the table page's segment with the unit of the first partition. */
+  readonly list: number;
+
+  constructor(words: Uint32Array, shape: number, list: number) {
+    this.partitions = words[shape + FilterWord.partitions]!;
+    this.partitionLines = words[shape + FilterWord.partitionLines]!;
+    this.lines = this.partitions * this.partitionLines;
+    this.probes = words[shape + FilterWord.probes]!;
+    this.offset = words[shape + FilterWord.offset]!;
+    this.pages = new Uint32Array(this.partitions);
+    this.list = list;
+  }
+}
+
 export class TableView {
   readonly arena: ArenaReader;
   readonly files: LsmFiles;
   readonly counters: LsmReadCounters;
-  /** Of the table, since open(). */
-  unit: UnitId = 0;
-  number = 0;
-  cacheId = 0;
-  tree = 0;
-  indexRoot: UnitId = 0;
-  isIndexResident = false;
+  readonly number: number;
+  readonly cacheId: number;
+  readonly tree: number;
+  readonly indexRoot: UnitId;
+  readonly isIndexResident: boolean;
+  /** Of all versions in the table. */
+  readonly smallestSeq: number;
+  readonly largestSeq: number;
+  readonly hasFilter: boolean;
+  /** Bytes of a key that the prefix filter is about; 0: there is none. */
+  readonly prefixFilterBytes: number;
   /** Throws ColdReadError instead of reading a file. */
   avoidsDisk = false;
-  #words: Uint32Array;
-  #page = 0;
-  #filterBuffer: BlockBuffer | undefined;
-  // The partition of a filter that #filterBuffer holds.
-  #filterCacheId = 0;
-  #filterOffset = 0;
+  readonly #unit: UnitId;
+  readonly #words: Uint32Array;
+  readonly #page: number;
+  readonly #filter: FilterView;
+  readonly #prefixFilter: FilterView;
 
-  constructor(arena: ArenaReader, files: LsmFiles, counters: LsmReadCounters) {
+  /** Of the table page. @throws ERR_CORRUPT */
+  constructor(arena: ArenaReader, files: LsmFiles, counters: LsmReadCounters, unit: UnitId) {
     this.arena = arena;
     this.files = files;
     this.counters = counters;
-    this.#words = arena.u32[0]!;
-  }
-
-  /** @throws ERR_CORRUPT */
-  open(unit: UnitId): void {
-    const page = checkTablePage(this.arena, unit);
-    const words = this.arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
-    this.unit = unit;
+    const page = checkTablePage(arena, unit);
+    const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
+    this.#unit = unit;
     this.#page = page;
     this.#words = words;
     this.number = words[page + TableWord.number]!;
@@ -65,81 +124,75 @@ export class TableView {
     this.tree = words[page + TableWord.tree]!;
     this.indexRoot = words[page + TableWord.index]!;
     this.isIndexResident = (words[page + TableWord.flags]! & INDEX_IS_RESIDENT) !== 0;
-  }
-
-  get smallestSeq(): number {
-    const at = this.#page + TableWord.smallestSeq;
-    return this.#words[at]! + this.#words[at + 1]! * TWO_32;
-  }
-
-  get largestSeq(): number {
-    const at = this.#page + TableWord.largestSeq;
-    return this.#words[at]! + this.#words[at + 1]! * TWO_32;
+    this.smallestSeq = words[page + TableWord.smallestSeq]! + words[page + TableWord.smallestSeq + 1]! * TWO_32;
+    this.largestSeq = words[page + TableWord.largestSeq]! + words[page + TableWord.largestSeq + 1]! * TWO_32;
+    const list = filterListWord(words, page);
+    this.#filter = new FilterView(words, page + TableWord.filter, list);
+    this.#prefixFilter = new FilterView(words, page + TableWord.prefixFilter, list + this.#filter.partitions);
+    for (const { partitions, partitionLines } of [this.#filter, this.#prefixFilter]) {
+      if (partitions > 0 && partitionLines === 0) throw corruptPage(unit, 'a filter without lines');
+    }
+    this.hasFilter = this.#filter.partitions !== 0;
+    const prefixBytes = words[page + TableWord.prefixFilter + FilterWord.prefixBytes]!;
+    this.prefixFilterBytes = this.#prefixFilter.partitions === 0 ? 0 : prefixBytes;
   }
 
   get path(): string {
     return this.files.tablePath(this.tree, this.number);
   }
 
-  get hasFilter(): boolean {
-    return this.#words[this.#page + TableWord.filter + FilterWord.partitions] !== 0;
-  }
-
-  /** Bytes of a key that the prefix filter is about; 0: there is none. */
-  get prefixFilterBytes(): number {
-    const at = this.#page + TableWord.prefixFilter;
-    return this.#words[at + FilterWord.partitions] === 0 ? 0 : this.#words[at + FilterWord.prefixBytes]!;
-  }
-
   compareSmallestKey(key: Uint8Array, keyLength: number): number {
-    return compareSmallestKey(this.arena, this.unit, this.#page, key, keyLength);
+    return compareSmallestKey(this.arena, this.#unit, this.#page, key, keyLength);
   }
 
   /** False: the key is not in the table. hasFilter. @throws ERR_CORRUPT, ERR_IO, ColdReadError */
   mayContain(hash: KeyHash): boolean {
     this.counters.filterChecks++;
-    if (this.#asks(this.#page + TableWord.filter, filterListWord(this.#words, this.#page), hash)) return true;
+    if (this.#asks(this.#filter, hash)) return true;
     this.counters.filterNegatives++;
     return false;
   }
 
   /** False: no key of the table begins so. prefixFilterBytes > 0; hash: of so many bytes. */
   mayContainPrefix(hash: KeyHash): boolean {
-    const words = this.#words;
-    const partitions = words[this.#page + TableWord.filter + FilterWord.partitions]!;
-    const list = filterListWord(words, this.#page) + partitions;
-    if (this.#asks(this.#page + TableWord.prefixFilter, list, hash)) return true;
+    if (this.#asks(this.#prefixFilter, hash)) return true;
     this.counters.prefixNegatives++;
     return false;
   }
 
-  #asks(shape: number, list: number, hash: KeyHash): boolean {
-    const words = this.#words;
-    const lines = words[shape + FilterWord.partitionLines]!;
-    const line = filterLine(hash.h1, words[shape + FilterWord.partitions]! * lines);
-    const partition = Math.floor(line / lines);
-    const lineAt = (line - partition * lines) * FILTER_LINE_BYTES;
-    const unit = words[list + partition]!;
-    const probes = words[shape + FilterWord.probes]!;
-    if (unit !== 0) {
-      const base = checkLsmPage(this.arena, unit, LsmPage.Filter);
-      if (FILTER_LINES_OFFSET + lines * FILTER_LINE_BYTES > lsmPageBytes(this.arena, unit)) {
-        throw corruptPage(unit, `${lines} lines of a filter do not fit the page`);
-      }
-      const u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
-      return lineMayContain(u8, base + FILTER_LINES_OFFSET + lineAt, hash.h2, probes);
+  #asks(filter: FilterView, hash: KeyHash): boolean {
+    const { partitionLines, probes } = filter;
+    const line = filterLine(hash.h1, filter.lines);
+    const partition = Math.floor(line / partitionLines);
+    const lineAt = (line - partition * partitionLines) * FILTER_LINE_BYTES;
+    let unit = filter.pages[partition]!;
+    if (unit === 0) {
+      unit = this.#words[filter.list + partition]!;
+      if (unit === 0) return this.#asksFile(filter, partition, lineAt, hash.h2);
+      this.#checkFilterPage(unit, partitionLines);
+      filter.pages[partition] = unit;
     }
-    const storedBytes = lines * FILTER_LINE_BYTES + TRAILER_BYTES;
-    const offset = words[shape + FilterWord.offset]! + partition * storedBytes;
-    return this.#asksFile(offset, storedBytes, lineAt, hash.h2, probes);
+    const u8 = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
+    return lineMayContain(u8, pageBase(unit) + FILTER_LINES_OFFSET + lineAt, hash.h2, probes);
+  }
+
+  #checkFilterPage(unit: UnitId, lines: number): void {
+    checkLsmPage(this.arena, unit, LsmPage.Filter);
+    if (FILTER_LINES_OFFSET + lines * FILTER_LINE_BYTES > lsmPageBytes(this.arena, unit)) {
+      throw corruptPage(unit, `${lines} lines of a filter do not fit the page`);
+    }
   }
 
   /** A filter's partition that is in the file: only one line of it is wanted. */
-  #asksFile(offset: number, storedBytes: number, lineAt: number, h2: number, probes: number): boolean {
-    const buffer = (this.#filterBuffer ??= new BlockBuffer(storedBytes));
-    if (this.#filterCacheId !== this.cacheId || this.#filterOffset !== offset) {
-      const { cache } = this.files;
-      const length = cache?.locate(this.cacheId, offset) ?? 0;
+  #asksFile(filter: FilterView, partition: number, lineAt: number, h2: number): boolean {
+    const { cacheId, files } = this;
+    const { probes } = filter;
+    const storedBytes = filter.partitionLines * FILTER_LINE_BYTES + TRAILER_BYTES;
+    const offset = filter.offset + partition * storedBytes;
+    const { filterPart } = files;
+    if (filterPart.cacheId !== cacheId || filterPart.offset !== offset) {
+      const { cache } = files;
+      const length = cache?.locate(cacheId, offset) ?? 0;
       if (length > 0) {
         const answer = lineMayContain(cache!.foundBytes, cache!.foundAt + lineAt, h2, probes);
         if (cache!.confirm() && lineAt + FILTER_LINE_BYTES <= length) {
@@ -147,12 +200,12 @@ export class TableView {
           return answer;
         }
       }
-      this.#filterCacheId = 0;
-      this.readPast(offset, storedBytes, buffer, true);
-      this.#filterCacheId = this.cacheId;
-      this.#filterOffset = offset;
+      filterPart.cacheId = 0;
+      this.readPast(offset, storedBytes, filterPart.buffer, true);
+      filterPart.cacheId = cacheId;
+      filterPart.offset = offset;
     }
-    return lineMayContain(buffer.bytes, lineAt, h2, probes);
+    return lineMayContain(filterPart.buffer.bytes, lineAt, h2, probes);
   }
 
   /** The plain block to into.bytes[0 …); returns its length. @throws ERR_CORRUPT, ERR_IO, ColdReadError */

@@ -17,7 +17,8 @@
  *            entryCount   u32
  *            restartCount u32
  *
- * Every restartInterval-th entry is a restart: its key is whole. A search goes through the heads, touches a key only where heads are equal, and walks the
+ * At least every restartInterval-th entry is a restart: its key is whole. Where entries are large it is one of fewer, so that a search steps through few bytes
+ * (and no more than a sixteenth of them is spent on that). A search goes through the heads, touches a key only where heads are equal, and walks the
  * entries of one restart. On that walk no key is put together: how much of the target the last key shared decides most entries by their head alone.
  *
  * Entries are ordered by key ascending, then number descending. A cursor survives any bytes: what does not fit is ERR_CORRUPT with the file and
@@ -42,6 +43,8 @@ const RESTART_BYTES = 8;
 /** Shared bytes that stand in the head itself are fewer. */
 const SHARED_ESCAPE = 31;
 const FLAG_MASK = 7;
+/** A restart costs its key's shared bytes and its place in the block's end: it is made as soon as it lets a search pass over so many times as much. */
+const RESTART_WORTH = 16;
 /** Head, three varints and a number's; an expiry. */
 const ENTRY_HEADER_BYTES_MAX = 1 + 5 + 5 + 5 + 8 + 6;
 export const RESTART_INTERVAL_MAX = 256;
@@ -84,6 +87,8 @@ export class BlockBuilder {
   readonly #lastKey = new Uint8Array(KEY_BYTES_MAX);
   #lastKeyLength = 0;
   #sinceRestart = 0;
+  /** Where the last restart begins. */
+  #restartAt = 0;
   #restartCount = 0;
   #restartOffsets = new Uint32Array(64);
   /** Where the keys of the restarts stand, and their lengths. */
@@ -133,16 +138,24 @@ export class BlockBuilder {
     if (needed > this.buffer.length) this.#grow(needed);
     const { buffer } = this;
     const lastKey = this.#lastKey;
+    if (this.entries === 0) this.#baseSeq = seq;
     let shared = 0;
-    if (this.#sinceRestart === 0) {
+    let isRestart = this.#sinceRestart === 0;
+    if (!isRestart) {
+      if (sharedBytes >= 0) {
+        shared = sharedBytes;
+      } else {
+        const most = Math.min(keyLength, this.#lastKeyLength);
+        while (shared < most && key[shared] === lastKey[shared]) shared++;
+      }
+      isRestart = (shared + RESTART_BYTES) * RESTART_WORTH <= at - this.#restartAt;
+    }
+    if (isRestart) {
+      shared = 0;
       if (this.#restartCount === this.#restartOffsets.length) this.#growRestarts();
       this.#restartOffsets[this.#restartCount] = at;
-      if (this.entries === 0) this.#baseSeq = seq;
-    } else if (sharedBytes >= 0) {
-      shared = sharedBytes;
-    } else {
-      const most = Math.min(keyLength, this.#lastKeyLength);
-      while (shared < most && key[shared] === lastKey[shared]) shared++;
+      this.#restartAt = at;
+      this.#sinceRestart = 0;
     }
     const unshared = keyLength - shared;
     if (shared < SHARED_ESCAPE) {
@@ -170,7 +183,7 @@ export class BlockBuilder {
       writeU48LE(buffer, at, expiresAt);
       at += 6;
     }
-    if (this.#sinceRestart === 0) {
+    if (isRestart) {
       this.#restartKeys[2 * this.#restartCount] = at;
       this.#restartKeys[2 * this.#restartCount + 1] = keyLength;
       this.#restartCount++;
@@ -247,9 +260,11 @@ function headOf(bytes: Uint8Array, at: number, end: number): number {
 }
 
 const NO_BYTES = new Uint8Array(0);
-/** In the place of a restart's number: all keys are larger, or smaller. */
-const BEFORE_ALL = -1;
-const BEHIND_ALL = -2;
+
+/** Where looking the name up costs something, and hardly anybody wants it. */
+export interface FileName {
+  readonly path: string;
+}
 
 /** One position in a block: at an entry, or (not valid) before the first, from where next() leads to it, or behind the last, from where prev() does. */
 export class BlockCursor {
@@ -265,7 +280,7 @@ export class BlockCursor {
   /** EntryFlag. */
   flags = 0;
   expiresAt = 0;
-  #file = '';
+  #file: string | FileName = '';
   #offset = 0;
   #start = 0;
   #entriesEnd = 0;
@@ -292,7 +307,7 @@ export class BlockCursor {
   }
 
   /** The plain block is bytes[start, end). file and offset: for messages. @throws ERR_CORRUPT */
-  open(bytes: Uint8Array, start: number, end: number, file: string, offset: number): void {
+  open(bytes: Uint8Array, start: number, end: number, file: string | FileName, offset: number): void {
     this.bytes = bytes;
     this.valid = false;
     this.#file = file;
@@ -322,17 +337,13 @@ export class BlockCursor {
    */
   seek(key: Uint8Array, keyLength: number, atSeq: number): boolean {
     const restart = this.#restartFor(key, keyLength, atSeq);
-    if (restart === BEFORE_ALL) {
-      this.seekToFirst();
-      return false;
-    }
-    if (restart === BEHIND_ALL) return this.#behind();
     const { bytes } = this;
     // matched: bytes of the target that the last key begins with; it is before the target.
     let matched = 0;
     let lastLength = 0;
     const entriesEnd = this.#entriesEnd;
     let next: number;
+    const common = this.#common;
     for (let at = this.#restartOffset(restart); at < entriesEnd; at = next) {
       // As #decode() does, but nothing is noted before the entry is known to be the one.
       const head = bytes[at]!;
@@ -368,6 +379,13 @@ export class BlockCursor {
       if (isCompared) {
         const most = length < keyLength ? length : keyLength;
         while (matched < most && bytes[shift + matched] === key[matched]) matched++;
+        if (matched < common) {
+          // Heads say nothing of a key that does not begin as all of the block do: it is before them, or behind.
+          if (matched === length || (matched < keyLength && bytes[shift + matched]! < key[matched]!))
+            return this.#behind();
+          this.seekToFirst();
+          return false;
+        }
         // A beginning of the target is before it.
         if (matched === length && length < keyLength) continue;
         if (matched < most && bytes[shift + matched]! < key[matched]!) continue;
@@ -439,13 +457,9 @@ export class BlockCursor {
     return this.#corruptEntry(text);
   }
 
-  /** The last restart that comes before (key, atSeq), or the first one. */
+  /** The last restart that comes before (key, atSeq), or the first one; any, if the key does not begin as all of the block do. */
   #restartFor(key: Uint8Array, keyLength: number, atSeq: number): number {
     const common = this.#common;
-    if (common > 0) {
-      const order = this.#compareCommon(key, keyLength, common);
-      if (order !== 0) return order < 0 ? BEFORE_ALL : BEHIND_ALL;
-    }
     const { bytes } = this;
     const head = headOf(key, common, keyLength);
     const headsAt = this.#entriesEnd;
@@ -459,19 +473,6 @@ export class BlockCursor {
       else high = middle;
     }
     return low - 1;
-  }
-
-  /** Order of the key against what all keys of the block begin with; 0: it begins so too. */
-  #compareCommon(key: Uint8Array, keyLength: number, common: number): number {
-    this.#decode(this.#start);
-    if (this.#shared !== 0 || this.#unshared < common) throw this.#corruptEntry('is not a first one');
-    const { bytes } = this;
-    const first = this.#suffixAt;
-    const most = Math.min(common, keyLength);
-    let at = 0;
-    while (at < most && bytes[first + at] === key[at]) at++;
-    if (at === common) return 0;
-    return at === keyLength || key[at]! < bytes[first + at]! ? -1 : 1;
   }
 
   #restartOffset(index: number): number {
@@ -652,7 +653,7 @@ export class BlockCursor {
 
   #corrupt(text: string): ConcordError {
     this.valid = false;
-    const file = this.#file;
+    const file = typeof this.#file === 'string' ? this.#file : this.#file.path;
     const offset = this.#offset;
     return new ConcordError('ERR_CORRUPT', `${file} at ${offset}: ${text}`, { file, offset });
   }

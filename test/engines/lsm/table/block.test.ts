@@ -43,7 +43,51 @@ const blockArbitrary = fc.record({
   restartInterval: fc.constantFrom(1, 2, 3, 16, 256),
 });
 
+function restartsOf(block: Uint8Array): number {
+  return new DataView(block.buffer, block.byteOffset).getUint32(block.length - 4, true);
+}
+
+function entriesOf(count: number, keyBytes: number, valueBytes: number): Entry[] {
+  return Array.from({ length: count }, (_, index) => ({
+    key: Buffer.from(String(index).padStart(keyBytes, '0')),
+    value: Buffer.alloc(valueBytes, index),
+    seq: 1,
+    expiresAt: 0,
+  }));
+}
+
 describe('a block', () => {
+  test('stores the more keys whole the larger its entries are, and spends a sixteenth on that', () => {
+    expect(restartsOf(build(entriesOf(64, 16, 4), 8))).toBe(8);
+    expect(restartsOf(build(entriesOf(64, 16, 1000), 8))).toBe(64);
+    for (const [keyBytes, valueBytes] of [
+      [16, 100],
+      [16, 300],
+      [200, 300],
+      [200, 4000],
+    ] as const) {
+      const entries = entriesOf(64, keyBytes, valueBytes);
+      const bytes = build(entries, 256).length;
+      const fewest = bytes - (restartsOf(build(entries, 256)) - 1) * (keyBytes + 8);
+      expect(bytes).toBeLessThan(fewest * (1 + 1 / 16));
+    }
+  });
+
+  test('is left at its first entry by a search for less than all of its keys begin with, behind its last by one for more', () => {
+    const cursor = open(build(entriesOf(40, 8, 100), 3));
+    for (const less of ['', '0', '000', '00000', '/', '/~~~~~~~~', '0000/~~~']) {
+      expect(cursor.seek(Buffer.from(less), less.length, Infinity)).toBe(false);
+      expect(show(entryAt(cursor))).toBe(show(entriesOf(1, 8, 100)[0]!));
+      expect(cursor.next()).toBe(true);
+    }
+    for (const more of ['1', '0001', '000100000', '~']) {
+      expect(cursor.seek(Buffer.from(more), more.length, Infinity)).toBe(false);
+      expect(cursor.valid).toBe(false);
+      expect(cursor.prev()).toBe(true);
+      expect(Buffer.from(cursor.key.subarray(0, 8)).toString()).toBe('00000039');
+    }
+  });
+
   test('gives back its entries forwards and backwards, and is sound', () => {
     fc.assert(
       fc.property(blockArbitrary, ({ entries, restartInterval }) => {
