@@ -270,8 +270,9 @@ class Stripe {
   #moved: Uint8Array | undefined;
   #movedAgain: Uint8Array | undefined;
   #rounds = 0;
-  /** Where the block lies that #find() found. */
+  /** Where the block lies that #find() found, and the word of its header. */
   #foundWhere = 0;
+  #foundHeader = 0;
   /** Its entry and first byte, after locate(). */
   #foundEntry = 0;
   foundAt = 0;
@@ -320,7 +321,7 @@ class Stripe {
     if (entry >= 0) {
       // As it was found: by now the entry may lead to another key's block.
       const where = this.#foundWhere;
-      const header = this.#headerWord(where);
+      const header = this.#foundHeader;
       const length = words[header + LENGTH]!;
       // Anything may stand there by now: it is only looked at, and not beyond the ring.
       if (length <= into.length - at && header * 4 + HEADER_BYTES + length <= this.#u8.length) {
@@ -354,7 +355,7 @@ class Stripe {
   locate(hash: number, file: number, block: number, expectedBytes: number): number {
     const entry = this.#find(hash, file, block, expectedBytes);
     if (entry >= 0) {
-      const header = this.#headerWord(this.#foundWhere);
+      const header = this.#foundHeader;
       const length = this.#u32[header + LENGTH]!;
       const start = header * 4 + HEADER_BYTES;
       if (length > 0 && start + length <= this.#u8.length) {
@@ -388,7 +389,7 @@ class Stripe {
       Atomics.add(this.#i32, MISSES_WORD, 1);
       return 0;
     }
-    const length = this.#u32[this.#headerWord(this.#foundWhere) + LENGTH]!;
+    const length = this.#u32[this.#foundHeader + LENGTH]!;
     return length <= BLOCK_BYTES_MAX ? length : 0;
   }
 
@@ -486,6 +487,7 @@ class Stripe {
         this.#isLive(where)
       ) {
         this.#foundWhere = where;
+        this.#foundHeader = header;
         return (word - CONTROL_WORDS) >>> 1;
       }
     }

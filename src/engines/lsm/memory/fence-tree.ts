@@ -34,8 +34,8 @@ const HEIGHT_WORD = 6;
 const PREFIX_OFFSET = 32;
 /** Head, a, b, end. */
 const ENTRY_BYTES = 14;
-/** 16 KiB pages: large ones are hard to get in a fragmented arena, and make searches no faster. */
-const PAGE_BYTES_TARGET = 16384;
+/** One unit: the fewer keys a page has, the more they have in common, and the more of the rest is in their heads. */
+const PAGE_BYTES_TARGET = 4096;
 /** Entries that a search looks at one by one. */
 const EQUAL_HEADS_NEAR = 4;
 /** Two keys of 4 KiB in a page of 32 KiB at least: 2^32 entries are far below it. */
@@ -180,9 +180,9 @@ export class FenceTreeBuilder {
 /** A safe bound of the units that a tree of so many entries with keys of so many bytes in all takes. */
 export function fenceTreeUnits(count: number, keyBytes: number): number {
   if (count === 0) return 0;
-  // Pages are at least half full but for the last of each height; those above have fewer entries by far.
+  // Two pages that follow each other have together more than one page's bytes; each height has at most half the pages of the one below.
   const leaves = Math.ceil((2 * (count * ENTRY_BYTES + keyBytes)) / PAGE_BYTES_TARGET) + 1;
-  return (PAGE_BYTES_TARGET / 4096) * (leaves + Math.ceil(leaves / 2) + 2);
+  return (PAGE_BYTES_TARGET / 4096) * (2 * leaves + 2);
 }
 
 /** Reports every page of the tree and, in key order, what its lowest entries say. @throws ERR_CORRUPT */

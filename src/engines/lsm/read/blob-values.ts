@@ -77,7 +77,7 @@ export function mustBeLoaded(files: LsmFiles, counters: LsmReadCounters, tree: n
   if (reference.valueBytes === 0 || files.loaded(key) !== undefined) return;
   const file = files.blob(tree, reference.file);
   counters.coldReads++;
-  throw new ColdReadError(() =>
+  throw ColdReadError.of(() =>
     files.load(key, async () => {
       if (file.isDropped) return undefined;
       files.hold(file);

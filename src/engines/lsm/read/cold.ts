@@ -17,7 +17,19 @@ export const COLD_ATTEMPTS_MAX = 32;
 export class ColdReadError extends Error {
   readonly #load: () => Promise<void>;
 
-  constructor(load: () => Promise<void>) {
+  /** Made with every read of a file and never shown: it has no stack, which would cost more than that read. */
+  static of(load: () => Promise<void>): ColdReadError {
+    const { stackTraceLimit } = Error;
+    // Not an assignment: where it cannot be changed, a stack is made.
+    Reflect.set(Error, 'stackTraceLimit', 0);
+    try {
+      return new ColdReadError(load);
+    } finally {
+      Reflect.set(Error, 'stackTraceLimit', stackTraceLimit);
+    }
+  }
+
+  private constructor(load: () => Promise<void>) {
     super('a block is not in memory');
     this.name = 'ColdReadError';
     this.#load = load;

@@ -19,7 +19,7 @@ import {
   compareSmallestKey,
   filterListWord,
 } from '../memory/table-meta.js';
-import { BlockBuffer } from '../table/block.js';
+import type { BlockBuffer } from '../table/block.js';
 import { FILTER_LINE_BYTES, filterLine, lineMayContain, type KeyHash } from '../table/filter.js';
 import { TRAILER_BYTES } from '../table/table-file.js';
 import { ColdReadError } from './cold.js';
@@ -244,24 +244,34 @@ export class TableView {
 
   /** The same for a block of entries that is not in the cache: it goes there if it is likely to be wanted again. */
   readEntries(offset: number, storedBytes: number, into: BlockBuffer): number {
-    return this.readPast(offset, storedBytes, into, this.files.isWorthKeeping(this.cacheId, offset));
+    const length = this.#fromLoaded(offset, into);
+    if (length > 0) return length;
+    return this.#fromFile(offset, storedBytes, into, this.files.isWorthKeeping(this.cacheId, offset));
   }
 
   /** The same for a block that is not in the cache. keeps: it goes there. */
   readPast(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
-    const { files, cacheId } = this;
-    const loaded = files.loadedBlock(cacheId, offset);
-    if (loaded !== undefined) {
-      into.reserve(loaded.length).set(loaded, 0);
-      return loaded.length;
-    }
+    const length = this.#fromLoaded(offset, into);
+    return length > 0 ? length : this.#fromFile(offset, storedBytes, into, keeps);
+  }
+
+  /** 0: no load has brought it. */
+  #fromLoaded(offset: number, into: BlockBuffer): number {
+    const loaded = this.files.loadedBlock(this.cacheId, offset);
+    if (loaded === undefined) return 0;
+    into.reserve(loaded.length).set(loaded, 0);
+    return loaded.length;
+  }
+
+  #fromFile(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
+    const { files } = this;
     this.checkPlace(offset, storedBytes);
     const { reader } = files.table(this.tree, this.number);
-    if (this.avoidsDisk) throw this.#cold(offset, storedBytes);
+    if (this.avoidsDisk) throw this.#cold(offset, storedBytes, keeps);
     const length = reader.readBlock(offset, storedBytes, into);
     this.counters.blocksFromFile++;
     this.counters.bytesFromFile += storedBytes;
-    if (keeps && files.inserts) files.cache?.insert(cacheId, offset, into.bytes, 0, length);
+    if (keeps && files.inserts) files.cache?.insert(this.cacheId, offset, into.bytes, 0, length);
     return length;
   }
 
@@ -284,18 +294,18 @@ export class TableView {
     });
   }
 
-  #cold(offset: number, storedBytes: number): ColdReadError {
+  #cold(offset: number, storedBytes: number, keeps: boolean): ColdReadError {
     const { files, cacheId, counters } = this;
     const file = files.table(this.tree, this.number);
     counters.coldReads++;
-    return new ColdReadError(() =>
+    return ColdReadError.of(() =>
       files.load(loadedBlockKey(cacheId, offset), async () => {
         // Closed since: the find will open it again, or has another state.
         if (file.isDropped) return undefined;
         files.hold(file);
         try {
           const { reader } = file;
-          const stored = new Uint8Array(storedBytes);
+          const stored = Buffer.allocUnsafeSlow(storedBytes);
           const read =
             reader.file.readAsync === undefined
               ? reader.file.read(stored, 0, storedBytes, offset)
@@ -303,10 +313,9 @@ export class TableView {
           counters.blocksFromFile++;
           counters.bytesFromFile += read;
           if (read < storedBytes) throw this.#short(file, offset, read, storedBytes);
-          const buffer = new BlockBuffer(2 * storedBytes);
-          const length = reader.decodeBlock(stored, 0, storedBytes, offset, buffer);
-          if (files.inserts) files.cache?.insert(cacheId, offset, buffer.bytes, 0, length);
-          return buffer.bytes.subarray(0, length);
+          const plain = reader.plainBlock(stored, 0, storedBytes, offset);
+          if (keeps && files.inserts) files.cache?.insert(cacheId, offset, plain, 0, plain.length);
+          return plain;
         } finally {
           files.letGo(file);
         }

@@ -78,15 +78,16 @@ export class BlockFile {
 
   /** The same for what was read by other means: bytes[at, at + storedBytes), as it stands in the file at `offset`. @throws as readBlock() */
   decodeBlock(bytes: Uint8Array, at: number, storedBytes: number, offset: number, into: BlockBuffer): number {
-    const code = openBlock(bytes, at, storedBytes, offset, this.#seed, this.path);
-    if (code === CompressionCode.none) {
-      const plainBytes = storedBytes - TRAILER_BYTES;
-      into.reserve(plainBytes).set(bytes.subarray(at, at + plainBytes));
-      return plainBytes;
-    }
-    const plain = this.#decompress(code, bytes, at, storedBytes, offset);
+    const plain = this.plainBlock(bytes, at, storedBytes, offset);
     into.reserve(plain.length).set(plain);
     return plain.length;
+  }
+
+  /** The same as they are: a part of `bytes` if they are not compressed. @throws as readBlock() */
+  plainBlock(bytes: Uint8Array, at: number, storedBytes: number, offset: number): Uint8Array {
+    const code = openBlock(bytes, at, storedBytes, offset, this.#seed, this.path);
+    if (code === CompressionCode.none) return bytes.subarray(at, at + storedBytes - TRAILER_BYTES);
+    return this.#decompress(code, bytes, at, storedBytes, offset);
   }
 
   /**

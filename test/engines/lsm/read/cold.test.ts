@@ -180,3 +180,39 @@ test('blocks that lie close together in a table of the last shard are told apart
   expect(files.loadedBlock(cacheId, 4097)).toBeUndefined();
   expect(files.loadedBlock(cacheId, 4096 + 400)).toBeUndefined();
 });
+
+test('what is loaded once does not go into a full cache', async () => {
+  const harness = new Harness({ cacheBytes: 256 * 1024, table: { blockBytes: 1024 } });
+  const count = 3000;
+  for (let index = 0; index < count; index++) {
+    harness.put(bytes(`key ${index}`), bytes('x'.repeat(900)));
+    if (index % 600 < 599) continue;
+    harness.freeze();
+    harness.flush();
+  }
+  const reader = harness.reader();
+  for (let index = 0; index < count; index++) get(harness, reader, bytes(`key ${index}`));
+  reader.avoidsDisk = true;
+  const before = harness.files.cache!.stats().insertions;
+  let loads = 0;
+  for (let index = 0; index < count; index += 5) {
+    const found = await getAsync(harness, reader, bytes(`key ${index}`));
+    expect(found.value).toBe('x'.repeat(900));
+    loads += found.loads;
+  }
+  expect(loads).toBeGreaterThan(300);
+  expect(harness.files.cache!.stats().insertions - before).toBeLessThan(loads / 4);
+});
+
+test('a find that misses a block says so without a stack, and leaves other errors theirs', () => {
+  const { harness, reader } = filled(new MemEnv(), { cacheBytes: 0 });
+  let missing: unknown;
+  try {
+    get(harness, reader, bytes('key 1'));
+  } catch (error) {
+    missing = error;
+  }
+  expect(missing).toBeInstanceOf(ColdReadError);
+  expect((missing as Error).stack).not.toMatch(/\n/);
+  expect(new Error('another').stack).toMatch(/\n/);
+});
