@@ -1408,7 +1408,8 @@ class Replay implements BlobTable {
     spaces.beginReplay(publishedSeq, options.adopt === true);
     const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
     spaces.setSnapshots(sequences, count);
-    spaces.beginGroup(publishedSeq, false);
+    // Readers of an adopted arena go on reading: they must see neither half a batch, nor what the dead thread had shown go back to what was before.
+    spaces.beginGroup(publishedSeq, true);
     // What fitted once must fit again, even if pages fill differently this time.
     arena.reserveMode = true;
   }
@@ -1526,7 +1527,7 @@ class Replay implements BlobTable {
     if (!this.#isReadOnly && this.#spaces.relieve(this.#env.now(), false)) publishTrees(this.#arena, this.#lastSeq);
     this.#arena.reclaim();
     this.publishedSeq = this.#lastSeq;
-    this.#spaces.beginGroup(this.publishedSeq, false);
+    this.#spaces.beginGroup(this.publishedSeq, true);
     this.#unpublished = 0;
   }
 
