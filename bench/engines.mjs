@@ -6,6 +6,7 @@
  *   node bench/engines.mjs                              all engines at 1 k, 100 k and 1 M records, then the mixed load: about five minutes
  *   node bench/engines.mjs --quick                      1 k and 20 k, few rounds: a smoke signal
  *   node bench/engines.mjs --engines hash,btree --records 1000000 --no-mix
+ *   node bench/engines.mjs --mix 30                     only the mixed loads whose name contains the text
  *   node --cpu-prof bench/engines.mjs --engines hash --in-process --no-mix
  *
  * Each engine has a process of its own (--in-process: this one), so that none is compiled with another's types. Keys of 17 bytes, values of 40; put in groups of
@@ -59,7 +60,7 @@ export async function runEngines({
   isQuick,
   seed,
   inProcess,
-  withMix,
+  mixNames,
   mixOperations,
   mixKeys,
   onRows,
@@ -77,7 +78,7 @@ export async function runEngines({
     }
   }
   const mixes = [];
-  for (const mix of withMix ? Object.keys(MIXES) : []) {
+  for (const mix of mixNames) {
     const result = await runMix(mix, mixOperations, seed, mixKeys);
     mixes.push(result);
     if (result.failed + result.wrong > 0) failures.push(`${mix}: ${result.failed} calls failed, ${result.wrong} wrong`);
@@ -206,18 +207,21 @@ async function main() {
       seed: { type: 'string', default: '1' },
       json: { type: 'string' },
       'in-process': { type: 'boolean', default: false },
+      mix: { type: 'string' },
       'no-mix': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) {
     console.log(
-      'node bench/engines.mjs [--quick] [--engines a,b] [--records n,m] [--no-mix] [--in-process] [--seed n] [--json file]',
+      'node bench/engines.mjs [--quick] [--engines a,b] [--records n,m] [--no-mix | --mix text] [--in-process] [--seed n] [--json file]',
     );
     return;
   }
   const isQuick = values.quick;
-  const engines = values.engines?.split(',') ?? BASELINE_ENGINES.filter((name) => engineNames().includes(name));
+  const ofAll = values.mix === undefined ? BASELINE_ENGINES.filter((name) => engineNames().includes(name)) : [];
+  const engines = values.engines?.split(',') ?? ofAll;
+  const mixNames = values['no-mix'] ? [] : Object.keys(MIXES).filter((name) => name.includes(values.mix ?? ''));
   const records = values.records?.split(',').map(Number) ?? (isQuick ? [1000, 20_000] : [...FULL_ROUNDS.keys()]);
   const machine = describeMachine('.');
   const configuration = {
@@ -242,7 +246,7 @@ async function main() {
     isQuick,
     seed: configuration.seed,
     inProcess: values['in-process'],
-    withMix: !values['no-mix'],
+    mixNames,
     mixOperations: isQuick ? 80_000 : 2_000_000,
     onRows: (rows) => {
       printGrid([HEADER, ...rows.map(cellsOf)]);

@@ -2,6 +2,8 @@ import { expect, test } from 'vitest';
 import { engineNames } from '../dist/engines/engine.js';
 // @ts-expect-error plain JavaScript
 import { judgeEngines, runEngines } from '../bench/engines.mjs';
+// @ts-expect-error plain JavaScript
+import { MIXES } from '../bench/support/mix-run.mjs';
 
 interface Result {
   readonly rows: readonly {
@@ -21,7 +23,7 @@ test('the bench of engines runs at a tiny size and reads back what it wrote', as
     isQuick: true,
     seed: 1,
     inProcess: true,
-    withMix: true,
+    mixNames: Object.keys(MIXES) as string[],
     mixOperations: 4000,
     mixKeys: 2000,
   })) as Result;
