@@ -173,6 +173,14 @@ export class LeafRun {
     this.count = kept;
   }
 
+  /** How many of the entries [from, to) are tombstones. */
+  tombstones(from: number, to: number): number {
+    let count = 0;
+    for (let index = from; index < to; index++)
+      count += this.memory[this.#refs[index * REF_WORDS + LEAD_AT]!]! & CellFlag.Tombstone;
+    return count;
+  }
+
   keyLength(index: number): number {
     const ref = index * REF_WORDS;
     return this.#refs[ref + PREFIX_LENGTH]! + this.#refs[ref + SUFFIX_LENGTH]!;

@@ -6,7 +6,7 @@
  *   level 0   [ leaf ]  [ leaf ]…         new descent ("finger"); a structural change drops it.
  *
  * A page born since the last publication is changed in place; any other is copied first, and the pages above it. So a fresh page
- * has only fresh ancestors. Pages that overflow or underflow go through a run (leaf-run.ts) into new pages: one page again
+ * has only fresh ancestors. One exception: an entry of a published leaf may be exchanged by one store, see overwritesInPlace, #replaceCell(). Pages that overflow or underflow go through a run (leaf-run.ts) into new pages: one page again
  * (compaction, another prefix or class), two shared with a sibling that has room, or a split. Ascending inserts leave full pages.
  *
  * A large group is admitted by a bound that counts on packing: when memory runs short, pages of the group that fit together are merged
@@ -41,6 +41,7 @@ import {
   LEAF_SLOT_BYTES,
   LEVEL_BYTE,
   NEXT_WORD,
+  PAGE_BYTES_MAX,
   PAGE_CLASS_MAX,
   PAGE_FLAGS_BYTE,
   PAGE_HEADER_BYTES,
@@ -90,6 +91,8 @@ const NO_KEY = new Uint8Array(0);
 
 /** Overwrites in place that packing a leaf must make room for. */
 const OVERWRITE_ROOM_CELLS = 3;
+/** A leaf that packing leaves less free than this share of it loses its tombstones, too. */
+const PACKED_ROOM_SHIFT = 3;
 
 export abstract class TreeShape {
   protected readonly arena: ArenaWriter;
@@ -103,6 +106,9 @@ export abstract class TreeShape {
   protected rootUnit: UnitId = 0;
   protected height = 0;
   protected cellCount = 0;
+  /** Of the cells, and what their keys have in bytes. Not kept up in a tree that has a page file. */
+  protected tombstones = 0;
+  protected tombstoneKeyBytes = 0;
   protected leafPages = 0;
   protected branchPages = 0;
   protected treeUnits = 0;
@@ -134,7 +140,7 @@ export abstract class TreeShape {
   protected frugal = false;
 
   /**
-   * Whether an overwrite may show before the publication: set while every operation stands for itself, unset where several must
+   * Whether an overwrite or a delete may show before the publication: set while every operation stands for itself, unset where several must
    * become visible together.
    */
   overwritesInPlace = false;
@@ -164,6 +170,8 @@ export abstract class TreeShape {
     /** Copies before the first change since a publication. */
     pagesCopied: 0,
     overwritesInPlace: 0,
+    /** Deletes that left a tombstone which hides nothing. */
+    burials: 0,
   };
 
   protected readonly leafRun = new LeafRun();
@@ -174,6 +182,8 @@ export abstract class TreeShape {
   /** A part that does not fit a page of the class for new ones may have one of up to this class. */
   #classKept = 0;
   #weights = new Float64Array(1024);
+  /** Entries of a leaf that stay when it is packed. */
+  readonly #kept = new Uint16Array(PAGE_BYTES_MAX / LEAF_SLOT_BYTES);
   readonly #wanted = new Int32Array(4);
 
   constructor(arena: ArenaWriter, order: number, sizer: PageSizer) {
@@ -461,6 +471,7 @@ export abstract class TreeShape {
       const unit = arena.allocate(UNITS_OF_CLASS[pageClass]!);
       this.#copyPage(old, unit, pageClass);
       this.events.pagesCopied++;
+      arena.tombstonesIn[unit] = arena.tombstonesIn[old]!;
       this.pager?.superseded(old);
       arena.retire(old, this.pager?.isOpen !== true);
       this.unit[at] = unit;
@@ -501,9 +512,23 @@ export abstract class TreeShape {
     target[targetBase + PAGE_FLAGS_BYTE] = 0;
   }
 
-  /** As makeWritable(0), but the copy of the leaf has its cells packed. */
-  #compactLeaf(): void {
+  /**
+   * As makeWritable(0), but the copy of the leaf has its cells packed; with `drops` those tombstones are left out that hide nothing. The cell at the
+   * position stays. Returns where that is now.
+   */
+  #compactLeaf(position: number, drops: boolean): number {
     const arena = this.arena;
+    const count = this.leafCount();
+    const kept = this.#kept;
+    let keptCount = 0;
+    let moved = position;
+    for (let index = 0; index < count; index++) {
+      if (index === position) moved = keptCount;
+      if (drops && index !== position && this.#hidesNothing(index)) this.#noteTombstone(this.cellAt(index), -1);
+      else kept[keptCount++] = index;
+    }
+    if (position === count) moved = keptCount;
+    this.cellCount -= count - keptCount;
     this.makeWritable(1);
     const old = this.unit[0]!;
     const pageClass = this.#classOf(old);
@@ -512,30 +537,66 @@ export abstract class TreeShape {
     const u16 = arena.u16[unit >>> SEGMENT_UNIT_SHIFT]!;
     const u32 = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
-    const count = this.leafCount();
-    const from = this.base;
-    const slotsBytes = headsOffset(this.u16[(from >>> 1) + PREFIX_LENGTH_HALFWORD]!) + 4 * count;
-    for (let word = 0; word < slotsBytes >>> 2; word++) u32[(base >>> 2) + word] = this.u32[(from >>> 2) + word]!;
-    const offsets = (base + slotsBytes) >>> 1;
+    const half = base >>> 1;
+    const headsAt = headsOffset(this.u16[(this.base >>> 1) + PREFIX_LENGTH_HALFWORD]!);
+    for (let word = 0; word < headsAt >>> 2; word++) u32[(base >>> 2) + word] = this.u32[(this.base >>> 2) + word]!;
+    const heads = (base + headsAt) >>> 2;
+    const oldHeads = (this.base + headsAt) >>> 2;
+    const offsets = (heads + keptCount) << 1;
     let end = 4096 << pageClass;
-    for (let index = 0; index < count; index++) {
-      const cell = this.cellAt(index);
+    for (let index = 0; index < keptCount; index++) {
+      const from = kept[index]!;
+      const cell = this.cellAt(from);
       const bytes = this.leafCellBytes(cell);
       end -= bytes;
       copyBytes(this.u8, cell, bytes, u8, base + end);
+      u32[heads + index] = this.u32[oldHeads + from]!;
       u16[offsets + index] = end;
     }
-    u16[(base >>> 1) + CELL_START_HALFWORD] = end;
-    u16[(base >>> 1) + GARBAGE_HALFWORD] = 0;
+    u16[half + COUNT_HALFWORD] = keptCount;
+    u16[half + CELL_START_HALFWORD] = end;
+    u16[half + GARBAGE_HALFWORD] = 0;
     u32[(base >>> 2) + 1] = arena.unpublishedEpochLow;
-    u16[(base >>> 1) + 4] = arena.unpublishedEpochHigh;
+    u16[half + 4] = arena.unpublishedEpochHigh;
     u32[(base >>> 2) + NEXT_WORD] = 0;
     u8[base + PAGE_FLAGS_BYTE] = 0;
+    arena.tombstonesIn[unit] = arena.tombstonesIn[old]!;
     this.pager?.superseded(old);
-    arena.retire(old, this.pager?.isOpen !== true);
+    arena.release(old, this.pager?.isOpen !== true);
     this.events.pagesCopied++;
     if (this.#lastInsertUnit === old) this.#lastInsertUnit = unit;
     this.#replacePage(0, unit);
+    return moved;
+  }
+
+  /** As makeWritable(0), without tombstones that hide nothing. Returns where the cell at the position is now; it stays in any case. */
+  protected makeWritableAndPack(position: number): number {
+    if (this.#canDrop(position)) return this.#compactLeaf(position, true);
+    this.makeWritable(0);
+    return position;
+  }
+
+  /** Whether the leaf has tombstones, other than at the position, that hide nothing. */
+  #canDrop(position: number): boolean {
+    if (this.arena.tombstonesIn[this.unit[0]!] === 0 || this.pager !== undefined) return false;
+    for (let index = this.leafCount() - 1; index >= 0; index--)
+      if (index !== position && this.#hidesNothing(index)) return true;
+    return false;
+  }
+
+  /** Of a tombstone without an older version of its key behind it. */
+  #hidesNothing(position: number): boolean {
+    if ((this.u8[this.cellAt(position)]! & CellFlag.Tombstone) === 0) return false;
+    return position + 1 < this.leafCount() ? !this.sameKeyAsNext(position) : !this.separatorHasSeq(1);
+  }
+
+  /** A tombstone comes into the path's leaf (+1) or goes from it (-1). */
+  #noteTombstone(cell: number, change: 1 | -1): void {
+    if (this.pager !== undefined) return;
+    const suffixLength = readVarint(this.u8, skipVarint(this.u8, cellLengthsAt(this.u8, cell)));
+    this.tombstones += change;
+    this.tombstoneKeyBytes += change * (this.u16[(this.base >>> 1) + PREFIX_LENGTH_HALFWORD]! + suffixLength);
+    this.arena.tombstonesIn[this.unit[0]!]! += change;
   }
 
   /** Puts a page in place of the path's page at that level, without other change of structure. */
@@ -580,6 +641,7 @@ export abstract class TreeShape {
     const offsets = (heads + count) << 1;
     const cell = u16[offsets + position]!;
     const bytes = this.leafCellBytes(base + cell);
+    if ((this.u8[base + cell]! & CellFlag.Tombstone) !== 0) this.#noteTombstone(base + cell, -1);
     if (cell === u16[half + CELL_START_HALFWORD]) u16[half + CELL_START_HALFWORD] = cell + bytes;
     else u16[half + GARBAGE_HALFWORD]! += bytes;
     for (let index = position; index + 1 < count; index++) u32[heads + index] = u32[heads + index + 1]!;
@@ -613,38 +675,91 @@ export abstract class TreeShape {
   }
 
   /**
-   * A new cell of the same size in place of one that no snapshot needs, in a published page: the cell is written where no slot points, then
-   * one store of the slot's offset makes it the entry. A reader finds the old cell or the new one, each whole. Saves the copy of the page and of
-   * the path above it, and leaves the branches in the readers' caches. False when the page has no room for it.
+   * A new cell in place of one that no snapshot needs, in a published page: the cell is written where no slot points, then one store of the slot's
+   * offset makes it the entry. A reader finds the old cell or the new one, each whole. Saves the copy of the page and of the path above it, and leaves
+   * the branches in the readers' caches. False when the page has no room for it.
    *
-   * Where no slot points: the cell that the last overwrite in this page left behind, once every reader that may stand on it has gone
-   * (the writer remembers it beside the page, see ArenaWriter.spareOffset), else the gap. The counts of the tree do not change, so a
-   * writer that dies in between leaves nothing but a few bytes in the page that nothing counts.
+   * Where no slot points: a cell that an earlier change of this page left behind, once every reader that may stand on it has gone
+   * (the writer remembers one beside the page, see ArenaWriter.spareOffset), else the gap. Bytes that are neither in the gap nor in a cell are counted as
+   * garbage only after they have become it, so a writer that dies in between leaves a sound page with a few bytes in it that nothing counts. What the dead
+   * writer's last changes did to the counts of live entries the successor finds out by counting (live-counts.ts).
    */
-  #overwriteCell(position: number, old: number, cellBytes: number, gap: number): boolean {
-    const { arena, u16, base } = this;
+  #replaceCell(position: number, old: number, oldBytes: number, cellBytes: number, gap: number): boolean {
+    const { arena, u8, u16, base } = this;
     const unit = this.unit[0]!;
     const half = base >>> 1;
     const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
     const offset = leafOffsetsHalfword(u16, base) + position;
     const spare = arena.spareOffset[unit]!;
+    const spareBytes = spare === 0 ? 0 : this.leafCellBytes(base + spare);
     let at = spare;
-    if (spare !== 0 && arena.spareEpoch[unit]! <= arena.safeEpoch && this.leafCellBytes(base + spare) === cellBytes) {
+    if (spareBytes >= cellBytes && arena.spareEpoch[unit]! <= arena.safeEpoch) {
       arena.spareOffset[unit] = 0;
       this.pager?.dirtied(this.unit, this.height);
+      u16[half + GARBAGE_HALFWORD]! -= cellBytes;
     } else {
       if (cellBytes > gap) return false;
       this.pager?.dirtied(this.unit, this.height);
       at = u16[half + CELL_START_HALFWORD]! - cellBytes;
       u16[half + CELL_START_HALFWORD] = at;
-      u16[half + GARBAGE_HALFWORD]! += cellBytes;
     }
     this.#writeCell(base + at, this.cellKeyLength - prefixLength, prefixLength);
+    if ((u8[base + old]! & CellFlag.Tombstone) !== 0) this.#noteTombstone(base + old, -1);
+    if ((this.cellFlags & CellFlag.Tombstone) !== 0) this.#noteTombstone(base + at, 1);
     Atomics.store(u16, offset, at);
-    arena.spareEpoch[unit] = arena.unpublishedEpoch;
-    arena.spareOffset[unit] = old;
-    this.events.overwritesInPlace++;
+    u16[half + GARBAGE_HALFWORD]! += oldBytes;
+    // One that is large enough for the next cell, and of those the oldest: it can be used first.
+    if (at === spare || oldBytes > spareBytes) {
+      arena.spareEpoch[unit] = arena.unpublishedEpoch;
+      arena.spareOffset[unit] = old;
+    }
     return true;
+  }
+
+  /** Whether the cell at that offset of the path's leaf, which no snapshot needs, may give its place to the new one before the publication. */
+  #changesInPlace(old: number, oldBytes: number, cellBytes: number): boolean {
+    if (!this.overwritesInPlace) return false;
+    const flags = this.u8[this.base + old]!;
+    // A row says whether entries of its tree may expire, and a page file's what there is: both must stay true as they are published.
+    if (((flags ^ this.cellFlags) & CellFlag.Expiry) !== 0) return false;
+    if (this.pager !== undefined && (flags !== this.cellFlags || oldBytes !== cellBytes)) return false;
+    return (
+      ((flags | this.cellFlags) & CellFlag.Overflow) === 0 &&
+      !this.arena.isUnpublished(this.unit[0]!) &&
+      !this.arena.hasLongPins
+    );
+  }
+
+  /**
+   * The cell, a tombstone, in place of the only version of its key, which no snapshot needs: like an overwrite it mostly needs no copy of the leaf
+   * and its path. It hides nothing, and goes when the leaf has no room for an insert; a put of the key takes its place without a copy, too.
+   * False where tombstones would become more than live entries, and where the leaf may be merged with another after a removal. The caller
+   * has called ensureRoom().
+   */
+  protected buryCell(position: number): boolean {
+    if (this.orderLimited || this.pager !== undefined) return false;
+    const leaf = this.unit[0]!;
+    if (2 * (this.arena.tombstonesIn[leaf]! + 1) > this.leafCount()) return false;
+    const old = this.cellAt(position);
+    if ((this.u8[old]! & (CellFlag.Overflow | CellFlag.Expiry)) !== 0) return false;
+    const left = this.#usedBytes(leaf, LEAF_SLOT_BYTES) - this.leafCellBytes(old);
+    if (left < FILL_MIN * (4096 << this.#classOf(leaf))) return false;
+    this.#takePlace(position, this.#newCellBytes());
+    this.events.burials++;
+    return true;
+  }
+
+  /** Of the cell to insert, in the path's leaf. */
+  #newCellBytes(): number {
+    const suffixLength = this.cellKeyLength - this.u16[(this.base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
+    return (
+      CELL_LENGTHS_OFFSET +
+      ((this.cellFlags & CellFlag.Expiry) >> 2) * EXPIRY_BYTES +
+      varintBytes(this.cellValueLength) +
+      (suffixLength < 0x80 ? 1 : 2) +
+      suffixLength +
+      this.cellBodyLength
+    );
   }
 
   /** Inserts the cell at the position of the path's leaf; with `replace`, in place of the cell there. The path may be lost. */
@@ -653,68 +768,81 @@ export abstract class TreeShape {
     const half = base >>> 1;
     const count = u16[half + COUNT_HALFWORD]!;
     const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
-    const suffixLength = this.cellKeyLength - prefixLength;
     if (!replace && !this.#sharesPrefix(prefixLength)) {
       this.#spillLeaf(position, 0);
       return;
     }
-    const cellBytes =
-      CELL_LENGTHS_OFFSET +
-      ((this.cellFlags & CellFlag.Expiry) >> 2) * EXPIRY_BYTES +
-      varintBytes(this.cellValueLength) +
-      (suffixLength < 0x80 ? 1 : 2) +
-      suffixLength +
-      this.cellBodyLength;
+    const cellBytes = this.#newCellBytes();
     this.sizer.noteCell(cellBytes);
     const pageClass = this.u8[base + CLASS_BYTE]! & 3;
     if (4 * cellBytes > 4096 << pageClass && pageClass < PAGE_CLASS_MAX) {
       this.#spillLeaf(position, replace ? 1 : 0);
       return;
     }
-    const headsAt = headsOffset(prefixLength);
-    const gap = u16[half + CELL_START_HALFWORD]! - headsAt - LEAF_SLOT_BYTES * count;
     if (replace) {
-      const old = this.cellAt(position) - base;
-      const oldBytes = this.leafCellBytes(base + old);
-      if (cellBytes > oldBytes && cellBytes > gap) {
-        this.#spillLeaf(position, 1);
-        return;
-      }
-      if (
-        this.overwritesInPlace &&
-        cellBytes === oldBytes &&
-        this.u8[base + old] === this.cellFlags &&
-        (this.cellFlags & CellFlag.Overflow) === 0 &&
-        !this.arena.isUnpublished(this.unit[0]!) &&
-        !this.arena.hasLongPins
-      ) {
-        if (this.#overwriteCell(position, old, cellBytes, gap)) return;
-        // The copy that is due anyway leaves room for the next overwrites.
-        if (u16[half + GARBAGE_HALFWORD]! >= OVERWRITE_ROOM_CELLS * cellBytes) this.#compactLeaf();
-      }
-      this.makeWritable(0);
-      const writable = this.base >>> 1;
-      let at = this.cellAt(position) - this.base;
-      if (cellBytes <= oldBytes) {
-        this.u16[writable + GARBAGE_HALFWORD]! += oldBytes - cellBytes;
-      } else {
-        at = this.u16[writable + CELL_START_HALFWORD]! - cellBytes;
-        this.u16[writable + CELL_START_HALFWORD] = at;
-        this.u16[writable + GARBAGE_HALFWORD]! += oldBytes;
-        this.u16[leafOffsetsHalfword(this.u16, this.base) + position] = at;
-      }
-      this.#writeCell(this.base + at, suffixLength, prefixLength);
+      this.#takePlace(position, cellBytes);
       return;
     }
-    if (cellBytes + LEAF_SLOT_BYTES > gap || count >= this.entriesMax) {
-      this.#spillLeaf(position, 0);
+    if (cellBytes + LEAF_SLOT_BYTES > this.#gapBytes() || count >= this.entriesMax) {
+      if (this.#canDrop(position)) this.insertCell(this.#compactLeaf(position, true), false);
+      else this.#spillLeaf(position, 0);
       return;
     }
     this.makeWritable(0);
-    this.#openSlot(position, count, prefixLength, cellBytes, suffixLength);
+    this.#openSlot(position, count, prefixLength, cellBytes, this.cellKeyLength - prefixLength);
     this.cellCount++;
     this.#lastInsertUnit = this.unit[0]!;
     this.#lastInsertAt = position;
+  }
+
+  /** Between the slots and the cells of the path's leaf. */
+  #gapBytes(): number {
+    const { u16, base } = this;
+    const half = base >>> 1;
+    const headsAt = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!);
+    return u16[half + CELL_START_HALFWORD]! - headsAt - LEAF_SLOT_BYTES * u16[half + COUNT_HALFWORD]!;
+  }
+
+  /** The cell to insert in place of the one at the position, which nobody needs. The path may be lost. */
+  #takePlace(position: number, cellBytes: number): void {
+    const { u8, u16, base } = this;
+    const half = base >>> 1;
+    const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
+    const old = this.cellAt(position) - base;
+    const oldBytes = this.leafCellBytes(base + old);
+    const gap = this.#gapBytes();
+    if (this.#changesInPlace(old, oldBytes, cellBytes)) {
+      if (this.#replaceCell(position, old, oldBytes, cellBytes, gap)) {
+        this.events.overwritesInPlace++;
+        return;
+      }
+      // The copy that is due anyway leaves room for the next overwrites.
+      const garbage = u16[half + GARBAGE_HALFWORD]!;
+      const drops = garbage < (4096 << this.#classOf(this.unit[0]!)) >>> PACKED_ROOM_SHIFT && this.#canDrop(position);
+      if (drops || garbage >= OVERWRITE_ROOM_CELLS * cellBytes) {
+        this.#takePlace(this.#compactLeaf(position, drops), cellBytes);
+        return;
+      }
+    }
+    if (cellBytes > oldBytes && cellBytes > gap) {
+      if (this.#canDrop(position)) this.#takePlace(this.#compactLeaf(position, true), cellBytes);
+      else this.#spillLeaf(position, 1);
+      return;
+    }
+    this.makeWritable(0);
+    const writable = this.base >>> 1;
+    let at = this.cellAt(position) - this.base;
+    if ((u8[base + old]! & CellFlag.Tombstone) !== 0) this.#noteTombstone(this.base + at, -1);
+    if (cellBytes <= oldBytes) {
+      this.u16[writable + GARBAGE_HALFWORD]! += oldBytes - cellBytes;
+    } else {
+      at = this.u16[writable + CELL_START_HALFWORD]! - cellBytes;
+      this.u16[writable + CELL_START_HALFWORD] = at;
+      this.u16[writable + GARBAGE_HALFWORD]! += oldBytes;
+      this.u16[leafOffsetsHalfword(this.u16, this.base) + position] = at;
+    }
+    this.#writeCell(this.base + at, this.cellKeyLength - prefixLength, prefixLength);
+    if ((this.cellFlags & CellFlag.Tombstone) !== 0) this.#noteTombstone(this.base + at, 1);
   }
 
   #openSlot(position: number, count: number, prefixLength: number, cellBytes: number, suffixLength: number): void {
@@ -732,6 +860,7 @@ export abstract class TreeShape {
     u16[half + COUNT_HALFWORD] = count + 1;
     u16[moved + position] = cell;
     this.#writeCell(base + cell, suffixLength, prefixLength);
+    if ((this.cellFlags & CellFlag.Tombstone) !== 0) this.#noteTombstone(base + cell, 1);
     u32[heads + position] = headOf(this.cellKey, this.cellKeyStart + prefixLength, suffixLength);
   }
 
@@ -757,6 +886,13 @@ export abstract class TreeShape {
       if (this.u8[prefixAt + index] !== this.cellKey[this.cellKeyStart + index]) return false;
     }
     return true;
+  }
+
+  /** The cell to insert goes to a page through a run, and the pages' counts with it. */
+  #noteNewTombstone(): void {
+    if ((this.cellFlags & CellFlag.Tombstone) === 0 || this.pager !== undefined) return;
+    this.tombstones++;
+    this.tombstoneKeyBytes += this.cellKeyLength;
   }
 
   #addNewCell(run: LeafRun): void {
@@ -786,6 +922,9 @@ export abstract class TreeShape {
     this.#noteSpill();
     this.makeWritable(1);
     this.cellCount += 1 - drop;
+    if (drop !== 0 && (this.u8[this.cellAt(position)]! & CellFlag.Tombstone) !== 0)
+      this.#noteTombstone(this.cellAt(position), -1);
+    this.#noteNewTombstone();
     const page = run.addPage(this.u8, this.base);
     run.addEntries(page, 0, position);
     this.#addNewCell(run);
@@ -835,6 +974,7 @@ export abstract class TreeShape {
     const old = this.unit[0]!;
     if (this.arena.isUnpublished(old) && this.#classOf(old) === pageClass) {
       this.leafRun.write(0, total, prefixLength, this.u8, this.u16, this.u32, this.base);
+      this.arena.tombstonesIn[old] = this.tombstones === 0 ? 0 : this.leafRun.tombstones(0, total);
       if (this.pager !== undefined) this.u16[(this.base >>> 1) + RESERVED_HALFWORD] = this.pager.number;
       return;
     }
@@ -919,11 +1059,15 @@ export abstract class TreeShape {
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
     const u16 = this.arena.u16[segment]!;
     const half = base >>> 1;
-    const pageBytes = 4096 << this.#classOf(unit);
-    const count = u16[half + COUNT_HALFWORD]!;
-    const cells = pageBytes - u16[half + CELL_START_HALFWORD]! - u16[half + GARBAGE_HALFWORD]!;
-    const bytes = headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!) + count * slotBytes + cells;
-    return Math.max(bytes / pageBytes, this.orderLimited ? count / this.entriesMax : 0);
+    const filled = this.#usedBytes(unit, slotBytes) / (4096 << this.#classOf(unit));
+    return Math.max(filled, this.orderLimited ? u16[half + COUNT_HALFWORD]! / this.entriesMax : 0);
+  }
+
+  #usedBytes(unit: UnitId, slotBytes: number): number {
+    const u16 = this.arena.u16[unit >>> SEGMENT_UNIT_SHIFT]!;
+    const half = ((unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT) >>> 1;
+    const cells = (4096 << this.#classOf(unit)) - u16[half + CELL_START_HALFWORD]! - u16[half + GARBAGE_HALFWORD]!;
+    return headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!) + u16[half + COUNT_HALFWORD]! * slotBytes + cells;
   }
 
   /** Cuts the leaf run into at least `partsMin` pages of about equal bytes; ends in #cuts. -1 if more than `partsMax` are needed. */
@@ -1057,6 +1201,7 @@ export abstract class TreeShape {
       u32[segment]!,
       (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT,
     );
+    if (this.tombstones > 0) this.arena.tombstonesIn[unit] = run.tombstones(from, to);
     this.#nameFile(unit);
   }
 

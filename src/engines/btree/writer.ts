@@ -2,7 +2,8 @@
  * The copy-on-write B+Tree's writer: versions, puts, deletes, range deletes, sweeps. The tree's shape is tree-shape.ts.
  *
  * A key's versions stand together, newest first. An update replaces the old version unless an open snapshot S has old ≤ S < new.
- * A delete removes the key unless an older version must stay; then a tombstone hides it. A run of versions may reach into the next
+ * A delete removes the key unless an older version must stay; then a tombstone hides it. One that may show before its publication leaves a tombstone
+ * that hides nothing (buryCell()): it saves copies, and stands for no entry. A run of versions may reach into the next
  * leaf; operations prune what stands in their own leaf and leave the rest to sweep().
  *
  * If an operation throws ERR_MEMORY_FULL, nothing has changed. Deletes, range deletes and sweeps may use the arena's reserve.
@@ -24,6 +25,7 @@ import {
 import { measureCells, pagesByBytes } from './admission.js';
 import { BulkLoader } from './bulk.js';
 import { checkTree } from './check.js';
+import { countLive } from './live-counts.js';
 import { TreeTable, type TreeCounts } from './meta.js';
 import { OverflowWriter, overflowUnits, walkChain, type OverflowChain } from './overflow.js';
 import {
@@ -145,16 +147,25 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.branchPages = row.branchPages;
     this.treeUnits = row.treeUnits;
     if (row.height > 0) countPages(arena, row.rootUnit, row.height - 1, this.mix);
+    const paging = pagingOf(arena);
+    const hasPager = paging !== undefined && (options.budgetBytes !== undefined || row.isPaged === true);
+    const isCounted = hasPager || (!arena.isAdopted && row.cells === row.liveEntries);
+    const live = isCounted
+      ? { ...row, tombstones: 0, tombstoneKeyBytes: 0 }
+      : countLive(arena, row, (leaf, count) => {
+          arena.tombstonesIn[leaf] = count;
+        });
+    this.tombstones = live.tombstones;
+    this.tombstoneKeyBytes = live.tombstoneKeyBytes;
     this.#isMeasured = row.height === 0;
-    this.#liveEntries = row.liveEntries;
-    this.#liveKeyBytes = row.liveKeyBytes;
-    this.#liveValueBytes = row.liveValueBytes;
+    this.#liveEntries = live.liveEntries;
+    this.#liveKeyBytes = live.liveKeyBytes;
+    this.#liveValueBytes = live.liveValueBytes;
     this.#overflowPages = row.overflowPages;
     this.#overflowUnits = row.overflowUnits;
     this.#mayExpire = row.mayExpire === true && row.cells > 0;
     this.#overflow = new OverflowWriter(arena);
-    const paging = pagingOf(arena);
-    if (paging !== undefined && (options.budgetBytes !== undefined || row.isPaged === true)) {
+    if (hasPager) {
       this.pager = new Pager(arena, paging, options.budgetBytes ?? Infinity);
       paging.trees.add(this);
       this.isAwaitingRoot = row.isPaged === true && row.height === 0;
@@ -170,7 +181,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.#snapshotCount = count;
   }
 
-  /** Overwrites may show before the publication unless the group's operations must show together. */
+  /** Overwrites and deletes may show before the publication unless the group's operations must show together. */
   beginGroup(_publishedSeq: number, isAtomic: boolean): void {
     this.overwritesInPlace = !isAtomic;
   }
@@ -299,10 +310,27 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   }
 
   /**
-   * Deletes live keys from low to high, at most `limit` of them: a slice of a range delete. Undefined bounds are open. All deletes
-   * of a slice may share one seq.
+   * Deletes live keys from low to high, at most `limit` of them: a slice of a range delete, which becomes visible as one. Undefined bounds
+   * are open. All deletes of a slice may share one seq.
    */
   removeRange(
+    low: Uint8Array | undefined,
+    lowInclusive: boolean,
+    high: Uint8Array | undefined,
+    highInclusive: boolean,
+    limit: number,
+    seq: number,
+  ): RemoveRangeResult {
+    const before = this.overwritesInPlace;
+    this.overwritesInPlace = false;
+    try {
+      return this.#removeRange(low, lowInclusive, high, highInclusive, limit, seq);
+    } finally {
+      this.overwritesInPlace = before;
+    }
+  }
+
+  #removeRange(
     low: Uint8Array | undefined,
     lowInclusive: boolean,
     high: Uint8Array | undefined,
@@ -392,6 +420,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       this.rootUnit = result.rootUnit;
       this.height = result.height;
       this.cellCount = result.entries;
+      this.tombstones = 0;
+      this.tombstoneKeyBytes = 0;
       this.#mayExpire = result.mayExpire;
       this.leafPages = result.leafPages;
       this.branchPages = result.branchPages;
@@ -415,6 +445,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.rootUnit = 0;
     this.height = 0;
     this.cellCount = 0;
+    this.tombstones = 0;
+    this.tombstoneKeyBytes = 0;
     this.#mayExpire = false;
     this.leafPages = 0;
     this.branchPages = 0;
@@ -463,7 +495,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   #pagesByBytes(operations: number, bytes: number, largestBytes: number): number {
     // Smaller groups are bounded well enough by their operations.
     if (operations < PACK_SPILLS_MIN || largestBytes > this.inlineValueBytesMax || this.orderLimited) return Infinity;
-    if (this.cellCount !== this.#liveEntries || this.pager !== undefined) return Infinity;
+    // Older versions are not measured.
+    if (this.cellCount !== this.#liveEntries + this.tombstones || this.pager !== undefined) return Infinity;
     const pageBytes = UNIT_BYTES << this.sizer.leafClass;
     if (4 * largestBytes > pageBytes) return Infinity;
     if (!this.#isMeasured) {
@@ -475,8 +508,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       pageBytes,
       leafPages: this.leafPages,
       branchPages: this.branchPages,
-      entries: this.#liveEntries,
-      entryBytes: this.#liveKeyBytes + this.#liveValueBytes,
+      entries: this.cellCount,
+      entryBytes: this.#liveKeyBytes + this.#liveValueBytes + this.tombstoneKeyBytes,
     };
     // The tree may grow by some levels meanwhile.
     const levels = this.height + LEVELS_GROWN_MAX;
@@ -571,6 +604,16 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   /** Problems found, empty when sound. Walks everything. */
   check(): string[] {
     const { problems } = checkTree(this.arena, this.counts());
+    if (problems.length === 0 && this.pager === undefined) {
+      const { tombstones, tombstoneKeyBytes } = countLive(this.arena, this.counts(), (leaf, count) => {
+        const noted = this.arena.tombstonesIn[leaf]!;
+        if (noted !== count) problems.push(`leaf at unit ${leaf}: noted ${noted} tombstones, counted ${count}`);
+      });
+      if (tombstones !== this.tombstones || tombstoneKeyBytes !== this.tombstoneKeyBytes)
+        problems.push(
+          `noted ${this.tombstones} tombstones with keys of ${this.tombstoneKeyBytes} bytes, counted ${tombstones} of ${tombstoneKeyBytes}`,
+        );
+    }
     const counted = newPageMix();
     if (problems.length === 0 && this.height > 0) countPages(this.arena, this.rootUnit, this.height - 1, counted);
     for (const kind of ['leaves', 'branches'] as const) {
@@ -828,13 +871,21 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const cell = this.cellAt(found);
     if ((this.u8[cell]! & CellFlag.Tombstone) !== 0) return false;
     this.ensureRoom(keyLength + 16, true);
-    this.#countLive(-1, -keyLength, -readVarint(this.u8, cellLengthsAt(this.u8, cell)));
-    this.#noteReplaced(this.u8, cell);
-    this.makeWritable(0);
-    const left = this.#pruneVersions(found, seq);
-    if (left > 0 || this.#continuesInNextLeaf(found, key, keyStart, keyLength)) {
+    const valueLength = readVarint(this.u8, cellLengthsAt(this.u8, cell));
+    if (this.overwritesInPlace && this.#isOnlyVersion(found) && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
       this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
-      this.insertCell(found, false);
+      if (this.buryCell(found)) {
+        this.#countLive(-1, -keyLength, -valueLength);
+        return true;
+      }
+    }
+    this.#countLive(-1, -keyLength, -valueLength);
+    this.#noteReplaced(this.u8, cell);
+    const position = this.makeWritableAndPack(found);
+    const left = this.#pruneVersions(position, seq);
+    if (left > 0 || this.#continuesInNextLeaf(position, key, keyStart, keyLength)) {
+      this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
+      this.insertCell(position, false);
     } else {
       this.settleLeaf();
     }
@@ -883,6 +934,11 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       else high = middle;
     }
     return low < this.#snapshotCount && snapshots[low]! < newer;
+  }
+
+  /** Whether the newest version of a key, at the position, has no older one behind it. */
+  #isOnlyVersion(position: number): boolean {
+    return position + 1 < this.leafCount() ? !this.sameKeyAsNext(position) : !this.separatorHasSeq(1);
   }
 
   /** Whether versions of the key, of which none is at or after the position in this leaf, stand in the next one. */

@@ -335,6 +335,10 @@ export class ArenaWriter extends ArenaReader {
    */
   readonly spareOffset: Uint16Array;
   readonly spareEpoch: Float64Array;
+  /** For the owner of a page: how many tombstones stand in it. 0 when the page's unit is allocated anew. */
+  readonly tombstonesIn: Uint16Array;
+  /** Taken over from a writer that is dead: it may have changed published pages after the last publication. */
+  isAdopted = false;
   /** No reader stands on anything that was taken out of sight at this epoch or before; as of the last reclaim(). */
   safeEpoch = 0;
   /** After adopt: unclaimed units below this one stay unused until every reader of older versions has left. */
@@ -354,6 +358,7 @@ export class ArenaWriter extends ArenaReader {
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
     this.spareOffset = new Uint16Array(this.totalUnits);
     this.spareEpoch = new Float64Array(this.totalUnits);
+    this.tombstonesIn = new Uint16Array(this.totalUnits);
     this.#epoch = this.loadEpoch();
     this.unpublishedEpoch = 0;
     this.unpublishedEpochLow = 0;
@@ -368,6 +373,7 @@ export class ArenaWriter extends ArenaReader {
    */
   static adopt(layout: ArenaLayout, walk: ArenaWalk): ArenaWriter {
     const writer = new ArenaWriter(layout, true);
+    writer.isAdopted = true;
     latchOf(layout, LATCH_UNDERTAKER).recover(toOwnerId(LATCH_WRITER));
     writer.#adopt(writer.published(), walk);
     return writer;
@@ -450,6 +456,7 @@ export class ArenaWriter extends ArenaReader {
 
   #startPage(unit: UnitId, order: number): void {
     this.spareOffset[unit] = 0;
+    this.tombstonesIn[unit] = 0;
     const u32 = this.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);
     u32[word] = order << (8 * PAGE_CLASS_BYTE);
