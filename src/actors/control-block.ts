@@ -303,6 +303,13 @@ export class ControlBlock {
     return Atomics.load(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_RESTARTS_WORD);
   }
 
+  /** How often shards were replaced. */
+  get restarts(): number {
+    let restarts = 0;
+    for (let shard = 0; shard < this.shards; shard++) restarts += this.shardRestarts(shard);
+    return restarts;
+  }
+
   /** Host only. */
   countRestart(shard: number): void {
     Atomics.add(this.#words, (SHARDS_LINE + shard * SHARD_LINES) * LINE_WORDS + SHARD_RESTARTS_WORD, 1);

@@ -21,7 +21,8 @@ export type { LockCall } from '../shard/request.js';
 
 const TWO_32 = 2 ** 32;
 const CHUNKS_IN_FLIGHT = 4;
-const DECISION_BYTES = 16;
+/** As decision-queue.ts reads it. */
+const DECISION_BYTES = 24;
 
 export class TransactionPort {
   readonly #client: ThreadClient;
@@ -134,12 +135,13 @@ export class TransactionPort {
    * All shards of the masks have voted yes. Resolved: committed, and visible on each of them.
    * @throws ERR_CONFLICT: it was given up meanwhile; ERR_READ_ONLY, ERR_DISK_FULL: nothing was decided; ERR_SHARD_FAILED
    */
-  async decide(txn: number, maskLow: number, maskHigh: number, level: number): Promise<void> {
+  async decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number): Promise<void> {
     const link = this.#client.requireCoordinator();
     const request = newRequest(DECISION_BYTES, level, 0, 0, 0, RequestType.Decide);
     request.writeDoubleLE(txn, REQUEST_HEADER_BYTES);
     request.writeInt32LE(maskLow | 0, REQUEST_HEADER_BYTES + 8);
     request.writeInt32LE(maskHigh | 0, REQUEST_HEADER_BYTES + 12);
+    request.writeDoubleLE(voteEpoch, REQUEST_HEADER_BYTES + 16);
     await send(link, request);
   }
 

@@ -46,6 +46,7 @@ export class CoordinatorActor {
       control.commits,
       {
         count: control.shards,
+        restarts: () => control.restarts,
         isFailed: (shard) => control.shardState(shard) === ShardState.Failed,
         decisionsNeededFrom: (shard) => control.decisionsNeededFrom(shard),
       },
@@ -84,8 +85,8 @@ export class CoordinatorActor {
   attachClient(client: number, requests: SharedArrayBuffer, responses: SharedArrayBuffer): void {
     // One that attaches while the thread is replaced is announced twice.
     if (this.#byClient.has(client)) return;
-    const decide: Decide = (request, id, maskLow, maskHigh, level) => {
-      this.coordinator.decide(client, request, id, maskLow, maskHigh, level);
+    const decide: Decide = (request, id, maskLow, maskHigh, level, voteEpoch) => {
+      this.coordinator.decide(client, request, id, maskLow, maskHigh, level, voteEpoch);
     };
     const bell = this.#control.clientDoorbell(client);
     const queue = new DecisionQueue(client, requests, responses, bell, decide, this.#completed);

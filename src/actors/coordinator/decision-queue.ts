@@ -28,8 +28,8 @@ import {
 
 /** Behind the three words of announceTaken(). */
 const REFUSED_WORD = RING_USER_WORDS + 3;
-/** id f64 · participants 2 × u32 */
-const DECIDE_BODY_BYTES = 16;
+/** id f64 · participants 2 × u32 · vote epoch f64 */
+const DECIDE_BODY_BYTES = 24;
 
 export const DECISION_RING_BYTES = 256 << 10;
 export const DECISION_RESPONSE_RING_BYTES = 32 << 10;
@@ -43,7 +43,14 @@ interface Flight {
   error: ErrorRecord | undefined;
 }
 
-export type Decide = (request: number, id: number, maskLow: number, maskHigh: number, level: number) => void;
+export type Decide = (
+  request: number,
+  id: number,
+  maskLow: number,
+  maskHigh: number,
+  level: number,
+  voteEpoch: number,
+) => void;
 
 export class DecisionQueue {
   readonly client: number;
@@ -126,7 +133,10 @@ export class DecisionQueue {
         const message = `transaction ${id} was refused before the coordinator restarted`;
         const details = { transaction: id, outcome: 'aborted' };
         this.answer(request, new ConcordError('ERR_CONFLICT', message, details).toRecord());
-      } else this.#decide(request, id, bytes.readInt32LE(body + 8), bytes.readInt32LE(body + 12), bytes[at + 1]!);
+      } else {
+        const [maskLow, maskHigh] = [bytes.readInt32LE(body + 8), bytes.readInt32LE(body + 12)];
+        this.#decide(request, id, maskLow, maskHigh, bytes[at + 1]!, bytes.readDoubleLE(body + 16));
+      }
     }
     return taken;
   }

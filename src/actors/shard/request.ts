@@ -14,7 +14,7 @@
  *     BodyChunk              hash: bytes of the whole body; version: stream · 2^32 + offset; then bytes of a body
  *     Lock                   see writeLockRequest()
  *     Release                version: id of the transaction
- *     Decide                 id f64 · participants 2 × u32 (to the coordinator)
+ *     Decide                 id f64 · participants 2 × u32 · vote epoch f64 (to the coordinator)
  *
  *   response            0     4  request      number of the request, counted per ring, modulo 2^32
  *                       4     1  status       ResponseStatus

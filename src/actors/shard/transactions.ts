@@ -640,9 +640,7 @@ export class ShardTransactions {
    */
   #checkReaders({ lockEpoch }: TransactionBody): void {
     if (lockEpoch === 0) return;
-    let restarts = 1;
-    for (let shard = 0; shard < this.#control.shards; shard++) restarts += this.#control.shardRestarts(shard);
-    if (restarts === lockEpoch) return;
+    if (1 + this.#control.restarts === lockEpoch) return;
     this.conflicts++;
     throw new ConcordError(
       'ERR_CONFLICT',

@@ -17,7 +17,8 @@
  *   Unknown       nobody is told anything: participants ask the coordinator
  *
  * A shard that only reads and is replaced after its yes has lost the locks it voted with, and others may have written there: `areVotesKept` says whether none
- * was, and is asked at the last moment before the decision. Of a single writer its shard looks, too (transactions.ts).
+ * was, and is asked before the decision is. Whoever commits looks again, by `voteEpoch`: the coordinator when it takes the request, which may lie in its ring
+ * for long while it is replaced; the shard of a single writer (transactions.ts).
  * After the decision was asked for, or the writer was told to apply, abort() is refused: the answer is waited for, however long it takes.
  * Threads: any one.
  */
@@ -26,7 +27,8 @@ import { ConcordError } from '../../shared/errors.js';
 export interface CommitPort<Body> {
   commitOne(shard: number, body: Body, level: number): Promise<unknown>;
   prepare(shard: number, body: Body, level: number): Promise<unknown>;
-  decide(txn: number, maskLow: number, maskHigh: number, level: number): Promise<unknown>;
+  /** voteEpoch: 0, or 1 + the replaced shards as of which those that only read have voted: it is refused when there are more. */
+  decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number): Promise<unknown>;
   release(shard: number, txn: number): void;
 }
 
@@ -59,6 +61,7 @@ export class CommitRun<Body> {
   readonly #txn: number;
   readonly #parts: readonly CommitPart<Body>[];
   readonly #level: number;
+  readonly #voteEpoch: number;
   readonly #areVotesKept: () => boolean;
   readonly #writers: number;
   #votesMissing = 0;
@@ -73,12 +76,14 @@ export class CommitRun<Body> {
     txn: number,
     parts: readonly CommitPart<Body>[],
     level: number,
+    voteEpoch = 0,
     areVotesKept: () => boolean = () => true,
   ) {
     this.#port = port;
     this.#txn = txn;
     this.#parts = parts;
     this.#level = level;
+    this.#voteEpoch = voteEpoch;
     this.#areVotesKept = areVotesKept;
     this.#writers = parts.reduce((count, { writes }) => count + (writes ? 1 : 0), 0);
   }
@@ -175,7 +180,7 @@ export class CommitRun<Body> {
     }
     let decided: Promise<unknown>;
     try {
-      decided = this.#port.decide(this.#txn, low, high, Math.max(this.#level, LEVEL_MIN));
+      decided = this.#port.decide(this.#txn, low, high, Math.max(this.#level, LEVEL_MIN), this.#voteEpoch);
     } catch (error) {
       this.#abort(error as Error);
       return;

@@ -74,7 +74,7 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
       keep(writer);
     }
   }
-  const restarts = restartsOfAll(core);
+  const { restarts } = core.control;
   const parts: CommitPart<TransactionBodyWriter>[] = [];
   for (let shard = 0; shard < shards; shard++) {
     const bit = 1 << (shard & 31);
@@ -85,7 +85,14 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
     parts.push({ shard, body: writer, writes });
   }
   const hasReaders = parts.some(({ writes }) => !writes);
-  const run = new CommitRun(manager.port, core.id, parts, level, () => !hasReaders || restartsOfAll(core) === restarts);
+  const run = new CommitRun(
+    manager.port,
+    core.id,
+    parts,
+    level,
+    hasReaders ? 1 + restarts : 0,
+    () => !hasReaders || core.control.restarts === restarts,
+  );
   const answer = run.run().finally(() => {
     for (const { body } of parts) keep(body);
   });
@@ -105,13 +112,6 @@ function mustConfirm(core: TransactionCore): boolean {
 
 function isSingle(mask: number): boolean {
   return mask !== 0 && (mask & (mask - 1)) === 0;
-}
-
-/** How often shards were replaced. */
-function restartsOfAll({ control }: TransactionCore): number {
-  let restarts = 0;
-  for (let shard = 0; shard < control.shards; shard++) restarts += control.shardRestarts(shard);
-  return restarts;
 }
 
 function keep(writer: TransactionBodyWriter): void {

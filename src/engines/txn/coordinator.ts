@@ -40,7 +40,7 @@
  *                                                        thread dies                       unknown; told already: the ring says so (decision-queue.ts)
  *
  * A decide is refused with ERR_DISK_FULL, ERR_READ_ONLY (the log has failed), ERR_SHARD_FAILED (a participant is down for good, or the board is full
- * because one is), ERR_CONFLICT (fenced). Every error says in `details.outcome` what is known: 'aborted' (nothing was decided nor will be: whoever asked
+ * because one is), ERR_CONFLICT (fenced, or a shard that only reads may have lost its locks). Every error says in `details.outcome` what is known: 'aborted' (nothing was decided nor will be: whoever asked
  * releases the shards), 'unknown' (they must not be released: the next opening knows), 'committed' (a shard applies it when the store is opened again).
  *
  * When may an END be told? When no shard can come back and ask: the record of its outcome must be on each shard's disk. Nobody syncs a log for its sake:
@@ -94,6 +94,8 @@ export interface BoardEntryView {
 /** What there is to know of the shards. */
 export interface ShardLogs {
   readonly count: number;
+  /** How often shards were replaced. */
+  restarts(): number;
   /** Down for good. */
   isFailed(shard: number): boolean;
   /**
@@ -330,8 +332,19 @@ export class Coordinator {
     return isKnown;
   }
 
-  /** All participants have voted yes. The answer comes by the port, now or in a later step. */
-  decide(client: number, request: number, id: number, maskLow: number, maskHigh: number, level: number): void {
+  /**
+   * All participants have voted yes. The answer comes by the port, now or in a later step. `voteEpoch`: 0, or 1 + the restarts of shards as of which those
+   * that only read have voted. One that was replaced since then has lost its locks, and what it was asked to keep may be written over.
+   */
+  decide(
+    client: number,
+    request: number,
+    id: number,
+    maskLow: number,
+    maskHigh: number,
+    level: number,
+    voteEpoch = 0,
+  ): void {
     const known = this.#decisions.get(id);
     if (known !== undefined) {
       known.requests++;
@@ -340,7 +353,7 @@ export class Coordinator {
       else known.waiting.push(client, request);
       return;
     }
-    const refusal = this.#refusalOf(id, maskLow, maskHigh);
+    const refusal = this.#refusalOf(id, maskLow, maskHigh, voteEpoch);
     if (refusal !== undefined) {
       this.#refuse(id, client, [client, request], refusal);
       return;
@@ -352,7 +365,7 @@ export class Coordinator {
     this.#group.push(decision);
   }
 
-  #refusalOf(id: number, maskLow: number, maskHigh: number): ConcordError | undefined {
+  #refusalOf(id: number, maskLow: number, maskHigh: number, voteEpoch: number): ConcordError | undefined {
     const { count } = this.#shards;
     if (!(Number.isInteger(id) && id >= 1 && id <= NUMBER_MAX) || !isMaskOf(count, maskLow, maskHigh)) {
       return new ConcordError('ERR_INTERNAL', `a decision about ${id} for shards that do not exist`);
@@ -364,6 +377,8 @@ export class Coordinator {
     if (this.#log.isInDoubt) return new ConcordError('ERR_DISK_FULL', 'the decision log waits for space on its disk');
     // Without a log it may be one that was applied, and answered by nobody.
     if (!this.#isKept && !this.#isCaughtUp) return undefined;
+    if (voteEpoch !== 0 && voteEpoch !== 1 + this.#shards.restarts())
+      return new ConcordError('ERR_CONFLICT', 'a shard was replaced after it had voted; nothing was applied');
     for (let shard = 0; shard < count; shard++) {
       if (!isMember(maskLow, maskHigh, shard) || !this.#shards.isFailed(shard)) continue;
       return new ConcordError('ERR_SHARD_FAILED', `shard ${shard} failed repeatedly and stays down`, { shard });

@@ -11,6 +11,7 @@ interface Call {
   readonly shard: number;
   readonly masks?: readonly [number, number];
   readonly level?: number;
+  readonly voteEpoch?: number;
   isSettled: boolean;
   resolve(): void;
   reject(code: ErrorCode): void;
@@ -50,9 +51,9 @@ class ScriptedPort implements CommitPort<string> {
     return this.#call('commitOne', shard, { level });
   }
 
-  decide(txn: number, low: number, high: number, level: number): Promise<void> {
+  decide(txn: number, low: number, high: number, level: number, voteEpoch: number): Promise<void> {
     expect(txn).toBe(TXN);
-    return this.#call('decide', -1, { masks: [low, high], level });
+    return this.#call('decide', -1, { masks: [low, high], level, voteEpoch });
   }
 
   release(shard: number, txn: number): void {
@@ -81,7 +82,7 @@ function parts(writers: readonly number[], readers: readonly number[] = []): Com
 
 function start(writers: readonly number[], readers: readonly number[] = [], level = 2) {
   const port = new ScriptedPort();
-  const run = new CommitRun(port, TXN, parts(writers, readers), level);
+  const run = new CommitRun(port, TXN, parts(writers, readers), level, 5);
   let outcome: 'committed' | Error | undefined;
   const done = run.run().then(
     () => {
@@ -112,7 +113,7 @@ describe('several writers', () => {
     expect(run.state).toBe(CommitState.AllVote);
     await answer(port, 'prepare', 5);
     expect(port.names().slice(3)).toEqual(['decide']);
-    expect(port.calls.at(-1)).toMatchObject({ masks: [2, 2], level: 1 });
+    expect(port.calls.at(-1)).toMatchObject({ masks: [2, 2], level: 1, voteEpoch: 5 });
     expect(outcome()).toBeUndefined();
     await answer(port, 'decide', -1);
     await done;
@@ -199,7 +200,7 @@ describe('a shard that only reads, replaced after its yes', () => {
   test.each([[[3]], [[1, 3]], [[]]])('lets nothing be applied by the writers %j', async (writers) => {
     const port = new ScriptedPort();
     let areKept = true;
-    const run = new CommitRun(port, TXN, parts(writers, [0, 2]), 1, () => areKept);
+    const run = new CommitRun(port, TXN, parts(writers, [0, 2]), 1, 1, () => areKept);
     const failed = expect(run.run()).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
     for (const shard of [0, ...(writers.length === 1 ? [] : writers)]) await answer(port, 'prepare', shard);
     areKept = false;

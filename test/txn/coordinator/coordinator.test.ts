@@ -31,6 +31,8 @@ class Scene {
   /** By shard, in the order in which they were applied. */
   readonly applied: number[][] = [[], [], []];
   readonly #cursors = [0, 0, 0];
+  /** Of shards. */
+  restarts = 0;
   #requests = 0;
   readonly #idOf = new Map<number, number>();
   #answered: number[] = [];
@@ -51,6 +53,7 @@ class Scene {
       this.board,
       {
         count: SHARDS,
+        restarts: () => this.restarts,
         isFailed: (shard) => this.failed.has(shard),
         decisionsNeededFrom: (shard) => this.neededFrom[shard]!,
       },
@@ -86,10 +89,10 @@ class Scene {
     this.start();
   }
 
-  decide(id: number, mask = BOTH, level = OS, client = CLIENT): number {
+  decide(id: number, mask = BOTH, level = OS, client = CLIENT, voteEpoch = 0): number {
     const request = ++this.#requests;
     this.#idOf.set(request, id);
-    this.coordinator.decide(client, request, id, mask, 0, level);
+    this.coordinator.decide(client, request, id, mask, 0, level, voteEpoch);
     return request;
   }
 
@@ -196,6 +199,23 @@ describe('a decision', () => {
     }
     expect(requests.every((request) => scene.codeOf(request) === 'done')).toBe(true);
     expect(scene.applied[1]).toEqual(requests.map((_, i) => i + 1));
+  });
+
+  test('is refused when a shard was replaced that may have voted for it and only read; what was decided before goes on', () => {
+    const scene = new Scene();
+    scene.decide(7, BOTH, OS, CLIENT, 1);
+    scene.step();
+    scene.restarts = 1;
+    expect(scene.codeOf(scene.decide(8, BOTH, OS, CLIENT, 1))).toEqual(['ERR_CONFLICT', 'aborted']);
+    // Its votes are younger; all of its participants write, and what they have voted for is in their logs.
+    const others = [scene.decide(9, BOTH, OS, CLIENT, 2), scene.decide(10, BOTH, OS, CLIENT, 0)];
+    scene.step();
+    scene.restartThread();
+    others.push(scene.decide(7, BOTH, OS, CLIENT, 1));
+    scene.apply(0, 1);
+    scene.step();
+    expect(scene.codeOf(others[2]!)).toBe('done');
+    expect(scene.applied[0]).toEqual([7, 9, 10]);
   });
 
   test.each([

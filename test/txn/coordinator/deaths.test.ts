@@ -142,7 +142,7 @@ class Client {
   }
 
   decide(call: Call, level: number): boolean {
-    const at = this.#producer.reserve(REQUEST_HEADER_BYTES + 16);
+    const at = this.#producer.reserve(REQUEST_HEADER_BYTES + 24);
     if (at < 0) return false;
     const { bytes, words } = this.#producer;
     writeRequestHeader(bytes, words, at, RequestType.Decide, level, 0, 0, 0);
@@ -153,6 +153,7 @@ class Client {
       body + 8,
     );
     bytes.writeInt32LE(0, body + 12);
+    bytes.writeDoubleLE(0, body + 16);
     this.#producer.publish();
     this.#calls.push(call);
     return true;

@@ -262,8 +262,8 @@ class Simulation {
     const mask = txn.writes.reduce((bits, key) => bits | (1 << this.#shardOf(key)), 0);
     // As actors/transaction/send.ts: those that only read must have the locks still that they have voted with.
     const isGuarded = world.options.plant !== 'lost votes are not noticed';
-    const restarts = world.restarts;
-    const areVotesKept = (): boolean => !isGuarded || world.restarts === restarts;
+    const { restarts } = world.control;
+    const areVotesKept = (): boolean => !isGuarded || world.control.restarts === restarts;
     const hasReaders = shards.some((shard) => (mask & (1 << shard)) === 0);
     const voteEpoch = (shard: number): number => epochs.get(shard) ?? (hasReaders && isGuarded ? 1 + restarts : 0);
     const parts = shards.map((shard) => {
@@ -278,7 +278,7 @@ class Simulation {
       }
       return { shard, body: body.seal(), writes: (mask & (1 << shard)) !== 0 };
     });
-    await this.#commit(client, txn, parts, level, areVotesKept);
+    await this.#commit(client, txn, parts, level, hasReaders && isGuarded ? 1 + restarts : 0, areVotesKept);
     if (txn.outcome === 'aborted') letGo();
   }
 
@@ -305,6 +305,7 @@ class Simulation {
     txn: Txn,
     parts: readonly CommitPart<TransactionBodyWriter>[],
     level: number,
+    voteEpoch = 0,
     areVotesKept = (): boolean => true,
   ): Promise<void> {
     const { world } = this;
@@ -321,7 +322,7 @@ class Simulation {
       }
       return;
     }
-    const run = new CommitRun(port, txn.id, parts, level, areVotesKept);
+    const run = new CommitRun(port, txn.id, parts, level, voteEpoch, areVotesKept);
     if (world.random.chance(0.15)) {
       world.post(() => {
         if (!client.isDead) run.abort(new ConcordError('ERR_TRANSACTION_TIMEOUT', 'it takes too long'));

@@ -587,13 +587,6 @@ export class World {
     });
   }
 
-  /** How often shards were replaced in this life of the process. */
-  get restarts(): number {
-    let restarts = 0;
-    for (let shard = 0; shard < this.shards; shard++) restarts += this.control.shardRestarts(shard);
-    return restarts;
-  }
-
   /** Nobody is blocked now. */
   unblocked(): void {
     this.#blocked = 0;
@@ -848,11 +841,12 @@ export class World {
         const request = requestOf(body, RequestType.Prepare, plant === 'votes are not synced' ? 1 : level);
         return this.#call(client, true, () => this.#submit(client.links[shard]!, request));
       },
-      decide: (txn, maskLow, maskHigh, level) => {
-        const request = newRequest(16, level, 0, 0, 0, RequestType.Decide);
+      decide: (txn, maskLow, maskHigh, level, voteEpoch) => {
+        const request = newRequest(24, level, 0, 0, 0, RequestType.Decide);
         request.writeDoubleLE(txn, REQUEST_HEADER_BYTES);
         request.writeInt32LE(maskLow | 0, REQUEST_HEADER_BYTES + 8);
         request.writeInt32LE(maskHigh | 0, REQUEST_HEADER_BYTES + 12);
+        request.writeDoubleLE(voteEpoch, REQUEST_HEADER_BYTES + 16);
         // Once it is answered the coordinator may forget it.
         return this.#call(client, true, () => this.#submit(client.coordinatorLink, request), true);
       },
