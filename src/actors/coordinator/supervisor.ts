@@ -170,6 +170,7 @@ export class CoordinatorSupervisor {
     control.coordinatorState = ShardState.Failed;
     // Shards would wait for what it was about to append.
     control.commits.unclaim();
+    for (let shard = 0; shard < control.shards; shard++) control.shardDoorbell(shard).unpark();
     for (let client = 0; client < MAX_CLIENTS; client++) control.clientDoorbell(client).unpark();
     if (!this.#isStopping) this.#options.onFailure(this.#lastError ?? error);
   }

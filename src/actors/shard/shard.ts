@@ -251,9 +251,16 @@ export class Shard {
     return transactions.hasDue || transactions.ready.length > 0 || this.#hasRequests(Infinity);
   }
 
+  /** Requests are taken, be it to refuse them. */
+  get #isServing(): boolean {
+    return !this.transactions.isInDoubt || this.#readOnlyCause !== undefined;
+  }
+
   /** Of those that are held, the ones that need not wait at `nowMs`. */
   #hasRequests(nowMs: number): boolean {
     if (this.#sweep !== undefined) return true;
+    // The board, the coordinator's answer, or its end wakes a shard that waits for outcomes: requests do not.
+    if (!this.#isServing && this.#control.coordinatorState !== ShardState.Failed) return false;
     for (const link of this.#links) {
       if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
       if (link.backlog.length > 0) continue;
@@ -292,8 +299,7 @@ export class Shard {
     this.#beginGroup();
     let taken = transactions.ready.length === 0 ? 0 : this.#takeReady();
     if (transactions.isInDoubt) this.#lookForCoordinator();
-    const isServing = transactions.ready.length === 0 && (!transactions.isInDoubt || this.#readOnlyCause !== undefined);
-    const count = isServing ? links.length : 0;
+    const count = transactions.ready.length === 0 && this.#isServing ? links.length : 0;
     this.#next = (this.#next + 1) % Math.max(1, count);
     for (let i = 0; i < count; i++) {
       const link = links[(this.#next + i) % count]!;

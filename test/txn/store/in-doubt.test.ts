@@ -34,6 +34,29 @@ test('requests wait while the coordinator can be asked, and are refused when it 
   expect(store.prepared.has(ID)).toBe(true);
 });
 
+test('a shard that waits for outcomes is not kept awake by requests that it does not serve yet', async () => {
+  const at = scene();
+  const { control } = at;
+  const early = at.client().put('b', '1');
+  expect(await at.outcome(early)).toBe('pending');
+  expect(at.shard.hasWork).toBe(false);
+  // The outcome wakes it, and then the request does.
+  control.commits.append(ID, control.nextSequence++, 1, 0);
+  expect(at.shard.hasWork).toBe(true);
+  at.shard.step();
+  expect(at.shard.transactions.isInDoubt).toBe(false);
+  expect(at.shard.hasWork).toBe(true);
+  expect(await at.outcome(early)).toBe('done');
+});
+
+test('a shard that waits for outcomes is woken by the end of who could tell them', async () => {
+  const at = scene();
+  expect(await at.outcome(at.client().put('b', '1'))).toBe('pending');
+  expect(at.shard.hasWork).toBe(false);
+  at.control.coordinatorState = ShardState.Failed;
+  expect(at.shard.hasWork).toBe(true);
+});
+
 test('a shard that waits for outcomes can be closed with requests that it has not served', async () => {
   const at = scene();
   const client = at.client();
