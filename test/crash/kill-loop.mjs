@@ -20,12 +20,12 @@
  * process dies, but what it has acknowledged reaches the operating system within microseconds once the shard is idle. With `--forget 5` it
  * does for certain: the store is put back to an earlier state before that life.
  */
-import { fork } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { conceive, live } from '../support/lives.mjs';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
 const SCENE_CHILD = fileURLToPath(new URL('./scene-child.mjs', import.meta.url));
@@ -54,39 +54,6 @@ function mulberry32(seed) {
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
-}
-
-/** A process that has loaded the code and waits. */
-function conceive(child) {
-  return fork(child, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
-}
-
-/** Gives the waiting process its options and runs it until it is killed or says what is wrong. */
-function live(child, options) {
-  return new Promise((resolve, reject) => {
-    let problem;
-    let report;
-    let hangs = false;
-    let timer = setTimeout(() => {
-      hangs = options.killEarlyMs === undefined;
-      child.kill('SIGKILL');
-    }, options.killEarlyMs ?? VERIFY_MS_MAX);
-    child.on('message', (message) => {
-      if (message.problem !== undefined) problem = message.problem;
-      if (message.verified !== undefined) report = message;
-      if (options.killAfterMs === undefined || message[options.killFrom] === undefined) return;
-      clearTimeout(timer);
-      timer = setTimeout(() => child.kill('SIGKILL'), options.killAfterMs);
-    });
-    child.on('exit', (code, signal) => {
-      clearTimeout(timer);
-      if (problem !== undefined) reject(new Error(problem));
-      else if (hangs) reject(new Error(`life ${options.life} did not verify within ${VERIFY_MS_MAX} ms`));
-      else if (signal === 'SIGKILL' || (code === 0 && options.last)) resolve(report);
-      else reject(new Error(`life ${options.life} ended with code ${code}, signal ${signal}`));
-    });
-    child.send(options);
-  });
 }
 
 /**
@@ -129,7 +96,7 @@ export async function killLoop({
         fs.renameSync(`${store}.earlier`, store);
       }
       heir = last ? undefined : conceive(script);
-      const report = await live(child, {
+      const options = {
         store,
         witness,
         shards,
@@ -148,13 +115,13 @@ export async function killLoop({
         life: kill,
         seed: Math.floor(random() * 2 ** 31),
         last,
-        ...(last
-          ? {}
-          : isEarly
-            ? { killEarlyMs: moment * EARLY_MS_MAX }
-            : { killAfterMs: moment * (isScene ? SCENE_MS_MAX : WRITING_MS_MAX) }),
-        killFrom: isScene && random() >= MAKING_PART ? 'running' : 'verified',
-      });
+        ...(isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : {}),
+      };
+      const killFrom = isScene && random() >= MAKING_PART ? 'running' : 'verified';
+      const killAfterMs = last ? undefined : moment * (isScene ? SCENE_MS_MAX : WRITING_MS_MAX);
+      const report = await live(child, options, VERIFY_MS_MAX, (message) =>
+        message[killFrom] === undefined ? undefined : killAfterMs,
+      );
       if (report !== undefined) {
         verified++;
         // Lines of one life; the witness starts over with each that verified.

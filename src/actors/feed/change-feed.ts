@@ -18,6 +18,7 @@ import { StoreFeed } from '../../engines/feed/store-feed.js';
 import { decodeToken, encodeToken, type FeedToken } from '../../engines/feed/token.js';
 import { truncated } from '../../engines/feed/source.js';
 import { ShardCounter } from '../control-block.js';
+import { CallOrder } from '../pool/call-order.js';
 import type { PoolCore } from '../pool/core.js';
 import type { SpaceSource } from '../pool/source.js';
 import { ClearChange, DelChange, PutChange, type Change, type ChangePlace } from './changes.js';
@@ -66,9 +67,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   #delivery: Delivery | undefined;
   #isEnded = false;
   #wake: (() => void) | undefined;
-  /** next() calls run one after another. */
-  #tail: Promise<unknown> = Promise.resolve();
-  #callsInOrder = 0;
+  readonly #calls = new CallOrder();
   #lastYieldMs = 0;
   readonly #release: () => void;
 
@@ -146,7 +145,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
    *   ERR_IO; AbortError
    */
   next(): Promise<IteratorResult<Change<K, V>, undefined>> {
-    if (this.#callsInOrder === 0 && this.#delivery !== undefined && this.#options.signal?.aborted !== true) {
+    if (this.#calls.isAtRest && this.#delivery !== undefined && this.#options.signal?.aborted !== true) {
       try {
         const change = this.#take();
         if (change !== undefined) return Promise.resolve({ done: false, value: change });
@@ -155,8 +154,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
         return Promise.reject(error);
       }
     }
-    this.#callsInOrder++;
-    const next = this.#tail.then(async () => {
+    return this.#calls.run(async () => {
       try {
         const value = await this.#pull();
         return value === undefined ? ({ done: true, value: undefined } as const) : { done: false as const, value };
@@ -166,15 +164,8 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
         // Files that are gone because the store is.
         if (!isOpen && this.#options.signal?.aborted !== true) return { done: true, value: undefined } as const;
         throw this.#told(error);
-      } finally {
-        this.#callsInOrder--;
       }
     });
-    this.#tail = next.then(
-      () => undefined,
-      () => undefined,
-    );
-    return next;
   }
 
   /** Ends the feed, and the calls that wait. Harmless when it has ended. */

@@ -1,5 +1,5 @@
 /**
- * The calls of an asynchronous iterator: they run one after another, in the order they were made, and one that fails ends the iterator.
+ * The calls of an asynchronous iterator: they run one after another, in the order they were made, and `onFailure` is called when one fails.
  * Threads: the one that made it.
  */
 export class CallOrder {
@@ -8,7 +8,7 @@ export class CallOrder {
   /** Calls that wait for others, or are at work. */
   #calls = 0;
 
-  constructor(onFailure: () => void) {
+  constructor(onFailure: () => void = () => undefined) {
     this.#onFailure = onFailure;
   }
 

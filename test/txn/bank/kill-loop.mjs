@@ -6,12 +6,12 @@
  *
  * The loop must be able to fail: with --forget the log of one shard is put back to what it was before that life. Exit code 1 when an audit found something.
  */
-import { fork } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { conceive, live } from '../../support/lives.mjs';
 import { makeRandom } from '../../support/memory-random.mjs';
 
 const CHILD = fileURLToPath(new URL('./bank-child.mjs', import.meta.url));
@@ -25,39 +25,15 @@ const EARLY_ONE_IN = 8;
 const EARLY_MS_MAX = 250;
 const AUDIT_MS_MAX = 60_000;
 
-function conceive() {
-  return fork(CHILD, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
-}
-
-/** Gives the waiting process its options and runs it until it is killed or says what is wrong. */
-function live(child, options) {
-  return new Promise((resolve, reject) => {
-    let problem;
-    let report;
-    let hangs = false;
-    let timer = setTimeout(() => {
-      hangs = options.killEarlyMs === undefined;
-      child.kill('SIGKILL');
-    }, options.killEarlyMs ?? AUDIT_MS_MAX);
-    child.on('message', (message) => {
-      if (message.problem !== undefined) problem = message.problem;
-      if (message.verified !== undefined) report = message;
-      if (options.killAfter === undefined || options.killEarlyMs !== undefined || report === undefined) return;
-      const isDue = (message.done ?? 0) >= options.killAfter;
-      if (message.verified === undefined && !isDue) return;
-      clearTimeout(timer);
-      timer = setTimeout(() => child.kill('SIGKILL'), isDue ? options.killMoment * MOMENT_MS_MAX : WORKING_MS_MAX);
-      if (isDue) options.killAfter = Infinity;
-    });
-    child.on('exit', (code, signal) => {
-      clearTimeout(timer);
-      if (problem !== undefined) reject(new Error(problem));
-      else if (hangs) reject(new Error(`life ${options.life} did not audit the bank within ${AUDIT_MS_MAX} ms`));
-      else if (signal === 'SIGKILL' || (code === 0 && options.last)) resolve(report);
-      else reject(new Error(`life ${options.life} ended with code ${code}, signal ${signal}`));
-    });
-    child.send(options);
-  });
+/** After so many transfers, at a random moment. */
+function afterTransfers(killAfter, killMoment) {
+  let isDue = false;
+  return (message, isVerified) => {
+    if (!isVerified || isDue) return undefined;
+    isDue = (message.done ?? 0) >= killAfter;
+    if (isDue) return killMoment * MOMENT_MS_MAX;
+    return message.verified === undefined ? undefined : WORKING_MS_MAX;
+  };
 }
 
 /** @returns {Promise<{ kills: number, audits: number, acknowledged: number }>} acknowledged: transfers, of all lives */
@@ -69,7 +45,7 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
   const witness = path.join(directory, 'witness.log');
   let audits = 0;
   let acknowledged = 0;
-  let child = conceive();
+  let child = conceive(CHILD);
   let heir;
   try {
     for (let kill = 0; kill <= kills; kill++) {
@@ -83,11 +59,13 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
         fs.rmSync(shard, { recursive: true });
         fs.renameSync(`${store}.earlier`, shard);
       }
-      heir = last ? undefined : conceive();
-      const report = await live(child, {
+      heir = last ? undefined : conceive(CHILD);
+      const options = {
         ...{ store, witness, shards, life: kill, seed: next() >>> 1, last },
-        ...(last ? {} : isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : { killAfter, killMoment: moment }),
-      });
+        ...(isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : {}),
+      };
+      const killIn = last ? () => undefined : afterTransfers(killAfter, moment);
+      const report = await live(child, options, AUDIT_MS_MAX, killIn);
       if (report !== undefined) {
         audits++;
         acknowledged = report.acknowledged;
