@@ -3,11 +3,11 @@
  */
 import { invalidArgument } from '../../shared/errors.js';
 import { Isolation, type IsolationLevel } from '../../engines/txn/body.js';
+import type { DeadlockPolicy } from '../../engines/txn/locks/lock-table.js';
 import { durabilityLevel, type DurabilityName } from '../pool/options.js';
 
 export type IsolationName = 'read-committed' | 'repeatable-read' | 'serializable';
 export type TransactionMode = 'optimistic' | 'pessimistic';
-export type DeadlockPolicy = 'detect' | 'wait-die' | 'wound-wait';
 
 export interface BeginOptions {
   /** What the transaction may see of others: see docs/transactions.md. Default 'serializable'. */

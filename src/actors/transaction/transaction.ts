@@ -14,6 +14,7 @@ import { Isolation } from '../../engines/txn/body.js';
 import type { SpaceView } from '../client/space-view.js';
 import { Counter } from '../metrics/board.js';
 import { decodeRaw } from '../pool/iterators.js';
+import type { AnySpace } from '../pool/keyspace.js';
 import { checkLimit, encodeRange, isEmptyRange, type EncodedRange, type RangeOptions } from '../pool/range.js';
 import type { Entry } from '../pool/reads.js';
 import type { RawValue } from '../pool/scan.js';
@@ -44,12 +45,6 @@ export interface TransactionRangeOptions<K> extends RangeOptions<K> {
   /** At most so many entries; -1 or absent: all. */
   readonly limit?: number;
   readonly signal?: AbortSignal | undefined;
-}
-
-/** The pool, or one of its spaces, whatever its types. */
-interface AnySpace {
-  /** @internal */
-  readonly source: SpaceSource;
 }
 
 /** Shared by all: a write in an optimistic transaction is made when the call returns. */
