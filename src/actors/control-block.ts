@@ -36,8 +36,6 @@ export const MAX_SHARDS = 64;
 /** Client threads at one time. Slot 0 is the host's own client. */
 export const MAX_CLIENTS = 256;
 export const MAX_SNAPSHOTS = 1024;
-/** Sequence numbers end here (2^48 - 1): 892 years at ten million a second. */
-export const MAX_SEQUENCE = 2 ** 48 - 1;
 
 const MAGIC = 0x434b5643;
 const LAYOUT_VERSION = 4;

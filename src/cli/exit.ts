@@ -54,7 +54,7 @@ interface Described {
   readonly exitCode: number;
 }
 
-export function describeFailure(error: unknown): Described {
+function describeFailure(error: unknown): Described {
   if (error instanceof CliFailure) return error;
   if (error instanceof ConcordError) return { code: error.code, message: error.message, exitCode: EXIT.failure };
   const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };

@@ -16,7 +16,7 @@ export type ValueEncodingName = (typeof VALUE_ENCODINGS)[number];
 type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
 /** Values of the store as JSON can carry them. */
-export function toJson(value: unknown): Json {
+function toJson(value: unknown): Json {
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;
   if (typeof value === 'number') return Number.isFinite(value) ? value : { $number: String(value) };
   if (typeof value === 'bigint') return { $bigint: String(value) };

@@ -46,7 +46,7 @@ export interface ConfigProblem {
 export type ConfigError = TypeError & { readonly code: 'ERR_INVALID_ARG'; readonly problems: readonly ConfigProblem[] };
 
 /** All problems in one TypeError (ERR_INVALID_ARG). */
-export function configError(problems: readonly ConfigProblem[]): ConfigError {
+function configError(problems: readonly ConfigProblem[]): ConfigError {
   const error = invalidArgument(problems.map(({ message }) => message).join('; '));
   return Object.assign(error, { problems });
 }

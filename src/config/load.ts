@@ -19,8 +19,8 @@ import { configSchema } from './schema.js';
 import type { Config, ConfigInput } from './schema.js';
 import { nearest } from './text.js';
 
-export const CONFIG_FILE_NAMES = ['concordkv.json', 'concordkv.yaml', 'concordkv.yml'] as const;
-export const FILE_VARIABLE = 'CONCORDKV_CONFIG';
+const CONFIG_FILE_NAMES = ['concordkv.json', 'concordkv.yaml', 'concordkv.yml'] as const;
+const FILE_VARIABLE = 'CONCORDKV_CONFIG';
 const PREFIX = 'CONCORDKV_';
 /** Of the project's own tests. */
 const TEST_PREFIX = 'CONCORDKV_TEST_';

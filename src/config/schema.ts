@@ -68,19 +68,14 @@ const TIMER_MS_MAX = 24 * 24 * 3_600_000;
 /** As many as the control block of a pool has room for; the pool checks that. */
 export const SHARDS_MAX = 64;
 export const DURABILITIES = ['sync', 'os', 'memory'] as const;
-export const RECOVERY_MODES = [
+const RECOVERY_MODES = [
   'tolerate-torn-tail',
   'strict',
   'point-in-time',
   'salvage',
 ] as const satisfies readonly WalRecoveryMode[];
-export const KEY_ENCODING_NAMES = ['utf8', 'binary', 'tuple'] as const satisfies readonly KeyEncodingName[];
-export const VALUE_ENCODING_NAMES = [
-  'utf8',
-  'binary',
-  'json',
-  'msgpack',
-] as const satisfies readonly ValueEncodingName[];
+const KEY_ENCODING_NAMES = ['utf8', 'binary', 'tuple'] as const satisfies readonly KeyEncodingName[];
+const VALUE_ENCODING_NAMES = ['utf8', 'binary', 'json', 'msgpack'] as const satisfies readonly ValueEncodingName[];
 export const ENGINE_NAMES = [
   'btree',
   'hash',
@@ -89,9 +84,9 @@ export const ENGINE_NAMES = [
   'memtable',
   'lsm',
 ] as const satisfies readonly BuiltInEngine[];
-export const COMPACTION_STYLES = ['leveled', 'tiered', 'fifo'] as const satisfies readonly CompactionStyle[];
-export const COMPRESSION_NAMES = ['none', 'lz4', 'zstd'] as const satisfies readonly CompressionName[];
-export const DEADLOCK_POLICIES = ['detect', 'wait-die', 'wound-wait'] as const;
+const COMPACTION_STYLES = ['leveled', 'tiered', 'fifo'] as const satisfies readonly CompactionStyle[];
+const COMPRESSION_NAMES = ['none', 'lz4', 'zstd'] as const satisfies readonly CompressionName[];
+const DEADLOCK_POLICIES = ['detect', 'wait-die', 'wound-wait'] as const;
 export const LOG_LEVEL_NAMES = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
 const integer = (min: number, max: number): z.ZodOptional<z.ZodInt> => z.int().min(min).max(max).optional();
@@ -100,7 +95,7 @@ const LEVELS_MAX = 7;
 const TREE_BYTES_MAX = 1024 * 1024 * GiB;
 
 /** What an LSM-Tree may be told; engines/lsm/options.ts decides what is not given, and checks what must fit together. */
-export const lsmShape = {
+const lsmShape = {
   compaction: key(z.enum(COMPACTION_STYLES).optional(), {
     kind: 'text',
     description:
@@ -246,7 +241,7 @@ export const lsmShape = {
 };
 
 /** Options of an open store that a file can hold; PoolOptions documents them for code. */
-export const storeShape = {
+const storeShape = {
   engine: key(
     z
       .string()

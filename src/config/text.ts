@@ -78,7 +78,7 @@ export function valueOfText(key: ConfigKey, text: string): unknown {
   }
 }
 
-export const REDACTED = '(secret)';
+const REDACTED = '(secret)';
 
 /** For people. Secrets stay secret, and so do credentials in a URL. */
 export function textOfValue(key: Pick<ConfigKey, 'kind' | 'isSecret' | 'unset'>, value: unknown): string {

@@ -185,7 +185,7 @@ const f64 = new Float64Array(1);
 const f64Bytes = new Uint8Array(f64.buffer);
 
 /** An f64 at any place. */
-export function readNumber(bytes: Uint8Array, at: number): number {
+function readNumber(bytes: Uint8Array, at: number): number {
   for (let i = 0; i < 8; i++) f64Bytes[i] = bytes[at + i]!;
   return f64[0]!;
 }

@@ -58,7 +58,7 @@ export const BLOCK_LENGTH = SCAN_HISTOGRAM + HISTOGRAM_LENGTH;
 
 /** What is told of groups and checkpoints. Nanoseconds, but for the first. */
 export const ShardHistogram = { GroupRecords: 0, Log: 1, Sync: 2, Apply: 3, Answer: 4, Checkpoint: 5 } as const;
-export const SHARD_HISTOGRAMS = 6;
+const SHARD_HISTOGRAMS = 6;
 
 const LINE_BYTES = 64;
 const BLOCK_BYTES = LINE_BYTES + Math.ceil((BLOCK_LENGTH * 8) / LINE_BYTES) * LINE_BYTES;

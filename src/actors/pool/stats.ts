@@ -241,7 +241,7 @@ function latencyOf(histogram: Histogram): LatencyStats {
   };
 }
 
-export function operationsOf(usage: UsageTotals): OperationStats {
+function operationsOf(usage: UsageTotals): OperationStats {
   const gets = usage.count('Gets');
   const misses = usage.count('Misses');
   return {

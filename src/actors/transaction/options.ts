@@ -75,7 +75,7 @@ export interface TransactionSettings {
   readonly signal: AbortSignal | undefined;
 }
 
-export const PRIORITY_MAX = 1000;
+const PRIORITY_MAX = 1000;
 /** Timers of the runtime count in 31 bits. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 const RETRIES_MAX = 1_000_000;

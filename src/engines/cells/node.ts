@@ -68,12 +68,12 @@ export const NodeFlag = {
 const NODE_FLAGS_KNOWN =
   CellFlag.Tombstone | CellFlag.Overflow | CellFlag.Expiry | NodeFlag.Red | NodeFlag.Listed | NodeFlag.Dead;
 
-export const DESCRIPTOR_MAGIC = 0x654e4b43; // "CKNe"
+const DESCRIPTOR_MAGIC = 0x654e4b43; // "CKNe"
 export const MAGIC_WORD = 6;
 export const FIRST_SLAB_WORD = 7;
 export const FIRST_CHAIN_WORD = 8;
 export const FIRST_PAGE_WORD = 9;
-export const IS_LOCKED_WORD = 10;
+const IS_LOCKED_WORD = 10;
 /** First word of the descriptor that is the engine's. */
 export const OWN_WORD = 16;
 /** In the first page of an overflow chain of a node: the first page of the next chain. */

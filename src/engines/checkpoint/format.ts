@@ -24,7 +24,7 @@ import { crc32 } from '../../shared/checksum.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 
 /** Append-only. 1: the first. */
-export const CHECKPOINT_FORMAT_VERSION = 1;
+const CHECKPOINT_FORMAT_VERSION = 1;
 export const HEADER_BYTES = 128;
 export const BLOCK_LENGTH_BYTES = 4;
 export const CRC_BYTES = 4;

@@ -28,7 +28,7 @@ const SKIP = 0xffffffff;
 const SEARCH_FRAMES_MAX = 1024;
 
 /** Address space; memory is used when somebody watches. */
-export const FRAME_RING_BYTES_DEFAULT = 32 << 20;
+const FRAME_RING_BYTES_DEFAULT = 32 << 20;
 
 /** `bytes`: of frames, rounded down to a multiple of 8. */
 export function createFrameRing(bytes = FRAME_RING_BYTES_DEFAULT): SharedArrayBuffer {

@@ -20,7 +20,7 @@ import { OWN_WORD } from '../cells/node.js';
 
 export const BUCKET_COUNT_WORD = OWN_WORD;
 export const INDEX_WORD = 32;
-export const INDEX_PAGES_MAX = 400;
+const INDEX_PAGES_MAX = 400;
 export const FIRST_BUCKET_WORD = 512;
 /** Buckets in the descriptor: a table begins with them. */
 export const FIRST_BUCKETS = 512;

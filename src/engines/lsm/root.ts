@@ -19,7 +19,7 @@ export interface LsmRoot {
   readonly storedSeq: number;
 }
 
-export const LSM_ROOT_BYTES = 24;
+const LSM_ROOT_BYTES = 24;
 const MAGIC = 0x4c564b43; // "CKVL"
 
 export function lsmRootChunk(root: LsmRoot): Uint8Array {

@@ -30,7 +30,7 @@ import {
 
 const RECORD_WORDS = 3;
 /** Two nodes of three change colour on the way up for each two levels, and the last rotations move fewer than 16 words. */
-export const JOURNAL_RECORDS_MAX = 2 * DEPTH_MAX + 16;
+const JOURNAL_RECORDS_MAX = 2 * DEPTH_MAX + 16;
 export const JOURNAL_WORDS = 1 + JOURNAL_RECORDS_MAX * RECORD_WORDS;
 
 /** Undoes what a dead writer left half done. Nothing happens if there is nothing. @throws ERR_CORRUPT */

@@ -43,7 +43,7 @@ export type BodyIsolation = Exclude<IsolationLevel, typeof Isolation.RepeatableR
 
 export const BODY_HEADER_BYTES = 56;
 /** Of a range: in place of a length, there is no bound. */
-export const RANGE_OPEN = 0xffff;
+const RANGE_OPEN = 0xffff;
 
 const FLAG_PESSIMISTIC = 4;
 const READ_HEADER_BYTES = 16;

@@ -34,7 +34,7 @@ import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import type { EnvFile } from '../../shared/env/env.js';
 
 /** Append-only. 1: the first. */
-export const WAL_FORMAT_VERSION = 1;
+const WAL_FORMAT_VERSION = 1;
 export const SEGMENT_HEADER_BYTES = 4096;
 export const FRAME_HEADER_BYTES = 48;
 export const TERMINATOR_BYTES = 16;
@@ -47,7 +47,7 @@ export const U48_MAX = 2 ** 48 - 1;
 export const U32_MAX = 2 ** 32 - 1;
 
 /** On disk: never renumber, never reuse. */
-export const SegmentFlag = {
+const SegmentFlag = {
   /** What follows the frames was all zeros when the segment was put to use (not a recycled file). */
   Zeroed: 1,
 } as const;

@@ -16,7 +16,7 @@ import { readU16BE, writeU16BE } from './fixed.js';
 const HEADER_ZERO = 0x80;
 const HEADER_LONG = 0xfe;
 const SHORT_MAGNITUDE_BYTES_MAX = HEADER_LONG - HEADER_ZERO - 1;
-export const MAGNITUDE_BYTES_MAX = 0xffff;
+const MAGNITUDE_BYTES_MAX = 0xffff;
 const HEADER_BYTES_MAX = 3;
 const U48_MAX = 2n ** 48n - 1n;
 

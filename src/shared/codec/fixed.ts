@@ -60,15 +60,6 @@ export function writeU32BE(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 3] = value;
 }
 
-export function readU48BE(bytes: Uint8Array, at: number): number {
-  return readU16BE(bytes, at) * U32 + readU32BE(bytes, at + 2);
-}
-
-export function writeU48BE(bytes: Uint8Array, at: number, value: number): void {
-  writeU16BE(bytes, at, Math.floor(value / U32));
-  writeU32BE(bytes, at + 2, value);
-}
-
 // The bits of a double pass through this pair of views; which word is the high one depends on the machine.
 const double = new Float64Array(1);
 const words = new Uint32Array(double.buffer);
@@ -76,28 +67,10 @@ double[0] = 1;
 const HIGH = words[1] !== 0 ? 1 : 0;
 const LOW = 1 - HIGH;
 
-export function readF64LE(bytes: Uint8Array, at: number): number {
-  words[LOW] = readU32LE(bytes, at);
-  words[HIGH] = readU32LE(bytes, at + 4);
-  return double[0]!;
-}
-
-export function writeF64LE(bytes: Uint8Array, at: number, value: number): void {
-  double[0] = value;
-  writeU32LE(bytes, at, words[LOW]!);
-  writeU32LE(bytes, at + 4, words[HIGH]!);
-}
-
 export function readF64BE(bytes: Uint8Array, at: number): number {
   words[HIGH] = readU32BE(bytes, at);
   words[LOW] = readU32BE(bytes, at + 4);
   return double[0]!;
-}
-
-export function writeF64BE(bytes: Uint8Array, at: number, value: number): void {
-  double[0] = value;
-  writeU32BE(bytes, at, words[HIGH]!);
-  writeU32BE(bytes, at + 4, words[LOW]!);
 }
 
 /**

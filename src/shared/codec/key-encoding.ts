@@ -79,7 +79,7 @@ export const binaryKeys: KeyEncoding<Buffer> = {
   prefixEnd: prefixUpperBound,
 };
 
-export const tupleKeys: KeyEncoding<TupleElement[]> = {
+const tupleKeys: KeyEncoding<TupleElement[]> = {
   name: 'tuple',
   encode: encodeTuple,
   decode: decodeTuple,

@@ -35,7 +35,7 @@ import { isWellFormed, readUtf8 } from './text.js';
 /** On disk: never change. */
 const EXT_BIGINT = 0;
 /** Values inside values. Deep enough for any document, shallow enough for every later recursion over the result. */
-export const MSGPACK_DEPTH_MAX = 128;
+const MSGPACK_DEPTH_MAX = 128;
 /** An encoder keeps its buffer; one that has grown beyond this is let go. */
 const ENCODER_BYTES_KEPT_MAX = 1 << 20;
 

@@ -33,7 +33,7 @@ export type TupleElement = null | boolean | number | bigint | string | Uint8Arra
 export type Tuple = readonly TupleElement[];
 
 /** On disk: never renumber, never reuse. The gaps are for types to come. */
-export const TupleTag = {
+const TupleTag = {
   End: 0x00,
   Null: 0x05,
   False: 0x10,
@@ -308,36 +308,4 @@ export function tuplePrefixEnd(bytes: Uint8Array, length: number): Buffer | unde
   for (let i = 0; i < length; i++) bound[i] = bytes[i]!;
   bound[length] = ESCAPE;
   return bound;
-}
-
-export interface TuplePrefixOptions {
-  /** The last element, a string or bytes, need only be begun: ['de', 'Ber'] with this finds ['de', 'Berlin']. */
-  readonly partialLast?: boolean;
-}
-
-/** Keys `k` with `gte ≤ k < lt` (no upper end if undefined) are exactly the tuples that begin with `prefix`. */
-export interface TupleRange {
-  readonly gte: Buffer;
-  readonly lt: Buffer | undefined;
-}
-
-/** The range of all tuples that begin with these elements. */
-export function tuplePrefixRange(prefix: Tuple, options: TuplePrefixOptions = {}): TupleRange {
-  const scratch = new KeyScratch();
-  if (options.partialLast !== true) {
-    const length = encodeTuple(prefix, scratch);
-    return { gte: copyBytes(scratch.bytes, 0, length), lt: tuplePrefixEnd(scratch.bytes, length) };
-  }
-  if (!Array.isArray(prefix)) throw invalidArgument(`a tuple key must be an array, got ${describeType(prefix)}`);
-  const last: unknown = prefix[prefix.length - 1];
-  let length = encodeElements(prefix.slice(0, -1), scratch, 0, 1);
-  if (typeof last === 'string') length = encodeOpenString(last, scratch, length);
-  else if (types.isUint8Array(last)) length = encodeOpenBytes(last, scratch, length);
-  else
-    throw invalidArgument(
-      `partialLast wants a string or a Uint8Array at the end of the prefix, got ${describeType(last)}`,
-    );
-  if (length > MAX_KEY_BYTES) throw keyTooLarge(length);
-  // Open content has no terminator: whatever begins with these bytes begins with this content.
-  return { gte: copyBytes(scratch.bytes, 0, length), lt: prefixUpperBound(scratch.bytes, length) };
 }

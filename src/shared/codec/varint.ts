@@ -10,7 +10,6 @@
  */
 import { assert } from '../assert.js';
 
-export const VARINT32_BYTES_MAX = 5;
 export const VARINT53_BYTES_MAX = 8;
 
 /** Bytes that `value` takes, 1 ..= 8. */

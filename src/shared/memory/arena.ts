@@ -42,12 +42,12 @@ export const UNIT_SHIFT = 12;
 /** A segment holds at most 2^18 units = 1 GiB, so that byte offsets inside it stay small integers. */
 export const SEGMENT_UNIT_SHIFT = 18;
 export const SEGMENT_UNIT_MASK = (1 << SEGMENT_UNIT_SHIFT) - 1;
-export const SEGMENT_COUNT_MAX = 64;
+const SEGMENT_COUNT_MAX = 64;
 /** 256 threads and 64 background jobs. */
 export const READER_SLOT_COUNT = 320;
 /** Units before the first page. */
 export const HEADER_UNITS = 8;
-export const PAGE_UNITS_MAX = 8;
+const PAGE_UNITS_MAX = 8;
 export const MEMORY_BYTES_MIN = 64 * UNIT_BYTES;
 
 /**
@@ -61,7 +61,7 @@ export const MEMORY_BYTES_MIN = 64 * UNIT_BYTES;
  *        4     4  birth      epoch of the publication that first showed the page, low half
  *        8     2  birth      high half
  */
-export const PAGE_CLASS_BYTE = 2;
+const PAGE_CLASS_BYTE = 2;
 export const PAGE_BIRTH_LOW_WORD = 1;
 export const PAGE_BIRTH_HIGH_HALFWORD = 4;
 
@@ -84,7 +84,7 @@ const HIGH_WATER_WORD = 50;
 const WRITER_SLEEP_WORD = 64;
 const LONG_PIN_WORD = 80;
 const LONG_PIN_WORDS = 4;
-export const LONG_PIN_COUNT = 64;
+const LONG_PIN_COUNT = 64;
 const SLOT_WORD = UNIT_BYTES / 4;
 const SLOT_WORDS = 16;
 

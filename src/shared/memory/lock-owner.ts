@@ -52,15 +52,6 @@ export interface Recoverable {
   recover(deadOwner: OwnerId): boolean;
 }
 
-/** Tells all locks of a death. The number of locks whose data may be half changed. */
-export function recoverAll(locks: Iterable<Recoverable>, deadOwner: OwnerId): number {
-  let brokenCount = 0;
-  for (const lock of locks) {
-    if (lock.recover(deadOwner)) brokenCount++;
-  }
-  return brokenCount;
-}
-
 export function checkTimeout(timeoutMs: number): void {
   if (!(timeoutMs >= 0)) throw invalidArgument(`a timeout is 0 or more milliseconds, got ${timeoutMs}`);
 }

@@ -22,7 +22,7 @@
 import { ConcordError, invalidArgument } from '../errors.js';
 import type { OwnerId } from './lock-owner.js';
 
-export const CACHE_BYTES_MIN = 256 * 1024;
+const CACHE_BYTES_MIN = 256 * 1024;
 export const BLOCK_BYTES_MAX = 64 * 1024;
 
 /** Structured-cloneable: pass it to other threads. */

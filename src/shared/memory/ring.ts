@@ -28,8 +28,8 @@ import { assert } from '../assert.js';
 import { ConcordError, invalidArgument } from '../errors.js';
 
 export const RING_HEADER_BYTES = 256;
-export const RING_CAPACITY_BYTES_MIN = 4 * 1024;
-export const RING_CAPACITY_BYTES_MAX = 64 * 1024 * 1024;
+const RING_CAPACITY_BYTES_MIN = 4 * 1024;
+const RING_CAPACITY_BYTES_MAX = 64 * 1024 * 1024;
 
 /** Index in `header` of the first word the users of a ring have for themselves; zero at first. */
 export const RING_USER_WORDS = 32;

@@ -32,7 +32,7 @@ const OWNER = 1;
 const SPIN_TRIES = 100;
 /** A writer is in the middle for microseconds, unless its thread was suspended. */
 const NAP_MS = 0.1;
-export const SEQLOCK_READ_TIMEOUT_MS = 1000;
+const SEQLOCK_READ_TIMEOUT_MS = 1000;
 
 const fenceWords = new Int32Array(new SharedArrayBuffer(64));
 

@@ -12,7 +12,7 @@
  */
 import { ConcordError } from '../errors.js';
 
-export const ORDER_COUNT = 4;
+const ORDER_COUNT = 4;
 const FREE = 0x80;
 const USED = 0x40;
 const LIMBO = 0x20;

@@ -6,16 +6,21 @@ import {
   encodeTuple,
   TUPLE_DEPTH_MAX,
   tuplePrefixEnd,
-  tuplePrefixRange,
   type Tuple,
 } from '../../../dist/shared/codec/tuple.js';
 import { expectGolden, hex } from './golden-file.js';
-import { compareTuples, elements, strings, tuples } from './tuple-arbitrary.js';
+import { compareTuples, elements, tuples } from './tuple-arbitrary.js';
 
 function encode(tuple: unknown): Buffer {
   // One byte to begin with, so that every step has to grow it.
   const scratch = new KeyScratch(1);
   return copy(scratch, encodeTuple(tuple, scratch));
+}
+
+/** Of all tuples that begin with these elements: gte ≤ key < lt. */
+function tuplePrefixRange(prefix: Tuple): { gte: Buffer; lt: Buffer | undefined } {
+  const gte = encode(prefix);
+  return { gte, lt: tuplePrefixEnd(gte, gte.length) };
 }
 
 function copy(scratch: KeyScratch, length: number): Buffer {
@@ -116,18 +121,6 @@ describe('any tuple', () => {
         expect(inRange(encode([...prefix, ...tuple]), gte, lt)).toBe(true);
       }),
       { numRuns: 1000 },
-    );
-  });
-
-  test('lies in the partial range of each beginning of its last string, and of no other', () => {
-    fc.assert(
-      fc.property(tuples, strings, strings, tuples, (head, begin, text, tail) => {
-        const { gte, lt } = tuplePrefixRange([...head, begin], { partialLast: true });
-        expect(inRange(encode([...head, begin + text, ...tail]), gte, lt)).toBe(true);
-        expect(inRange(encode([...head, text, ...tail]), gte, lt)).toBe(text.startsWith(begin));
-        expect(inRange(encode([...head, Buffer.from(begin), ...tail]), gte, lt)).toBe(false);
-      }),
-      { numRuns: 500 },
     );
   });
 
@@ -324,32 +317,12 @@ describe('prefix ranges', () => {
     expect(inRange(encode(['a', [9]]), gte, lt)).toBe(true);
   });
 
-  test('a partial string finds what goes on behind it', () => {
-    const range = tuplePrefixRange(['de', 'Ber'], { partialLast: true });
-    const names = ['Be', 'Ber', 'Berlin', 'Bern', 'Bes'].filter((name) =>
-      inRange(encode(['de', name, 1]), range.gte, range.lt),
-    );
-    expect(names).toEqual(['Ber', 'Berlin', 'Bern']);
-  });
-
-  test('partial bytes of ff only still have an upper end', () => {
-    const { gte, lt } = tuplePrefixRange([Uint8Array.of(0xff)], { partialLast: true });
-    expect([hex(gte), hex(lt!)]).toEqual(['60ff', '61']);
-  });
-
   test('a prefix as long as the limit has a bound that is a legal key', () => {
     const scratch = new KeyScratch();
     const length = encodeTuple(['x'.repeat(MAX_KEY_BYTES - 2)], scratch);
     const bound = tuplePrefixEnd(scratch.bytes, length)!;
     expect(bound.length).toBeLessThanOrEqual(MAX_KEY_BYTES);
     expect(inRange(copy(scratch, length), copy(scratch, length), bound)).toBe(true);
-  });
-
-  test.each<[string, Tuple]>([
-    ['nothing', []],
-    ['a number', ['a', 1]],
-  ])('partialLast with %s at the end is refused', (_, prefix) => {
-    expect(() => tuplePrefixRange(prefix, { partialLast: true })).toThrow(coded('ERR_INVALID_ARG'));
   });
 });
 

@@ -4,7 +4,6 @@ import {
   readVarint32,
   readVarint53,
   varintBytes,
-  VARINT32_BYTES_MAX,
   VARINT53_BYTES_MAX,
   writeVarint32,
   writeVarint53,
@@ -34,7 +33,7 @@ function reference(value: number): string {
 }
 
 const kinds = [
-  { name: 'u32', max: U32_MAX, bytesMax: VARINT32_BYTES_MAX, write: writeVarint32, read: readVarint32 },
+  { name: 'u32', max: U32_MAX, bytesMax: 5, write: writeVarint32, read: readVarint32 },
   { name: 'u53', max: Number.MAX_SAFE_INTEGER, bytesMax: VARINT53_BYTES_MAX, write: writeVarint53, read: readVarint53 },
 ];
 

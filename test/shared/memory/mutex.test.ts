@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { OWNER_ID_MAX, recoverAll, toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
+import { OWNER_ID_MAX, toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
 import { Mutex } from '../../../dist/shared/memory/mutex.js';
 import { ended, sharedWords, sleep, startScene } from '../../support/memory-scene.js';
 
@@ -229,17 +229,6 @@ describe('scenes', () => {
     expect(c.recover(toOwnerId(1))).toBe(true);
     expect(c.tryAcquire()).toBeUndefined();
     expect(await waiting).toBe('owner-died');
-  });
-
-  test('recoverAll tells every lock and counts the broken ones', () => {
-    const words = sharedWords(48);
-    const dead = [0, 16, 32].map((index) => new Mutex(words, index, toOwnerId(4)));
-    const living = [0, 16, 32].map((index) => new Mutex(words, index, toOwnerId(5)));
-    dead[0]!.acquire();
-    dead[2]!.acquire();
-    living[1]!.acquire();
-    expect(recoverAll(living, toOwnerId(4))).toBe(2);
-    expect(living.map((m) => m.owner)).toEqual([0, 5, 0]);
   });
 
   test('withLock holds the lock for its body, gives it back after a throw, and repairs or refuses after a death', async () => {

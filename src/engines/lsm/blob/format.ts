@@ -37,7 +37,7 @@ import type { BlobFileInfo, LsmIdentity } from '../types.js';
 
 export { BLOB_REFERENCE_BYTES_MAX, decodeBlobReference, encodeBlobReference } from './reference.js';
 
-export const BLOB_FORMAT_VERSION = 1;
+const BLOB_FORMAT_VERSION = 1;
 export const BLOB_KIND: FileKind = {
   magic: Buffer.from('CKV-BLB\n', 'latin1'),
   version: BLOB_FORMAT_VERSION,

@@ -115,7 +115,7 @@ function pickCut(view: TreeView): CompactionPlan | undefined {
 }
 
 /** Rewriting the table takes away all that some range tombstone hides in it. */
-export function isCutByTombstone(view: TreeView, table: TableInfo): boolean {
+function isCutByTombstone(view: TreeView, table: TableInfo): boolean {
   return view.tombstones.some(
     ({ seq, low, high }) =>
       table.smallestSeq < seq &&

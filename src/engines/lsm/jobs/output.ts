@@ -25,7 +25,7 @@ import type { JobEnv } from './job-env.js';
 import { Verdict, type VersionRules } from './versions.js';
 
 /** Tables' worth of the next level that one table may overlap. */
-export const GRANDPARENT_TABLES_MAX = 10;
+const GRANDPARENT_TABLES_MAX = 10;
 /** Part of tableBytes from which on a table ends where one of the next level does. */
 const ALIGNED_CUT_SHARE = 0.6;
 /** Versions between two looks at the cancel word: some milliseconds. */

@@ -44,7 +44,7 @@ import type { BlobFileInfo, BlobUse, LsmIdentity, RangeTombstone, TableInfo } fr
 import { KEY_BYTES_MAX, type VersionEdit } from './state.js';
 
 /** Append-only. 1: the first. */
-export const MANIFEST_FORMAT_VERSION = 1;
+const MANIFEST_FORMAT_VERSION = 1;
 export const HEADER_BYTES = 72;
 export const FRAME_HEADER_BYTES = 24;
 export const PAYLOAD_BYTES_MAX = 2 ** 30;

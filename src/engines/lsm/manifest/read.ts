@@ -70,7 +70,7 @@ export interface ManifestImage {
 }
 
 /** The number of the tree's manifest. @throws ERR_CORRUPT, ERR_IO */
-export function readCurrent(env: Env, directory: string, identity: LsmIdentity): number {
+function readCurrent(env: Env, directory: string, identity: LsmIdentity): number {
   const path = `${directory}/${CURRENT_NAME}`;
   const text = Buffer.from(readWhole(env, path, 4096, 'the pointer to the manifest is missing')).toString('latin1');
   const name = text.split('\n', 2)[1] ?? '';

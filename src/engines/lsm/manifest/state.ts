@@ -70,7 +70,7 @@ function isKey(key: Uint8Array): boolean {
 }
 
 /** What is wrong with the description of a table by itself. */
-export function tableProblem(table: TableInfo): string | undefined {
+function tableProblem(table: TableInfo): string | undefined {
   const { number, level, run, entries, smallestKey, largestKey, blobs } = table;
   const name = `table ${number}`;
   if (!(isUpTo(number, FILE_NUMBER_MAX) && number >= 1)) return `${number} is no number of a file`;
@@ -105,7 +105,7 @@ export function tableProblem(table: TableInfo): string | undefined {
 }
 
 /** What is wrong with the description of a blob file by itself. */
-export function blobProblem({ number, bytes, records, recordBytes, createdAt }: BlobFileInfo): string | undefined {
+function blobProblem({ number, bytes, records, recordBytes, createdAt }: BlobFileInfo): string | undefined {
   if (!(isUpTo(number, FILE_NUMBER_MAX) && number >= 1)) return `${number} is no number of a file`;
   if (!isCount(bytes) || !isCount(records) || !isCount(recordBytes) || recordBytes > bytes) {
     return `blob file ${number}: ${records} records of ${recordBytes} bytes in ${bytes}`;
@@ -115,7 +115,7 @@ export function blobProblem({ number, bytes, records, recordBytes, createdAt }: 
 }
 
 /** What is wrong with a range tombstone. */
-export function tombstoneProblem({ seq, low, high }: RangeTombstone): string | undefined {
+function tombstoneProblem({ seq, low, high }: RangeTombstone): string | undefined {
   if (!(isUpTo(seq, U48_MAX) && seq > 0)) return `a range tombstone of number ${seq}`;
   for (const key of [low, high]) {
     if (key !== undefined && !isKey(key)) return `range tombstone ${seq}: a bound of more than ${KEY_BYTES_MAX} bytes`;

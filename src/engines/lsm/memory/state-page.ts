@@ -211,10 +211,3 @@ export function markState(arena: ArenaReader, state: UnitId, mark: (unit: UnitId
   walkTombstonePages(arena, words[page + LIST_WORD]!, mark);
   markVersion(arena, words[page + VERSION_WORD]!, mark);
 }
-
-/** A safe bound of the units that a state with such tombstones takes. */
-export function stateUnits(memtables: number, tombstones: readonly RangeTombstone[]): number {
-  let bytes = 0;
-  for (const tombstone of tombstones) bytes += tombstoneBytes(tombstone);
-  return 1 + (memtables >> 10) + Math.ceil(bytes / 4096) * 2 + (bytes === 0 ? 0 : 8);
-}

@@ -328,11 +328,6 @@ export function retireTable(arena: ArenaWriter, unit: UnitId): void {
   });
 }
 
-/** Number of the table's file, and its name in the block cache. */
-export function tableNumberOf(arena: ArenaReader, unit: UnitId): number {
-  return arena.u32[unit >>> SEGMENT_UNIT_SHIFT]![checkTablePage(arena, unit) + TableWord.number]!;
-}
-
 export function isResident(arena: ArenaReader, unit: UnitId): boolean {
   const flags = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]![checkTablePage(arena, unit) + TableWord.flags]!;
   return (flags & INDEX_IS_RESIDENT) !== 0;

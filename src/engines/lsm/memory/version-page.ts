@@ -15,7 +15,7 @@ import { ConcordError } from '../../../shared/errors.js';
 import { SEGMENT_UNIT_SHIFT, type ArenaReader, type ArenaWriter, type UnitId } from '../../../shared/memory/arena.js';
 import { corruptPage } from '../../btree/page.js';
 import { LSM_LEVELS, type TableInfo } from '../types.js';
-import { FenceTreeBuilder, fenceTreeUnits, walkFenceTree } from './fence-tree.js';
+import { FenceTreeBuilder, walkFenceTree } from './fence-tree.js';
 import {
   LSM_PAGE_BYTES_MAX,
   LsmPage,
@@ -88,17 +88,6 @@ export function buildVersion(
     for (const builder of builders) builder.abort();
     throw error;
   }
-}
-
-/** A safe bound of the units that such a version takes. */
-export function versionUnits(runs: readonly (readonly { readonly info: TableInfo }[])[]): number {
-  let units = LSM_PAGE_BYTES_MAX / 4096;
-  for (const run of runs) {
-    let keyBytes = 0;
-    for (const { info } of run) keyBytes += info.largestKey.length;
-    units += fenceTreeUnits(run.length, keyBytes);
-  }
-  return units;
 }
 
 /** Root, level and size of each run, newest first. @throws ERR_CORRUPT */

@@ -33,7 +33,7 @@ const INDEX_PARTITION_BYTES = 16 * 1024;
 /** With keys of 4 KiB a partition has so many entries nevertheless: the root stays small, and 64 KiB, what a block cache takes, hold it. */
 const INDEX_PARTITION_ENTRIES_MIN = 8;
 const INDEX_RESTART_INTERVAL = 8;
-export const BLOCK_BYTES_MIN = 128;
+const BLOCK_BYTES_MIN = 128;
 /** So that a block, unless a single entry is larger, fits a block cache. */
 export const BLOCK_BYTES_MAX = 64 * 1024;
 
@@ -47,7 +47,7 @@ export interface TableWriterParameters {
 }
 
 /** @throws ERR_INVALID_ARG */
-export function checkTableOptions(options: TableOptions): void {
+function checkTableOptions(options: TableOptions): void {
   const { blockBytes, restartInterval, bitsPerKey, prefixFilterBytes } = options;
   if (!(Number.isInteger(blockBytes) && blockBytes >= BLOCK_BYTES_MIN && blockBytes <= BLOCK_BYTES_MAX)) {
     throw invalidArgument(`blockBytes is ${BLOCK_BYTES_MIN} to ${BLOCK_BYTES_MAX}, got ${blockBytes}`);

@@ -63,7 +63,7 @@ import { LockMode } from './mode.js';
 export type DeadlockPolicy = 'detect' | 'wait-die' | 'wound-wait';
 
 /** What tryKey() and conflict() answer when an anonymous waiter is in the way. */
-export const ANONYMOUS = -1;
+const ANONYMOUS = -1;
 
 /** Grants kept for reuse. */
 const POOLED_MAX = 8192;
