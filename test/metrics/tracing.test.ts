@@ -73,6 +73,23 @@ test('each asynchronous call is told once, with its space, key and durability', 
   expect(seen.calls[7]).toMatchObject({ entries: 2 });
 });
 
+test('a transaction is told as one call, with what its function returned or how it failed', async () => {
+  const db = await openStore({ durability: 'os' });
+  const seen = listen();
+  await db.transaction((tx) => {
+    void tx.put('a', '1');
+    return 'done';
+  });
+  const failing = db.transaction(() => {
+    throw new Error('no');
+  });
+  await expect(failing).rejects.toThrow('no');
+  expect(seen.calls.map(({ operation }) => operation)).toEqual(['transaction', 'transaction']);
+  expect(seen.calls[0]).toMatchObject({ space: '', durability: 'os', result: 'done' });
+  expect(seen.errors).toHaveLength(1);
+  expect(seen.ends).toHaveLength(2);
+});
+
 test('calls that wait for a space to be made are told once', async () => {
   const db = await openStore();
   const seen = listen();

@@ -19,6 +19,7 @@ export type TracedOperation =
   | 'del'
   | 'update'
   | 'batch'
+  | 'transaction'
   | 'clear'
   | 'flush'
   | 'snapshot'

@@ -338,7 +338,9 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    */
   transaction<T>(fn: (tx: Transaction<K, V>) => T | Promise<T>, options?: TransactionOptions): Promise<T> {
     const { source } = this;
-    return source.core.transactions.run<K, V, T>(source, fn, options);
+    const { transactions } = source.core;
+    if (!isTraced()) return transactions.run<K, V, T>(source, fn, options);
+    return traced(this.#contextOf('transaction', options), () => transactions.run<K, V, T>(source, fn, options));
   }
 
   /**
