@@ -49,6 +49,8 @@ const BLOB_WINDOW_CHUNKS = 4;
  * that a burst of durable writes is not cut into many small groups.
  */
 const PUBLISH_RECORDS = 8;
+/** So much is some tenths of a millisecond of work for the shard: it begins while the caller makes the next batch. */
+const PUBLISH_BYTES = 32 * 1024;
 
 /** Its shard has said that it takes longer. */
 interface DeferredRequest {
@@ -267,7 +269,7 @@ export class ShardLink {
     this.#rejects[slot] = reject;
     this.#meters[slot] = meter;
     this.#since[slot] = sinceMs;
-    if (++this.#unpublished >= PUBLISH_RECORDS) {
+    if (++this.#unpublished >= PUBLISH_RECORDS || this.requests.unpublishedBytes >= PUBLISH_BYTES) {
       this.publish();
       this.#hasNews = false;
       this.#onPublish();

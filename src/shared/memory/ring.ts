@@ -144,6 +144,11 @@ export class RingProducer {
     return this.#head !== this.#published;
   }
 
+  /** Of reserved records that nobody sees yet, headers and padding included. */
+  get unpublishedBytes(): number {
+    return (this.#head - this.#published) | 0;
+  }
+
   /** Bytes not taken by records now, headers and padding included; a long record may need a skip to the start on top. */
   free(): number {
     this.#loadTail();
