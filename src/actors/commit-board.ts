@@ -2,7 +2,7 @@
  * The commit board: which transactions over several shards are decided, and which shards have applied them. A bounded circular log in the pool's
  * control block, so that it outlives the thread of the coordinator, which alone appends, and those of the shards, which each set one bit.
  *
- *   head line    head (entries appended, modulo 2^32) · tail (entries before it are applied everywhere) · claim
+ *   head line    head (entries appended, modulo 2^32) · tail (entries before it are applied everywhere) · claim · round
  *   entries      1,024 × { id f64 · number f64 · participants 2 × u32 · applied 2 × u32 · turn i32 }, entry i at i modulo 1,024
  *   prepared     per shard 16,384 × i32: how many prepared transactions write a key of that hash
  *
@@ -18,6 +18,11 @@
  * Why no single read sees a part either (mustWait()). Before a shard votes yes it raises the counters of the keys to be written, and lowers them after
  * the outcome is published. A reader that has seen the transaction on another shard finds its entry on the board, and either the counters of its own key
  * raised, and waits for that shard, or the new value.
+ *
+ * A shard that only reads for a transaction keeps its yes by locks in the memory of its thread. Is it replaced between the decision and the number, others could
+ * write there, and become visible, before the transaction that has read what was before them. So the coordinator begins a round (an odd `round`) before it
+ * looks how often shards were replaced, and ends it when all that it has accepted since has its number; and who replaces a shard counts that first, and then
+ * lets it serve nobody until the round that it meets is over. One of the two sees the other.
  *
  * An entry is written anew only when the one before it in its place is applied everywhere; `turn` says which of them it holds, and a reader that finds
  * another turn than it looks for knows that the one it looks for is done.
@@ -39,6 +44,7 @@ const TURN = 8;
 const HEAD = 0;
 const TAIL = 1;
 const CLAIM = 2;
+const ROUND = 3;
 const LINE_WORDS = 16;
 const HEAD_BYTES = LINE_WORDS * 4;
 const PREPARED_COUNTERS = 1 << 14;
@@ -118,6 +124,26 @@ export class CommitBoard {
   unclaim(): void {
     Atomics.store(this.#words, CLAIM, 0);
     Atomics.notify(this.#words, CLAIM);
+  }
+
+  /** Coordinator: before it accepts what depends on shards that have only read. One that has begun goes on. */
+  beginRound(): void {
+    if ((this.round & 1) === 0) Atomics.add(this.#words, ROUND, 1);
+  }
+
+  /** Coordinator: all that it has accepted has its number, or never gets one. */
+  endRound(): void {
+    if ((this.round & 1) === 1) Atomics.add(this.#words, ROUND, 1);
+  }
+
+  /** Host: with a restart counted, what isRoundOver() is asked with. */
+  get round(): number {
+    return Atomics.load(this.#words, ROUND);
+  }
+
+  /** Host: whether all has its number that was accepted before `seen` was read. */
+  isRoundOver(seen: number): boolean {
+    return (seen & 1) === 0 || this.round !== seen;
   }
 
   /** Coordinator, under its claim, not if isFull: shard s takes part if bit s of the masks is set. */

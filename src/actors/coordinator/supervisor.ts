@@ -10,6 +10,7 @@
  * then may shards forget what that client has prepared.
  * Threads: the host's.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { createRing } from '../../shared/memory/ring.js';
@@ -24,6 +25,7 @@ import { DECISION_RESPONSE_RING_BYTES, DECISION_RING_BYTES } from './decision-qu
 /** As of shards. */
 const DEATHS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
+const ROUND_POLL_MS = 2;
 
 export interface CoordinatorRings {
   readonly requests: SharedArrayBuffer;
@@ -136,6 +138,16 @@ export class CoordinatorSupervisor {
   async connect(shard: number, end: ShardEnd): Promise<void> {
     const { port1, port2 } = new MessageChannel();
     await Promise.allSettled([this.#remote!.attachShard(shard, port1), end.attachCoordinator(port2)]);
+  }
+
+  /**
+   * A shard was replaced, and that is counted. Resolves when every transaction that was decided on its word has its number: then it may serve. Where no
+   * coordinator is left to give it one, nothing is waited for: what is decided is applied when the store is opened again.
+   */
+  async roundOver(): Promise<void> {
+    const { commits } = this.#options.control;
+    const { round } = commits;
+    while (!commits.isRoundOver(round) && !this.#isFailed && !this.#isStopping) await sleep(ROUND_POLL_MS);
   }
 
   #restart(): void {

@@ -151,6 +151,8 @@ interface ShardHandle {
   lastError: ConcordError | undefined;
   /** Settles when no restart is under way; restarts run one after another. Never rejects. */
   restarting: Promise<void>;
+  /** No client is given to it yet: decisions that its predecessor had a part in may be on their way. */
+  isTakingOver: boolean;
   /** The thread is meant to end: nobody takes over. */
   isStopping: boolean;
 }
@@ -513,6 +515,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       ended: Promise.resolve(),
       lastError: undefined,
       restarting: Promise.resolve(),
+      isTakingOver: false,
       isStopping: false,
     };
     if (known !== undefined) {
@@ -574,6 +577,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   async #takeOver(handle: ShardHandle): Promise<void> {
     const { index } = handle;
+    handle.isTakingOver = true;
     const error =
       handle.lastError ?? new ConcordError('ERR_INTERNAL', `shard ${index} ended unexpectedly`, { shard: index });
     handle.lastError = undefined;
@@ -601,6 +605,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
         continue;
       }
       await this.#coordinator?.connect(index, handle.remote);
+      await this.#coordinator?.roundOver();
+      handle.isTakingOver = false;
       for (const client of this.#clients.values()) await this.#attachTo(handle, client);
       this.emit('shard-restarted', { shard: index, error });
       tellShard({ event: 'restarted', shard: index, error });
@@ -1031,9 +1037,10 @@ export class PoolHost extends EventEmitter<HostEvents> {
   }
 
   async #attachTo(handle: ShardHandle, { client, rings }: AttachedClient): Promise<void> {
+    if (handle.isTakingOver) return;
     const { requests, responses } = rings[handle.index]!;
     await handle.remote.attachClient(client, requests, responses).catch((error: unknown) => {
-      // A shard that is down now is given all clients when it comes back.
+      // A shard that is down now is given all clients when it comes back, as one that takes over is.
       if (!(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') throw error;
     });
   }

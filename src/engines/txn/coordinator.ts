@@ -78,6 +78,9 @@ export interface DecisionBoard {
   claim(): void;
   append(id: number, number: number, maskLow: number, maskHigh: number): void;
   unclaim(): void;
+  /** From before a look at the restarts of shards, until all has a number that was accepted because of it: see commit-board.ts. */
+  beginRound(): void;
+  endRound(): void;
   /** Tells each entry that is applied everywhere once, oldest first, up to the first that is not. */
   collect(done: (id: number, number: number) => void): void;
   forEach(visit: (entry: BoardEntryView) => void): void;
@@ -353,6 +356,7 @@ export class Coordinator {
       else known.waiting.push(client, request);
       return;
     }
+    if (voteEpoch !== 0) this.#board.beginRound();
     const refusal = this.#refusalOf(id, maskLow, maskHigh, voteEpoch);
     if (refusal !== undefined) {
       this.#refuse(id, client, [client, request], refusal);
@@ -416,6 +420,7 @@ export class Coordinator {
     if (this.#group.length > 0 || this.#asks.length > 0 || isDue) changed += this.#logFrame(nowMs);
     changed += this.#collect();
     changed += this.#fillBoard();
+    if (this.#group.length === 0 && this.#doubtful.length === 0 && this.offBoard === 0) this.#board.endRound();
     if (nowMs >= this.#failedLookMs) this.#lookPastFailed(nowMs);
     if (this.#log.isLong && nowMs >= this.#retryMs) this.#restate(nowMs);
     return changed;

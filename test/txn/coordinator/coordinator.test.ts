@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { Coordinator } from '../../../dist/engines/txn/coordinator.js';
 import type { DecisionLog } from '../../../dist/engines/txn/decision-log.js';
 import { FenceTable, createFenceTable } from '../../../dist/engines/txn/fence-table.js';
@@ -216,6 +216,32 @@ describe('a decision', () => {
     scene.step();
     expect(scene.codeOf(others[2]!)).toBe('done');
     expect(scene.applied[0]).toEqual([7, 9, 10]);
+  });
+
+  test('that needs shards which only read begins a round; the round is over when it has its number, whichever thread gives it', () => {
+    const scene = new Scene();
+    scene.decide(6, BOTH, OS, CLIENT, 0);
+    expect(scene.board.isRoundOver(scene.board.round)).toBe(true);
+    scene.decide(7, BOTH, OS, CLIENT, 1);
+    const seen = scene.board.round;
+    expect(scene.board.isRoundOver(seen)).toBe(false);
+    vi.spyOn(scene.board, 'claim').mockImplementationOnce(() => {
+      throw new Error('the thread ends');
+    });
+    expect(() => scene.step()).toThrow('the thread ends');
+    scene.restartThread();
+    expect([scene.onBoard(), scene.board.isRoundOver(seen)]).toEqual([[], false]);
+    scene.step();
+    expect([scene.onBoard(), scene.board.isRoundOver(seen)]).toEqual([[6, 7], true]);
+  });
+
+  test('that is refused leaves no round behind', () => {
+    const scene = new Scene();
+    scene.restarts = 1;
+    scene.decide(7, BOTH, OS, CLIENT, 1);
+    const seen = scene.board.round;
+    scene.step();
+    expect(scene.board.isRoundOver(seen)).toBe(true);
   });
 
   test.each([

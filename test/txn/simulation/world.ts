@@ -98,6 +98,8 @@ export interface ShardLife {
   readonly thread: SimThread;
   readonly shard: Shard;
   readonly control: ControlBlock;
+  /** Has no clients yet: what was decided on its predecessor's word has no number yet. */
+  isTakingOver: boolean;
 }
 
 /** One life of the coordinator's thread. */
@@ -452,11 +454,25 @@ export class World {
     const shard = new Shard(index, store, control, undefined, this.settings);
     plantIn('shard', this.options.plant, shard);
     control.setShardState(index, ShardState.Running);
-    this.lives[index] = { thread, shard, control };
+    const life = { thread, shard, control, isTakingOver: adopt };
+    this.lives[index] = life;
     this.trace(`${thread.name} is up, prepared: ${store.recovery.prepared.join(' ')}`);
     if (!adopt) return;
-    for (const { slot, rings, leaving } of this.clients.values())
-      if (leaving === undefined) shard.attach(slot, rings[index]!.requests, rings[index]!.responses);
+    const { commits } = control;
+    const { round } = commits;
+    this.#restarts.push({
+      dueMs: this.clock.nowMs,
+      run: () => {
+        if (this.lives[index] !== life) return true;
+        if (thread.isBusy || !commits.isRoundOver(round)) return false;
+        life.isTakingOver = false;
+        this.#run(thread, () => {
+          for (const { slot, rings, leaving } of this.clients.values())
+            if (leaving === undefined) shard.attach(slot, rings[index]!.requests, rings[index]!.responses);
+        });
+        return true;
+      },
+    });
   }
 
   stepShard(index: number): void {
@@ -724,7 +740,9 @@ export class World {
     this.control.addClients(1);
     const { requests, responses } = client.coordinatorRings;
     this.coordinator?.actor.attachClient(slot, requests, responses);
-    this.lives.forEach((life, shard) => life?.shard.attach(slot, rings[shard]!.requests, rings[shard]!.responses));
+    this.lives.forEach((life, shard) => {
+      if (life?.isTakingOver === false) life.shard.attach(slot, rings[shard]!.requests, rings[shard]!.responses);
+    });
     return client;
   }
 
