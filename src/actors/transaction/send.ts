@@ -93,10 +93,22 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
     hasReaders ? 1 + restarts : 0,
     () => !hasReaders || core.control.restarts === restarts,
   );
-  const answer = run.run().finally(() => {
-    for (const { body } of parts) keep(body);
+  const answer = run.run();
+  const isOneWriter = parts.filter(({ writes }) => writes).length === 1;
+  if (!isOneWriter) {
+    // All were asked for their votes, and the port has copied the bodies: the next transaction has them.
+    keepAll(parts);
+    return { answer, run };
+  }
+  // That of the writer goes out when the others have voted.
+  const ended = answer.finally(() => {
+    keepAll(parts);
   });
-  return { answer, run };
+  return { answer: ended, run };
+}
+
+function keepAll(parts: readonly CommitPart<TransactionBodyWriter>[]): void {
+  for (const { body } of parts) keep(body);
 }
 
 /**
