@@ -46,7 +46,7 @@ const PARTS = [
     ({ functionName }) => /^(\(idle\)|fdatasync|write(Buffer|v|Utf8String|Latin1String)?|read)$/.test(functionName),
   ],
   ['garbage collection', ({ functionName }) => functionName === '(garbage collector)'],
-  ['looking for work', ({ functionName, url }) => url.endsWith('shard-worker.js') && functionName === '#run'],
+  ['looking for work', ({ functionName, url }) => url.endsWith('shard-thread.js') && functionName === '#run'],
   ['routes', ({ url }) => /gateway\/http\/|bench\/http\.mjs$/.test(url)],
   ['fastify', ({ url }) => url.includes('node_modules/')],
   ['store', ({ url }) => url.startsWith('file:')],
@@ -61,7 +61,7 @@ export function readProfiles(directory, pid, fromUs, toUs) {
     if (match === null || Number(match[1]) !== pid) continue;
     const profile = JSON.parse(readFileSync(join(directory, name), 'utf8'));
     const frames = new Map(profile.nodes.map(({ id, callFrame }) => [id, callFrame]));
-    const isShard = profile.nodes.some(({ callFrame }) => callFrame.url.endsWith('shard-worker.js'));
+    const isShard = profile.nodes.some(({ callFrame }) => callFrame.url.endsWith('shard-thread.js'));
     if (match[2] !== '0' && !isShard) continue;
     const parts = new Map();
     let sum = 0;

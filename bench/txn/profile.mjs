@@ -8,7 +8,7 @@ const FUNCTIONS_MAX = 24;
 /** Twice the interval of samples: more is time without a core. */
 const SAMPLE_US_MAX = 1000;
 const THREADS = [
-  ['shard', '/shard-worker.js'],
+  ['shard', '/shard-thread.js'],
   ['coordinator', '/coordinator-worker.js'],
 ];
 

@@ -495,7 +495,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
       },
       settings: settingsOf(options),
     };
-    const worker = new Worker(new URL('../shard/shard-worker.js', import.meta.url), {
+    const entry = options.engineModules.length === 0 ? '../shard/shard-thread.js' : '../shard/shard-worker.js';
+    const worker = new Worker(new URL(entry, import.meta.url), {
       workerData,
       transferList: [port2],
       name: `concordkv-shard-${index}`,
