@@ -7,9 +7,9 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { killLoop } from './kill-loop.mjs';
 
 const KILLS = 100;
-const SCENE_KILLS = 10;
-const ENGINE_KILLS = 5;
-const MERGE_KILLS = 6;
+const SCENE_KILLS = 8;
+const ENGINE_KILLS = 3;
+const MERGE_KILLS = 4;
 
 let directory: string;
 
