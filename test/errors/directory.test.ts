@@ -344,15 +344,36 @@ describe('what is missing is ERR_CORRUPT and never taken for empty:', () => {
     expect((await ConcordPool.verify(directory)).ok).toBe(false);
   });
 
-  test('the checkpoint that the log continues', async () => {
+  /** A store whose checkpoint is lost; so much of the log behind it was kept for feeds. */
+  async function withoutCheckpoint(retainBytes: number): Promise<string> {
     const directory = scratchDirectory();
-    const db = await ConcordPool.open(directory, { shards: 1, segmentBytes: 262144 });
+    const db = await ConcordPool.open(directory, { shards: 1, segmentBytes: 262144, feed: { retainBytes } });
     for (let i = 0; i < 40; i++) await db.put(`k${i}`, 'v'.repeat(30_000), { durability: 'os' });
     await db.host!.checkpointAll();
     for (let i = 0; i < 40; i++) await db.put(`k${i}`, 'w'.repeat(30_000), { durability: 'os' });
     await db.host!.checkpointAll();
     await db.close();
     rmSync(filesOf(directory).find((file) => file.endsWith('.ckpt'))!);
+    return directory;
+  }
+
+  test.each([
+    ['all', 64 << 20],
+    ['a part', 1 << 20],
+  ])('the checkpoint, with %s of the log before it there: opened whole or not at all', async (_, retainBytes) => {
+    const directory = await withoutCheckpoint(retainBytes);
+    if (retainBytes === 1 << 20) {
+      expect(await failureOf(ConcordPool.open(directory))).toMatchObject({ code: 'ERR_CORRUPT' });
+      return;
+    }
+    const db = await ConcordPool.open(directory);
+    for (let i = 0; i < 40; i++) expect(db.getSync(`k${i}`)).toBe('w'.repeat(30_000));
+    expect(await db.count()).toBe(40);
+    await db.close();
+  });
+
+  test('the checkpoint that the log continues', async () => {
+    const directory = await withoutCheckpoint(0);
     expect(await failureOf(ConcordPool.open(directory))).toMatchObject({
       code: 'ERR_CORRUPT',
       details: { file: expect.any(String) as string },
