@@ -31,6 +31,8 @@ async function openConcord(directory, { cacheBytes, writeBytes, compression, thr
     memoryBytes: Math.max(256 * MIB, 8 * writeBytes),
     blockCacheBytes: Math.max(MIB, cacheBytes),
     backgroundThreads: threads,
+    // The others keep no log for change feeds.
+    feed: { retainBytes: 0 },
     lsm: { memtableBytes: writeBytes, compression: compression ? 'lz4' : 'none' },
   });
   return {
