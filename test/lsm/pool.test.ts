@@ -136,9 +136,9 @@ test('long values are read from files of their own, whole and in pieces, and go 
   expect((await db.values({ prefix: 'large' }).all()).map((value) => value.length)).toEqual(lengths);
   expect(db.stats().spaces[0]!.lsm!.reads.blobReads).toBeGreaterThan(0);
   for (const i of lengths.keys()) await db.put(`large${i}`, 'small');
-  await db.compact();
-  await db.compact();
-  await vi.waitFor(() => {
+  await vi.waitFor(async () => {
+    // What a merge has kept for something that ran beside it, the next one drops.
+    await db.compact();
     const { lsm } = db.stats().spaces[0]!;
     expect(lsm!.blobBytes - lsm!.blobGarbageBytes).toBe(0);
   }, WAIT);
