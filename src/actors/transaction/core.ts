@@ -167,6 +167,11 @@ export class TransactionCore {
     this.onFailure?.(error);
   }
 
+  /** Its time is over. */
+  expire(): void {
+    this.interrupt(timedOut(this.settings.timeoutMs));
+  }
+
   listenTo(signal: AbortSignal): void {
     this.#listener = () => {
       this.interrupt(signal.reason as Error);
@@ -241,7 +246,19 @@ export class TransactionCore {
   #awaitNewest(shard: number, hash: number): void {
     const { commits } = this.control;
     if (this.control.shards === 1 || commits.isEmpty || !commits.mayBePrepared(shard, hash)) return;
-    commits.waitForShardSync(shard, Math.min(isMainThread ? MAIN_WAIT_MS_MAX : Infinity, this.#remainingMs));
+    try {
+      commits.waitForShardSync(shard, Math.min(isMainThread ? MAIN_WAIT_MS_MAX : Infinity, this.#remainingMs));
+    } catch (error) {
+      this.#failWait(error);
+    }
+  }
+
+  /** A wait that lasts no longer than the transaction may: if that is over, it says more than the end of the wait. @throws always */
+  #failWait(error: unknown): never {
+    // Waits count whole milliseconds, and may come to the end before the timer does.
+    if (performance.now() + 1 >= this.deadlineMs) this.expire();
+    this.assertAlive();
+    throw error;
   }
 
   get #remainingMs(): number {
@@ -311,10 +328,10 @@ export class TransactionCore {
     if (mustWait) {
       try {
         await this.control.commits.waitForShard(shard, this.#remainingMs);
-      } finally {
-        // Its own end, if it has come, says more than that of the wait.
-        this.assertAlive();
+      } catch (error) {
+        this.#failWait(error);
       }
+      this.assertAlive();
     }
     if (!view.mayBeCold) return;
     const atSeq = this.readsAtSnapshot ? this.snapshotAt : Infinity;
@@ -487,4 +504,13 @@ function changedMeanwhile(entry: KeyEntry): ConcordError {
     space: entry.source.name,
     shard: entry.shard,
   });
+}
+
+export function timedOut(timeoutMs: number, cause?: unknown): ConcordError {
+  return new ConcordError(
+    'ERR_TRANSACTION_TIMEOUT',
+    `the transaction was not decided within ${timeoutMs} ms`,
+    { timeoutMs },
+    cause === undefined ? undefined : { cause },
+  );
 }

@@ -17,7 +17,7 @@ import type { PoolCore } from '../pool/core.js';
 import type { SpaceSource } from '../pool/source.js';
 import { Admission } from './admission.js';
 import { TransactionBoardPart, TransactionCounter } from './board.js';
-import { Phase, TransactionCore, transactionClosed } from './core.js';
+import { Phase, TransactionCore, transactionClosed, timedOut } from './core.js';
 import {
   defaultSettings,
   resolveSettings,
@@ -465,7 +465,7 @@ export class TransactionManager {
     let nextMs = Infinity;
     for (let core = this.#open; core !== undefined;) {
       const { after, deadlineMs } = core;
-      if (deadlineMs <= nowMs) core.interrupt(timedOut(core.settings.timeoutMs));
+      if (deadlineMs <= nowMs) core.expire();
       else nextMs = Math.min(nextMs, deadlineMs);
       core = after;
     }
@@ -494,15 +494,6 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 
 function isTriedAgain(error: unknown): boolean {
   return error instanceof ConcordError && TRIED_AGAIN.has(error.code);
-}
-
-function timedOut(timeoutMs: number, cause?: unknown): ConcordError {
-  return new ConcordError(
-    'ERR_TRANSACTION_TIMEOUT',
-    `the transaction was not decided within ${timeoutMs} ms`,
-    { timeoutMs },
-    cause === undefined ? undefined : { cause },
-  );
 }
 
 /** A pause of random length, so that those who met do not meet again. */
