@@ -53,7 +53,7 @@ export function inspectTableFile(env: Env, path: string, options: TableOptions):
     `table ${info.number} of tree ${identity.tree}, shard ${identity.shard}, store ${shownId(identity.storeId)}`,
     `format      version ${report.formatVersion}, ${amount(footer.fileBytes)}`,
     `written to  level ${info.level}${info.level === 0 ? `, run ${info.run}` : ''}, data of ${shownTime(info.createdAt)}`,
-    `entries     ${info.entries.toLocaleString('en-US')} of ${layout.keys.toLocaleString('en-US')} keys, ` +
+    `entries     ${info.entries.toLocaleString('en-US')} of ${info.keys.toLocaleString('en-US')} keys, ` +
       `${info.tombstones.toLocaleString('en-US')} tombstones, ${info.expiring.toLocaleString('en-US')} expire`,
     `keys        ${shownKey(info.smallestKey)} to ${shownKey(info.largestKey)}`,
     `numbers     ${info.smallestSeq} to ${info.largestSeq}`,

@@ -39,6 +39,8 @@ export interface TableInfo {
   readonly bytes: number;
   /** All versions, tombstones among them. */
   readonly entries: number;
+  /** Different ones; the other entries are hidden by a newer version, and were kept for a snapshot. 0: unknown, told by a manifest of format 1. */
+  readonly keys: number;
   readonly tombstones: number;
   /** Of keys and values as they were put (values in blob files included). */
   readonly rawBytes: number;

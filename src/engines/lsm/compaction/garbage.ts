@@ -10,6 +10,7 @@
  * By rewriting, when there is nothing better to do (score below 1), or much of it:
  *   tables that refer to blob files with much garbage; the live values move
  *   tables with many tombstones or expired entries: down a level, or at the bottom, where they are
+ *   tables with versions that were kept for snapshots which are closed now, at the bottom
  *   tables that range tombstones cut: then the tombstones can go
  *
  * Each of these leaves less of what it was chosen for, so it comes to an end.
@@ -28,6 +29,7 @@ const TOMBSTONES_MAX = 32;
 const EXPIRED_SHARE = 0.3;
 const TOMBSTONE_SHARE = 0.5;
 const BOTTOM_TOMBSTONE_SHARE = 0.1;
+const HIDDEN_SHARE = 0.1;
 /** Tables that are rewritten together. */
 const TABLES_MAX = 8;
 const IDLE_SCORE = 0.5;
@@ -136,11 +138,18 @@ function hasDroppableTombstones(view: TreeView, table: TableInfo): boolean {
   return table.tombstones > 0 && !view.hasSnapshotIn(table.smallestSeq, table.largestSeq);
 }
 
+/** Versions that were kept for snapshots: rewriting the table takes them all away. */
+function hiddenEntries(view: TreeView, table: TableInfo): number {
+  const hidden = table.keys === 0 ? 0 : table.entries - table.keys;
+  return hidden === 0 || view.hasSnapshotIn(table.smallestSeq, table.largestSeq) ? 0 : hidden;
+}
+
 function pickDense(view: TreeView): CompactionPlan | undefined {
   const { state, options } = view;
   const isDense = (table: TableInfo): boolean => {
     const expired = view.lastSnapshot < table.smallestSeq ? expiredEntries(table, state.nowMs) : 0;
     if (expired >= EXPIRED_SHARE * table.entries) return true;
+    if (hiddenEntries(view, table) >= HIDDEN_SHARE * table.entries) return true;
     return table.tombstones >= BOTTOM_TOMBSTONE_SHARE * table.entries && hasDroppableTombstones(view, table);
   };
   const atBottom = (table: TableInfo): boolean => isDense(table) && !view.hasOlder(table);
@@ -202,12 +211,13 @@ export function expiryDueAtMs(view: TreeView): number {
   return due;
 }
 
-/** For somebody who asked for it: any tombstone, expired entry, range tombstone or piece of a garbage file is worth it. */
+/** For somebody who asked for it: any tombstone, expired entry, hidden version, range tombstone or piece of a garbage file is worth it. */
 export function hasGarbage(view: TreeView, table: TableInfo): boolean {
   const mayExpire = view.lastSnapshot < table.smallestSeq && table.expiring > 0;
   return (
     (mayExpire && table.firstExpiry <= view.state.nowMs) ||
     hasDroppableTombstones(view, table) ||
+    hiddenEntries(view, table) > 0 ||
     isCutByTombstone(view, table) ||
     table.blobs.some((use) => view.garbageBlobs.has(use.file))
   );

@@ -3,7 +3,7 @@
  *
  *   offset  size  field        file header, 72 bytes
  *        0     8  magic        "CKV-LSM\n"
- *        8     4  version      u32, 1
+ *        8     4  version      u32, 2
  *       12     4  shard        u32
  *       16    16  storeId
  *       32     4  tree         u32
@@ -24,7 +24,7 @@
  *
  *   record: tag u8 · fields, all varints unless said otherwise; keys are a length and bytes
  *     1 table added       number level run bytes entries tombstones rawBytes smallestKey largestKey smallestSeq largestSeq expiring firstExpiry
- *                         lastExpiry createdAt · count of blob uses · (file bytes)*
+ *                         lastExpiry createdAt · count of blob uses · (file bytes)* · keys (from version 2 on)
  *     2 table removed     number
  *     3 blob file added   number bytes records recordBytes createdAt
  *     4 blob file removed number
@@ -34,7 +34,7 @@
  *     8 next file         nextFile
  *     9 space             spaceId
  *
- * Golden bytes: test/golden/lsm-manifest.txt. Threads: any; no state.
+ * Golden bytes: test/golden/lsm-manifest-2.txt, and -1 of version 1. Threads: any; no state.
  */
 import { crc32 } from '../../../shared/checksum.js';
 import { readU32LE, readU48LE, writeU32LE, writeU48LE } from '../../../shared/codec/fixed.js';
@@ -43,8 +43,8 @@ import { ConcordError, invalidArgument } from '../../../shared/errors.js';
 import type { BlobFileInfo, BlobUse, LsmIdentity, RangeTombstone, TableInfo } from '../types.js';
 import { KEY_BYTES_MAX, type VersionEdit } from './state.js';
 
-/** Append-only. 1: the first. */
-const MANIFEST_FORMAT_VERSION = 1;
+/** Append-only. 1: the first. 2: a table's number of different keys. All of them are read; nothing is appended to a file of an older one. */
+export const MANIFEST_FORMAT_VERSION = 2;
 export const HEADER_BYTES = 72;
 export const FRAME_HEADER_BYTES = 24;
 export const PAYLOAD_BYTES_MAX = 2 ** 30;
@@ -81,6 +81,7 @@ const MAGIC = Buffer.from('CKV-LSM\n', 'latin1');
 const HEADER_CRC_OFFSET = HEADER_BYTES - 4;
 
 export interface ManifestHeader {
+  readonly version: number;
   readonly identity: LsmIdentity;
   readonly number: number;
   readonly createdAt: number;
@@ -105,7 +106,7 @@ export function checkIdentity({ storeId, shard, tree }: LsmIdentity): void {
 }
 
 /** Writes the header into bytes[0, HEADER_BYTES) and returns its crc, the seed of the frames. */
-export function encodeHeader(into: Uint8Array, header: ManifestHeader): number {
+export function encodeHeader(into: Uint8Array, header: Omit<ManifestHeader, 'version'>): number {
   into.fill(0, 0, HEADER_BYTES);
   into.set(MAGIC, 0);
   writeU32LE(into, 8, MANIFEST_FORMAT_VERSION);
@@ -136,11 +137,12 @@ export function decodeHeader(bytes: Uint8Array, file: string): { header: Manifes
   }
   // Only behind a good crc is a foreign version number a version and not damage.
   const version = readU32LE(bytes, 8);
-  if (version !== MANIFEST_FORMAT_VERSION) {
-    const text = `${file}: manifest format version ${version}, this release reads ${MANIFEST_FORMAT_VERSION}`;
+  if (version < 1 || version > MANIFEST_FORMAT_VERSION) {
+    const text = `${file}: manifest format version ${version}, this release reads 1 to ${MANIFEST_FORMAT_VERSION}`;
     throw new ConcordError('ERR_FORMAT_VERSION', text, { file, version });
   }
   const header: ManifestHeader = {
+    version,
     identity: {
       storeId: Uint8Array.from(bytes.subarray(16, 16 + STORE_ID_BYTES)),
       shard: readU32LE(bytes, 12),
@@ -259,6 +261,7 @@ class RecordWriter {
       this.number(file);
       this.number(bytes);
     }
+    this.number(table.keys);
   }
 
   blob(blob: BlobFileInfo): void {
@@ -325,6 +328,7 @@ class RecordReader {
     public at: number,
     readonly end: number,
     readonly file: string,
+    readonly version: number,
   ) {}
 
   number(): number {
@@ -365,7 +369,7 @@ class RecordReader {
     if (count > (this.end - this.at) / 2) throw this.damaged(`table ${table.number} claims ${count} blob files`);
     const blobs: BlobUse[] = [];
     for (let i = 0; i < count; i++) blobs.push({ file: this.number(), bytes: this.number() });
-    return { ...table, blobs };
+    return { ...table, keys: this.version === 1 ? 0 : this.number(), blobs };
   }
 
   blob(): BlobFileInfo {
@@ -392,9 +396,9 @@ class RecordReader {
   }
 }
 
-/** The edit whose records are bytes[start, end). Whether it fits a state is asked by applyEdit(). @throws ERR_CORRUPT */
-export function decodeEdit(bytes: Uint8Array, start: number, end: number, file: string): VersionEdit {
-  const reader = new RecordReader(bytes, start, end, file);
+/** The edit whose records are bytes[start, end) of a file of that version. Whether it fits a state is asked by applyEdit(). @throws ERR_CORRUPT */
+export function decodeEdit(bytes: Uint8Array, start: number, end: number, file: string, version: number): VersionEdit {
+  const reader = new RecordReader(bytes, start, end, file, version);
   const addedTables: TableInfo[] = [];
   const removedTables: number[] = [];
   const addedBlobs: BlobFileInfo[] = [];

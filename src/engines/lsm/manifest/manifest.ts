@@ -21,6 +21,7 @@ import {
   FrameKind,
   GROWTH_BYTES,
   HEADER_BYTES,
+  MANIFEST_FORMAT_VERSION,
   PAYLOAD_BYTES_MAX,
   SALT_BYTES,
   checkIdentity,
@@ -266,7 +267,8 @@ export class LsmManifest {
   /** What was read must be there after a power loss too before anybody acts on it: files are removed because of it. */
   #takeOver(image: ManifestImage): void {
     this.#env.syncDirectory(this.directory);
-    if (image.cut !== undefined || image.end >= this.#rollLimit(image.snapshotBytes)) {
+    const isOld = image.header.version < MANIFEST_FORMAT_VERSION;
+    if (isOld || image.cut !== undefined || image.end >= this.#rollLimit(image.snapshotBytes)) {
       this.roll();
       return;
     }

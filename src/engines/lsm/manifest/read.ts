@@ -178,7 +178,7 @@ export function readManifest(
       break;
     }
     const payloadStart = at + FRAME_HEADER_BYTES;
-    const edit = decodeEdit(bytes, payloadStart, payloadStart + payloadBytes, path);
+    const edit = decodeEdit(bytes, payloadStart, payloadStart + payloadBytes, path, header.version);
     const after = applyEdit(state, edit);
     if (typeof after === 'string') throw corruptManifest(path, at, `frame ${next}: ${after}`);
     state = after;

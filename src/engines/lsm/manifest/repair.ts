@@ -395,7 +395,7 @@ class Repair {
     const blobs = [...uses].map(([file, bytes]) => ({ file, bytes }));
     const createdAt = known?.createdAt ?? this.#env.now();
     return {
-      ...{ number, level: 0, run: 0, bytes: 1, entries, tombstones: 0, rawBytes: 0, smallestKey, largestKey },
+      ...{ number, level: 0, run: 0, bytes: 1, entries, keys: 0, tombstones: 0, rawBytes: 0, smallestKey, largestKey },
       ...{ smallestSeq, largestSeq, expiring: 0, firstExpiry: 0, lastExpiry: 0, blobs, createdAt },
     };
   }

@@ -78,6 +78,7 @@ function tableProblem(table: TableInfo): string | undefined {
   if (!isCount(run) || (level > 0 && run !== 0)) return `${name}: run ${run} on level ${level}`;
   if (!(isCount(table.bytes) && table.bytes > 0)) return `${name}: ${table.bytes} bytes`;
   if (!(isCount(entries) && entries > 0)) return `${name}: ${entries} entries`;
+  if (!(isCount(table.keys) && table.keys <= entries)) return `${name}: ${table.keys} keys, ${entries} entries`;
   if (!(isCount(table.tombstones) && table.tombstones <= entries)) {
     return `${name}: ${table.tombstones} tombstones among ${entries} entries`;
   }

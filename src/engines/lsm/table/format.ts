@@ -324,7 +324,7 @@ export function encodeProperties({ info, layout }: TableFacts, compressionCode: 
   if (layout.filter !== undefined) rows.push([Id.filter, shapeBytes(layout.filter)]);
   if (layout.prefixFilter !== undefined) rows.push([Id.prefixFilter, shapeBytes(layout.prefixFilter)]);
   rows.push([Id.prefixFilterBytes, numbersOf([layout.prefixFilterBytes])]);
-  rows.push([Id.keys, numbersOf([layout.keys])]);
+  rows.push([Id.keys, numbersOf([info.keys])]);
   const pieces = rows.map(([id, bytes]) => {
     const head = Buffer.alloc(1 + varintBytes(bytes.length));
     head[0] = id;
@@ -422,6 +422,7 @@ export function decodeProperties(bytes: Uint8Array, length: number, footer: Tabl
       run,
       bytes: footer.fileBytes,
       entries,
+      keys,
       tombstones,
       rawBytes,
       smallestKey,
@@ -435,7 +436,6 @@ export function decodeProperties(bytes: Uint8Array, length: number, footer: Tabl
       createdAt,
     },
     layout: {
-      keys,
       dataBlocks,
       dataBytes,
       plainBytes,

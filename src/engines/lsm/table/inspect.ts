@@ -311,8 +311,8 @@ class Inspection {
     same('dataBytes', layout.dataBytes, this.#blockAt);
     same('dataBlocks', layout.dataBlocks, this.#dataBlocks);
     same('plainBytes', layout.plainBytes, this.#plainBytes);
-    same('keys', layout.keys, this.#keys);
     same('entries', info.entries, this.#entries);
+    same('keys', info.keys, this.#keys);
     same('tombstones', info.tombstones, this.#tombstones);
     same('rawBytes', info.rawBytes, this.#rawBytes);
     same('smallestSeq', info.smallestSeq, this.#smallestSeq);

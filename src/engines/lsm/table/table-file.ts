@@ -152,8 +152,6 @@ export interface IndexPartition {
 }
 
 export interface TableLayout {
-  /** Different ones. */
-  readonly keys: number;
   readonly dataBlocks: number;
   /** Data blocks lie in [0, dataBytes) of the file, one behind the other. */
   readonly dataBytes: number;

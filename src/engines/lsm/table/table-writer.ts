@@ -225,7 +225,6 @@ export class TableWriter {
 
     const propertiesOffset = this.#offset;
     const layout: TableLayout = {
-      keys: this.#keys,
       dataBlocks: this.#dataBlocks,
       dataBytes,
       plainBytes: this.#plainBytes,
@@ -244,6 +243,7 @@ export class TableWriter {
       level,
       run,
       entries: this.#entries,
+      keys: this.#keys,
       tombstones: this.#tombstones,
       rawBytes: this.#rawBytes,
       smallestKey: this.#smallestKey,

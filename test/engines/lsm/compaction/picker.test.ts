@@ -276,6 +276,25 @@ describe('the picker', () => {
     ).toEqual([1]);
   });
 
+  it('rewrites tables with versions that were kept for snapshots which are closed', () => {
+    const simulation = new Simulation(SMALL, 1);
+    simulation.flush([10, 20]);
+    const table = simulation.tables.get(1)!;
+    const isIdle = true;
+    simulation.tables.set(1, { ...table, entries: 20, keys: 18, smallestSeq: 5, largestSeq: 9 });
+    expect(simulation.pick({ isIdle, snapshots: [5] })).toBeUndefined();
+    expect(simulation.pick({ isIdle: false, snapshots: [4, 9] })).toBeUndefined();
+    expect(simulation.pick({ isIdle, snapshots: [4, 9] })).toMatchObject({ kind: 'merge', outputLevel: 0 });
+    const manual = { low: undefined, high: undefined, upToSeq: 10, firstFile: 2 };
+    simulation.tables.set(1, { ...table, level: 6, run: 0, entries: 20, keys: 19, smallestSeq: 5, largestSeq: 9 });
+    expect(simulation.pick({ isIdle, snapshots: [] })).toBeUndefined();
+    expect(simulation.pick({ manual, snapshots: [8] })).toBeUndefined();
+    expect(simulation.pick({ manual, snapshots: [] })).toMatchObject({ kind: 'merge', cause: 'manual' });
+    // A manifest of the first format does not know.
+    simulation.tables.set(1, { ...simulation.tables.get(1)!, keys: 0 });
+    expect(simulation.pick({ isIdle, manual, snapshots: [] })).toBeUndefined();
+  });
+
   it('drops blob files without references, and rewrites tables for those with much garbage', () => {
     const simulation = new Simulation(SMALL, 1);
     simulation.flush([10, 20]);

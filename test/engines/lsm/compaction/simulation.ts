@@ -27,6 +27,7 @@ export function tableOf(number: number, level: number, run: number, keys: readon
     run,
     bytes: keys.length * ENTRY_BYTES,
     entries: keys.length,
+    keys: keys.length,
     tombstones: 0,
     rawBytes: keys.length * ENTRY_BYTES,
     smallestKey: keyOf(keys[0]!),

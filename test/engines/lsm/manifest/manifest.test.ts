@@ -1,9 +1,11 @@
+import { readFileSync } from 'node:fs';
 import { beforeEach, describe, expect, test } from 'vitest';
 import {
   FrameKind,
   GROWTH_BYTES,
   FRAME_HEADER_BYTES,
   HEADER_BYTES,
+  MANIFEST_FORMAT_VERSION,
 } from '../../../../dist/engines/lsm/manifest/format.js';
 import { LsmManifest, removeOrphans } from '../../../../dist/engines/lsm/manifest/manifest.js';
 import {
@@ -17,7 +19,7 @@ import {
   treeOfDirectory,
 } from '../../../../dist/engines/lsm/manifest/names.js';
 import { readCurrentManifest, type ManifestFrame } from '../../../../dist/engines/lsm/manifest/read.js';
-import { applyEdit, checkState, runsOf } from '../../../../dist/engines/lsm/manifest/state.js';
+import { applyEdit, checkState, runsOf, type LsmState } from '../../../../dist/engines/lsm/manifest/state.js';
 import { crc32 } from '../../../../dist/shared/checksum.js';
 import { FaultEnv } from '../../../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../../../dist/shared/env/mem-env.js';
@@ -99,10 +101,42 @@ describe('a manifest', () => {
     }
     lines.push(field(image.end, FRAME_HEADER_BYTES, 'seal: frames up to 3 are durable'));
     lines.push([hex(bytesOf(env, `${DIRECTORY}/CURRENT`)), 'CURRENT']);
-    expectGolden('lsm-manifest.txt', lines);
+    expectGolden('lsm-manifest-2.txt', lines);
     expect(image).toMatchObject({ isSealed: true, cut: undefined, sequence: 3, fileBytes: GROWTH_BYTES });
     expect(bytes.subarray(image.end + FRAME_HEADER_BYTES).every((byte) => byte === 0)).toBe(true);
     expect(bytes[image.end + 12]).toBe(FrameKind.Seal);
+  });
+
+  test('of format 1 is read, and followed by one of the present format before anything is changed', () => {
+    const bytes = Buffer.alloc(GROWTH_BYTES);
+    const lines = readFileSync(new URL('../../../golden/lsm-manifest-1.txt', import.meta.url), 'utf8').split('\n');
+    const rows = lines.filter((line) => line !== '').map((line) => Buffer.from(line.split('  # ')[0]!.trim(), 'hex'));
+    const current = rows.pop()!;
+    Buffer.concat(rows).copy(bytes);
+    env.makeDirectory(DIRECTORY);
+    replace(env, `${DIRECTORY}/${manifestName(1)}`, bytes);
+    replace(env, `${DIRECTORY}/CURRENT`, current);
+    const expected = table(12, {
+      keys: 0,
+      smallestKey: Buffer.from('apple'),
+      largestKey: Buffer.from('plum'),
+      expiring: 2,
+      firstExpiry: 1_800_000_000_000,
+      lastExpiry: 1_800_000_000_001,
+      blobs: [{ file: 13, bytes: 300 }],
+    });
+    const shown = (state: LsmState): string => textOf({ ...state, tables: new Map(state.tables) });
+    const before = reopen({ readOnly: true });
+    expect(before.number).toBe(1);
+    expect(shown(before.state)).toBe(shown({ ...before.state, tables: new Map([[12, expected]]) }));
+    const manifest = reopen();
+    expect(manifest.number).toBe(2);
+    expect(textOf(manifest.state)).toBe(textOf(before.state));
+    manifest.append({ addedTables: [table(14)] });
+    manifest.close();
+    const after = reopen().state;
+    expect(after.tables.get(12)!.keys).toBe(0);
+    expect(after.tables.get(14)!.keys).toBe(90);
   });
 
   test('gives back after any edits and reopenings the state they lead to', () => {
@@ -315,13 +349,16 @@ describe('a manifest', () => {
     create().close();
     const path = `${DIRECTORY}/${manifestName(1)}`;
     const bytes = bytesOf(env, path);
-    bytes.writeUInt32LE(2, 8);
+    bytes.writeUInt32LE(MANIFEST_FORMAT_VERSION + 1, 8);
     replace(env, path, bytes);
     // Without a good crc it is damage.
     expect(failure(() => reopen()).code).toBe('ERR_CORRUPT');
     bytes.writeUInt32LE(crc32(bytes, 0, 68), 68);
     replace(env, path, bytes);
-    expect(failure(() => reopen())).toMatchObject({ code: 'ERR_FORMAT_VERSION', details: { file: path, version: 2 } });
+    expect(failure(() => reopen())).toMatchObject({
+      code: 'ERR_FORMAT_VERSION',
+      details: { file: path, version: MANIFEST_FORMAT_VERSION + 1 },
+    });
   });
 
   test('refuses wrong arguments and use after close', () => {

@@ -23,6 +23,7 @@ export function table(number: number, changes: Partial<TableInfo> = {}): TableIn
     run: number,
     bytes: 4096 + number,
     entries: 100,
+    keys: 90,
     tombstones: 3,
     rawBytes: 12_000,
     smallestKey: Buffer.from(`key-${String(number).padStart(6, '0')}-a`),

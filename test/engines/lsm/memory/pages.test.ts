@@ -173,6 +173,7 @@ function infoOf(number: number, largest: string, level = 0): TableInfo {
     run: 0,
     bytes: 1000,
     entries: 10,
+    keys: 10,
     tombstones: 0,
     rawBytes: 1000,
     smallestKey: bytes(''),

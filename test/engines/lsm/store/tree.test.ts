@@ -123,10 +123,6 @@ test('a snapshot reads what it saw through flushes and compactions, and what onl
   const entries = scene.writer.counts().cells;
   expect(entries).toBeGreaterThanOrEqual(2 * KEYS - 100);
   scene.closeSnapshot(snapshot);
-  // What is written over it takes it along.
-  fill(scene, 'fourth', 0, 100);
-  fill(scene, 'fourth', 200, KEYS);
-  scene.commit([{ kind: 'clear', low: name(100), high: name(200) }]);
   scene.compact();
   expect(scene.writer.counts().cells).toBe(KEYS - 100);
   expect(scene.writer.figures().rangeTombstones).toBe(0);

@@ -15,7 +15,7 @@ describe('an inspection', () => {
       formatVersion: 1,
       identity: { shard: 3, tree: 2 },
       info,
-      layout: { keys: 5000, compression: 'lz4', blockBytes: 4096, restartInterval: 16, prefixFilterBytes: 13 },
+      layout: { compression: 'lz4', blockBytes: 4096, restartInterval: 16, prefixFilterBytes: 13 },
       filter: { keys: 5000, probes: 7 },
       prefixFilter: { keys: 10 },
       problems: [],
