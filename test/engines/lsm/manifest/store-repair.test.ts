@@ -4,6 +4,9 @@ import { cpSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } 
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ConcordPool, type PoolOptions } from '../../../../dist/index.js';
+import { tableName } from '../../../../dist/engines/lsm/manifest/names.js';
+import { identityOfTree, readCurrentManifest } from '../../../../dist/engines/lsm/manifest/read.js';
+import { NodeEnv } from '../../../../dist/shared/env/node-env.js';
 import { makeDirectory, removeDirectory } from '../../../support/pool-scene.js';
 
 const OPTIONS: PoolOptions = { memoryBytes: 128 << 20, shards: 1 };
@@ -97,6 +100,13 @@ const firstOf = (path: string, pattern: RegExp): string =>
     readdirSync(path).find((name) => pattern.test(name))!,
   );
 
+/** A table that counts: files of a merge that the end of the store cut short may lie beside those. */
+function firstTable(tree: string): string {
+  const env = new NodeEnv();
+  const { tables } = readCurrentManifest(env, tree, identityOfTree(env, tree)!).state;
+  return join(tree, tableName(Math.min(...tables.keys())));
+}
+
 /** Every entry that is there is one that was, and so many at most are missing. Of tables that are lost older versions may show. */
 function expectMost(found: Content, lostMax: number): void {
   let missing = 0;
@@ -138,7 +148,7 @@ describe('a store with an LSM-Tree', () => {
 
   test('whose table is damaged: verify names it, repair loses a block', async () => {
     const { path, tree } = copy();
-    const table = firstOf(tree, /\.sst$/);
+    const table = firstTable(tree);
     flip(table, 5000);
     const report = await ConcordPool.verify(path);
     expect(report.ok).toBe(false);
@@ -151,7 +161,7 @@ describe('a store with an LSM-Tree', () => {
 
   test('whose table is gone: verify names it, repair keeps the others', async () => {
     const { path, tree } = copy();
-    const table = firstOf(tree, /\.sst$/);
+    const table = firstTable(tree);
     rmSync(table);
     const report = await ConcordPool.verify(path);
     expect(report.problems.map(({ details }) => details['file'])).toContain(table);
