@@ -38,8 +38,8 @@ const PARK_MS_MAX = 1000;
 export interface ClientSetup {
   readonly client: number;
   readonly control: SharedArrayBuffer;
-  readonly arenas: ArenaLayout[];
-  readonly rings: { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
+  readonly arenas: readonly ArenaLayout[];
+  readonly rings: readonly { readonly requests: SharedArrayBuffer; readonly responses: SharedArrayBuffer }[];
   /** Of a store without a directory, by shard: what change feeds read. Otherwise none. */
   readonly feedRings?: readonly SharedArrayBuffer[];
   /** To the coordinator; a store that has none takes no transactions over several shards. */

@@ -18,7 +18,8 @@ import { ChangeFeed } from '../feed/change-feed.js';
 import type { PoolWatchOptions } from '../feed/watched.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
 import { PoolCore, closed, givenEncoding } from './core.js';
-import { PoolHost, type ClientGate, type ClientSettings, type HostEvents } from './host.js';
+import type { ClientGate, ClientSettings } from './client-gate.js';
+import { PoolHost, type HostEvents } from './host.js';
 import { Keyspace } from './keyspace.js';
 import {
   repairStore,

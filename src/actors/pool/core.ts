@@ -10,7 +10,7 @@ import type { LockHolder } from '../../engines/txn/locks/description.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { CompactRequest } from '../shard/shard.js';
 import type { ThreadClient } from '../client/thread-client.js';
-import type { ClientSettings } from './host.js';
+import type { ClientSettings } from './client-gate.js';
 import type { SpaceRecord } from './manifest.js';
 import type { LiveOptions } from './options.js';
 import { SpaceRegistry } from './registry.js';

@@ -42,7 +42,7 @@ export interface ShardWorkerData {
   readonly spaces: readonly SpaceDefinition[];
   /** Imported before the store is opened: they register engines. */
   readonly engineModules: readonly string[];
-  readonly segmentBytes: number | undefined;
+  readonly segmentBytes: number;
   readonly recoveryMode: WalRecoveryMode | undefined;
   /** Of the background pool: flushes and compactions that may run at a time. */
   readonly backgroundThreads: number;
@@ -460,7 +460,7 @@ async function main(data: ShardWorkerData): Promise<void> {
       feedRing: data.feedRing,
       prepareJournal: data.prepareJournal,
       retainBytes: data.settings.feed.retainBytes,
-      ...(data.segmentBytes === undefined ? {} : { segmentBytes: data.segmentBytes }),
+      segmentBytes: data.segmentBytes,
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });
     const { decided } = data;
