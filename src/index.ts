@@ -51,7 +51,7 @@ export type { DeadlockPolicy } from './engines/txn/locks/lock-table.js';
 export type { LockModeName } from './engines/txn/locks/mode.js';
 export type { LsmTuning } from './engines/lsm/options.js';
 export type { CompactionStyle, CompressionName, WriteFlow } from './engines/lsm/types.js';
-export type { RecoveryReport } from './engines/store/shard-store.js';
+export type { RecoveryReport } from './engines/store/recovery.js';
 export type { WalCut, WalLoss, WalRecovery, WalRecoveryMode, WalSegmentInfo } from './engines/wal/recovery.js';
 export type {
   CheckpointMessage,

@@ -7,7 +7,8 @@
  */
 import { beforeAll, describe, expect, test } from 'vitest';
 import { Durability } from '../../dist/engines/store/shard-store.js';
-import type { ShardStore, ShardStoreOptions } from '../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../dist/engines/store/options.js';
+import type { ShardStore } from '../../dist/engines/store/shard-store.js';
 import { FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, frameBytes } from '../../dist/engines/wal/format.js';
 import type { WalRecoveryMode } from '../../dist/engines/wal/recovery.js';
 import { MemEnv } from '../../dist/shared/env/mem-env.js';

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { ShardState } from '../../dist/actors/control-block.js';
 import { Durability } from '../../dist/engines/store/shard-store.js';
-import type { ShardStoreOptions } from '../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../dist/engines/store/options.js';
 import { FaultEnv } from '../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../dist/shared/env/mem-env.js';
 import { Random } from '../../dist/shared/random.js';
@@ -418,12 +418,12 @@ describe('memory that is used up', () => {
     async (valueBytes) => {
       const keys = await fill(Buffer.alloc(valueBytes, 7));
       expect(keys.length).toBeGreaterThan(0);
-      const lsn = scene.store.lsn;
+      const lsn = scene.store.log.lastLsn;
       expect(await scene.outcome(bob.put('other', Buffer.alloc(valueBytes)))).toBe('ERR_MEMORY_FULL');
       expect(await scene.outcome(bob.batch([{ kind: 'put', key: 'x', value: Buffer.alloc(valueBytes) }]))).toBe(
         'ERR_MEMORY_FULL',
       );
-      expect(scene.store.lsn).toBe(lsn);
+      expect(scene.store.log.lastLsn).toBe(lsn);
       expect(bob.errors[0]?.details).toMatchObject({ capacityBytes: MEMORY });
       expect(seen()).toEqual(keys);
       expect(scene.store.tree.check()).toEqual([]);

@@ -89,17 +89,18 @@ class Run {
   #group(operations: readonly Operation[], level: 0 | 1 | 2): void {
     const { store } = this;
     const state = applied(this.groups.at(-1)!.state, operations);
-    const before = store.lsn;
+    const before = store.log.lastLsn;
     const firstSeq = this.#nextSeq;
     this.#attempt(() => {
       this.#nextSeq += buildGroup(store, operations);
       store.commit(level, firstSeq, () => {
         store.setSnapshots(new Float64Array(0), 0);
       });
-      this.groups.push({ lsn: store.lsn, state });
+      this.groups.push({ lsn: store.log.lastLsn, state });
     });
     // The frame was written, its sync failed.
-    if (store.lsn > before && this.groups.at(-1)!.lsn !== store.lsn) this.doubtful = { lsn: store.lsn, state };
+    if (store.log.lastLsn > before && this.groups.at(-1)!.lsn !== store.log.lastLsn)
+      this.doubtful = { lsn: store.log.lastLsn, state };
   }
 
   #attempt(work: () => void): void {

@@ -19,7 +19,8 @@ import {
 import { writeEntries } from '../../dist/engines/checkpoint/entries.js';
 import { JOB_READER_SLOT } from '../../dist/engines/store/space-table.js';
 import { ShardStore } from '../../dist/engines/store/shard-store.js';
-import type { CheckpointPlan, DurabilityLevel, ShardStoreOptions } from '../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../dist/engines/store/options.js';
+import type { CheckpointPlan, DurabilityLevel } from '../../dist/engines/store/shard-store.js';
 import { crc32 } from '../../dist/shared/checksum.js';
 import type { Env } from '../../dist/shared/env/env.js';
 import { ArenaReader, createArena } from '../../dist/shared/memory/arena.js';

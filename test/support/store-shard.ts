@@ -15,7 +15,8 @@ import {
   writeOperationHeader,
 } from '../../dist/engines/operation.js';
 import { Durability } from '../../dist/engines/store/shard-store.js';
-import type { DurabilityLevel, ShardStore, ShardStoreOptions } from '../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../dist/engines/store/options.js';
+import type { DurabilityLevel, ShardStore } from '../../dist/engines/store/shard-store.js';
 import type { Env } from '../../dist/shared/env/env.js';
 import { ConcordError } from '../../dist/shared/errors.js';
 import { hashBytes } from '../../dist/shared/hash.js';

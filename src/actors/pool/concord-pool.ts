@@ -11,7 +11,7 @@ import { resolveKeyEncoding } from '../../shared/codec/key-encoding.js';
 import type { CustomValueEncoding, ValueEncoding } from '../../shared/codec/value-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { DEFAULT_SPACE_ID } from '../../engines/engine.js';
-import type { RecoveryReport } from '../../engines/store/shard-store.js';
+import type { RecoveryReport } from '../../engines/store/recovery.js';
 import { ThreadClient, type ClientSetup } from '../client/thread-client.js';
 import { ControlBlock } from '../control-block.js';
 import { ChangeFeed } from '../feed/change-feed.js';

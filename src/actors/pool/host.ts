@@ -22,7 +22,7 @@ import type { PageCacheStats } from '../../shared/memory/page-cache.js';
 import type { EngineTuning } from '../../engines/engine.js';
 import { setRateLimit } from '../../engines/lsm/compaction/rate-limit.js';
 import type { WriteFlow } from '../../engines/lsm/types.js';
-import type { RecoveryReport } from '../../engines/store/shard-store.js';
+import type { RecoveryReport } from '../../engines/store/recovery.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
 import { COORDINATOR_DIRECTORY, readDecisions } from '../../engines/txn/decision-log.js';

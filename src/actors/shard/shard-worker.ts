@@ -9,12 +9,9 @@
 import { availableParallelism } from 'node:os';
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { ArenaReader, type ArenaLayout } from '../../shared/memory/arena.js';
-import {
-  ShardStore,
-  type CheckpointPlan,
-  type OpenSnapshots,
-  type RecoveryReport,
-} from '../../engines/store/shard-store.js';
+import type { OpenSnapshots } from '../../engines/store/options.js';
+import type { RecoveryReport } from '../../engines/store/recovery.js';
+import { ShardStore, type CheckpointPlan } from '../../engines/store/shard-store.js';
 import { settlePrepared } from '../../engines/store/settle.js';
 import { SHARD_READER_SLOT } from '../../engines/store/space-table.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';

@@ -15,7 +15,7 @@ import { toOwnerId } from '../../shared/memory/lock-owner.js';
 import { PageCache } from '../../shared/memory/page-cache.js';
 import { cacheOwnerOfShard } from '../../engines/btree/paged/cold-pages.js';
 import type { WriteFlow } from '../../engines/lsm/types.js';
-import type { RecoveryReport } from '../../engines/store/shard-store.js';
+import type { RecoveryReport } from '../../engines/store/recovery.js';
 import type { ClientSetup } from '../client/thread-client.js';
 import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js';
 import type { BackgroundPool } from '../jobs/background-pool.js';

@@ -55,7 +55,7 @@ export class Unfinished {
     this.#keptBytes = 0;
   }
 
-  /** As the shard does: see receiveChunk() in store/shard-store.ts. `at`: of the bytes, in frame.bytes. */
+  /** As the shard does: see IncomingBlobs in store/blobs.ts. `at`: of the bytes, in frame.bytes. */
   chunk(
     frame: FeedFrame,
     at: number,

@@ -12,30 +12,13 @@
  * failed leaves no trace in memory; a frame is applied exactly if its last sequence number is above the published one, in life and in recovery.
  * Threads: the shard's thread only.
  */
-import { dirname } from 'node:path';
 import { assert } from '../../shared/assert.js';
-import { ConcordError, fromSystemError } from '../../shared/errors.js';
-import type { Env } from '../../shared/env/env.js';
-import { ArenaWriter, type ArenaLayout, type LongPin } from '../../shared/memory/arena.js';
-import { loadImage } from '../btree/image.js';
-import { publishTrees, publishedSeqOf } from '../btree/meta.js';
-import { OverflowWriter } from '../btree/overflow.js';
+import { fromSystemError } from '../../shared/errors.js';
+import type { ArenaWriter, LongPin } from '../../shared/memory/arena.js';
+import { publishTrees } from '../btree/meta.js';
 import type { PagedRoot } from '../btree/paged/format.js';
-import {
-  attachPaging,
-  capturePaged,
-  closePaged,
-  coldLayout,
-  confirmPaged,
-  finishPagedLoad,
-  isRootChunk,
-  loadPagedRoot,
-  pagingOf,
-  preparePaged,
-  writePaged,
-} from '../btree/paged/paging.js';
-import { cacheOwnerOfShard } from '../btree/paged/cold-pages.js';
-import { EntriesReader, type EntriesSink } from '../checkpoint/entries.js';
+import { capturePaged, closePaged, confirmPaged, pagingOf, preparePaged, writePaged } from '../btree/paged/paging.js';
+import { removeCheckpointsBefore } from '../checkpoint/reader.js';
 import {
   BUILDING_SPACE_ID,
   DEFAULT_SPACE_ID,
@@ -44,60 +27,46 @@ import {
   type EngineCursor,
   type EngineWriter,
 } from '../engine.js';
-import {
-  findCheckpoint,
-  readCheckpoint,
-  removeCheckpointsBefore,
-  removeTemporaryCheckpoints,
-  type CheckpointReader,
-} from '../checkpoint/reader.js';
-import { FrameRingWriter } from '../feed/frame-ring.js';
-import { attachLsm, isLsmRootChunk, lsmSiteOf, type LsmRoot, type LsmSite } from '../lsm/attach.js';
+import { lsmSiteOf, type LsmRoot, type LsmSite } from '../lsm/attach.js';
 import { LsmFiles } from '../lsm/read/files.js';
-import type { LsmJobs } from '../lsm/types.js';
-import { recoverWal, type WalFrame, type WalRecovery, type WalRecoveryMode } from '../wal/recovery.js';
-import { FRAME_HEADER_BYTES, segmentGeneration } from '../wal/format.js';
-import { WalWriter } from '../wal/writer.js';
 import {
   BLOB_REFERENCE_BYTES,
   CHUNK_OF_BATCH,
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
-  MAX_BATCH_BYTES,
   OPERATION_EXPIRED,
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
+  PREPARE_KEY_BYTES,
   checkOperation,
   operationBytes,
   operationKeyAt,
   operationSpan,
-  PREPARE_KEY_BYTES,
-  RESOLVE_KEY_BYTES,
   readBlobReference,
   readKeyLength,
-  readOperationExpiry,
   readOperationSpace,
-  readValueLength,
   writeBlobReference,
   writeOperationExtension,
   writeOperationHeader,
   writePrepareKey,
   type PrepareKey,
 } from '../operation.js';
-import { MemoryLog, type GroupLog } from './group-log.js';
+import { applyRecord } from './apply.js';
+import { IncomingBlobs, type DroppedBlob } from './blobs.js';
+import type { GroupLog } from './group-log.js';
 import { GroupOrder } from './group-order.js';
-import { PrepareJournal } from './prepare-journal.js';
+import type { ShardStoreOptions } from './options.js';
 import {
   PREPARED_MAX,
-  PreparedTransactions,
   RESOLVE_RECORD_BYTES,
   copyOf,
   prepareRecordBytes,
-  type PreparedTransaction,
+  type PreparedTransactions,
 } from './prepared.js';
-import { SpaceTable, markRows, type ExpiredEntry, type Space, type TableSweep } from './space-table.js';
+import { recoverShard, type RecoveredShard, type RecoveryReport } from './recovery.js';
+import type { ExpiredEntry, Space, SpaceTable, TableSweep } from './space-table.js';
 import type { SpaceDefinition, SwitchProgress } from './space.js';
 
 export { newTableSweep, type TableSweep } from './space-table.js';
@@ -105,58 +74,6 @@ export { newTableSweep, type TableSweep } from './space-table.js';
 /** How safe a group is before it is acknowledged. Ordered: a group takes the highest its members ask for. */
 export const Durability = { Memory: 0, Os: 1, Sync: 2 } as const;
 export type DurabilityLevel = (typeof Durability)[keyof typeof Durability];
-
-const ONLY_DEFAULT_SPACE: readonly SpaceDefinition[] = [{ id: DEFAULT_SPACE_ID, engine: 'btree', tuning: {} }];
-
-export interface ShardStoreOptions {
-  readonly env: Env;
-  /** Where WAL and checkpoints live; undefined keeps everything in memory. */
-  readonly directory: string | undefined;
-  readonly storeId: Uint8Array;
-  readonly shard: number;
-  readonly arena: ArenaLayout;
-  /** The arena holds a published state of a writer that died; take it over instead of loading the checkpoint. */
-  readonly adopt?: boolean;
-  /** Every space of the store. Default: only the default one, a B+Tree. */
-  readonly spaces?: readonly SpaceDefinition[] | undefined;
-  readonly segmentBytes?: number;
-  /** Log that is kept for change feeds behind what a recovery needs. Default 0. */
-  readonly retainBytes?: number | undefined;
-  readonly recoveryMode?: WalRecoveryMode;
-  /** The shard is being created: there need not be a log yet. */
-  readonly isNew?: boolean;
-  /** Salvage: the checkpoint is damaged, recover from the log alone. */
-  readonly ignoreCheckpoint?: boolean;
-  /** Recover into memory, never touch a file. */
-  readonly readOnly?: boolean;
-  /** Readers of an adopted arena may hold snapshots: the replay keeps the versions they need. */
-  readonly snapshots?: OpenSnapshots | undefined;
-  /** Who does the jobs of engines that work behind the groups. Default: work() does them itself. */
-  readonly jobs?: LsmJobs | undefined;
-  /** Token bucket of their I/O (lsm/compaction/rate-limit.ts). */
-  readonly rate?: SharedArrayBuffer | undefined;
-  /** Of a store without a directory: where change feeds find its last frames (feed/frame-ring.ts). */
-  readonly feedRing?: SharedArrayBuffer | undefined;
-  /** Of a store without a directory: where what is prepared outlives the thread (prepare-journal.ts). */
-  readonly prepareJournal?: SharedArrayBuffer | undefined;
-}
-
-/** Numbers of open snapshots, ascending. */
-export interface OpenSnapshots {
-  readonly sequences: Float64Array<ArrayBuffer>;
-  readonly count: number;
-}
-
-export interface RecoveryReport {
-  /** Entries and bytes that came from the checkpoint file; undefined when there was none. */
-  readonly checkpoint: { readonly path: string; readonly lsn: number } | undefined;
-  readonly wal: WalRecovery | undefined;
-  readonly operationsReplayed: number;
-  /** Transactions that are prepared here, and wait for the decision. */
-  readonly prepared: readonly number[];
-  /** Salvage: those that were prepared before frames that are lost. What became of them is not known: they are given up. */
-  readonly abandoned: readonly number[];
-}
 
 /** What a checkpoint job needs to read the pinned state from another thread. */
 export interface CheckpointPlan {
@@ -175,33 +92,12 @@ export interface CheckpointPlan {
   readonly lsmRoots: readonly LsmRoot[];
 }
 
-/** A blob on its way in: a value's overflow chain being filled, or a batch's records being collected. */
-interface IncomingBlob {
-  readonly blob: number;
-  readonly ofBatch: boolean;
-  readonly totalBytes: number;
-  readonly overflow: OverflowWriter | undefined;
-  readonly batch: Buffer | undefined;
-  receivedBytes: number;
-  /** First frame that carries a chunk of it: the log is not truncated beyond. */
-  firstLsn: number;
-}
-
-interface DroppedBlob {
-  readonly client: number;
-  readonly blob: number;
-  readonly ofBatch: boolean;
-}
-
 const NO_BYTES = new Uint8Array(0);
 /** Kept free in a frame for Resolve records, at most. */
 const PREPARED_KEPT_BYTES = PREPARED_MAX * RESOLVE_RECORD_BYTES;
 const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
-const NO_OPEN_SNAPSHOTS: OpenSnapshots = { sequences: new Float64Array(0), count: 0 };
 /** Pages that a checkpoint's preparation writes between two groups. */
 const PAGES_PER_SLICE = 256;
-/** Operations applied between two publications during recovery. */
-const RECOVERY_PUBLISH_OPERATIONS = 512;
 
 export class ShardStore {
   readonly arena: ArenaWriter;
@@ -228,8 +124,7 @@ export class ShardStore {
   /** Bytes of committed frames the log still buffers (memory level). */
   #unwrittenBytes = 0;
 
-  /** One per client slot: a client sends its blobs one after another. */
-  readonly #blobs = new Map<number, IncomingBlob>();
+  readonly #blobs: IncomingBlobs;
   /** Blobs given up since the last group: the next one says so, or a replay would hold on to their memory. */
   readonly #dropped: DroppedBlob[] = [];
   /** How many of them the open group says. */
@@ -240,22 +135,17 @@ export class ShardStore {
   /** The open snapshots, and the number a checkpoint reads at, while one runs. */
   #withCheckpoint = new Float64Array(64);
 
-  private constructor(
-    options: ShardStoreOptions,
-    arena: ArenaWriter,
-    spaces: SpaceTable,
-    prepared: PreparedTransactions,
-    log: GroupLog,
-    recovery: RecoveryReport,
-    publishedSeq: number,
-  ) {
+  private constructor(options: ShardStoreOptions, recovered: RecoveredShard) {
+    const { arena, spaces, prepared, log, report, publishedSeq, dropped } = recovered;
     this.#options = options;
     this.arena = arena;
     this.spaces = spaces;
     this.prepared = prepared;
     this.#log = log;
-    this.recovery = recovery;
+    this.recovery = report;
     this.#publishedSeq = publishedSeq;
+    this.#blobs = new IncomingBlobs(arena);
+    this.#dropped.push(...dropped);
     this.#pagedTrees = pagingOf(arena)?.trees;
     this.#lsm = lsmSiteOf(arena);
     if (this.#lsm !== undefined) {
@@ -263,7 +153,7 @@ export class ShardStore {
         if (!this.#options.readOnly && (this.#hasSeveralSpaces() || this.#hasUnsettled)) this.sync();
       };
     }
-    this.#checkpointLsn = recovery.checkpoint?.lsn ?? 0;
+    this.#checkpointLsn = report.checkpoint?.lsn ?? 0;
   }
 
   /**
@@ -271,133 +161,7 @@ export class ShardStore {
    * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_MEMORY_FULL, ERR_IO, ERR_PERMISSION, ERR_DISK_FULL
    */
   static open(options: ShardStoreOptions): ShardStore {
-    const { env, directory } = options;
-    const exists = directory !== undefined && env.exists(directory);
-    if (directory !== undefined && !exists && (!options.isNew || options.readOnly)) {
-      throw new ConcordError('ERR_CORRUPT', `${directory}: the directory of shard ${options.shard} is missing`, {
-        file: directory,
-        shard: options.shard,
-      });
-    }
-    if (directory !== undefined && !options.readOnly) {
-      if (exists) removeTemporaryCheckpoints(env, directory);
-      else {
-        env.makeDirectory(directory);
-        env.syncDirectory(dirname(directory));
-      }
-    }
-    const found = exists && !options.ignoreCheckpoint ? findCheckpoint(env, directory) : undefined;
-    // Whoever starts a successor has ended the jobs that read for checkpoints.
-    if (options.adopt) ArenaWriter.endLongPins(options.arena);
-    const arena = options.adopt ? ArenaWriter.adopt(options.arena, markRows) : new ArenaWriter(options.arena);
-    if (directory !== undefined) {
-      const cold = options.arena.cold ?? coldLayout(directory, options.storeId, options.shard, undefined);
-      attachPaging(arena, env, cold, options.readOnly === true);
-      LsmFiles.attach(arena, env, cold, cacheOwnerOfShard(options.shard));
-      attachLsm(arena, {
-        env,
-        layout: cold,
-        jobs: options.jobs,
-        rate: options.rate,
-        readOnly: options.readOnly === true,
-        adopted: options.adopt === true,
-      });
-    }
-    let replayFromLsn = 1;
-    let spaces: SpaceTable | undefined;
-    const definitions = options.spaces ?? ONLY_DEFAULT_SPACE;
-    if (found !== undefined) {
-      const reader = readCheckpoint(env, found.path, { storeId: options.storeId, shard: options.shard });
-      try {
-        replayFromLsn = reader.header.replayFromLsn ?? reader.header.lsn + 1;
-        const site = lsmSiteOf(arena);
-        if (site !== undefined) site.adoptedFromLsn = replayFromLsn;
-        if (!options.adopt) {
-          loadImage(arena, () => reader.nextChunk());
-          spaces = new SpaceTable(arena, definitions);
-          // Only the end of the file proves that nothing of it is missing.
-          loadEntries(arena, spaces, options, () => nextEntriesChunk(arena, spaces!, reader));
-          publishTrees(arena, reader.header.publishedSeq);
-          for (const { engine } of spaces.all) engine.endGroup();
-          // No log has what a copy of the store brought as entries.
-          if (!options.readOnly && spaces.relieve(env.now(), true)) publishTrees(arena, reader.header.publishedSeq);
-        }
-      } finally {
-        reader.close();
-      }
-    }
-    spaces ??= new SpaceTable(arena, definitions);
-    // A damaged checkpoint may still be wanted with its files.
-    if (!options.adopt && !options.ignoreCheckpoint) finishPagedLoad(arena);
-    if (!options.ignoreCheckpoint) lsmSiteOf(arena)?.finishLoad();
-    else if (!options.adopt) lsmSiteOf(arena)?.loadByManifests();
-    // A row that is new, or was given up, shows.
-    publishTrees(arena, publishedSeqOf(arena, arena.published()));
-    const base = publishedSeqOf(arena, arena.published());
-
-    const { prepareJournal } = options;
-    const journal = prepareJournal === undefined ? undefined : new PrepareJournal(prepareJournal, PREPARED_MAX);
-    const prepared = new PreparedTransactions(spaces, journal);
-    if (directory === undefined) {
-      prepared.endReplay();
-      const report: RecoveryReport = {
-        checkpoint: undefined,
-        wal: undefined,
-        operationsReplayed: 0,
-        prepared: Array.from(prepared.all, ({ id }) => id),
-        abandoned: [],
-      };
-      const ring = options.feedRing === undefined ? undefined : new FrameRingWriter(options.feedRing, base);
-      return new ShardStore(options, arena, spaces, prepared, new MemoryLog(ring), report, base);
-    }
-    const replay = new Replay(spaces, prepared, arena, base, options);
-    const site = lsmSiteOf(arena);
-    if (site !== undefined && !options.readOnly) {
-      // Files that a replay fills must not outlive the rest of their groups, which the log alone may have, and not on disk yet.
-      site.syncLog = () => {
-        syncSegments(env, directory);
-        site.syncLog = () => undefined;
-      };
-    }
-    const wal = recoverWal(env, directory, {
-      storeId: options.storeId,
-      shard: options.shard,
-      fromLsn: replayFromLsn,
-      syncedLsn: found?.lsn,
-      mode: options.recoveryMode ?? 'tolerate-torn-tail',
-      mustExist: exists && !options.isNew,
-      onFrame: (frame) => {
-        replay.frame(frame);
-      },
-    });
-    const unfinished = replay.finish();
-    const lostUpTo = wal.losses.reduce((lsn, { lsnFrom, lsnTo }) => Math.max(lsn, lsnTo ?? lsnFrom), 0);
-    const abandoned = prepared.forgetBefore(lostUpTo);
-    prepared.endReplay();
-    // Numbers go on behind all that is in files, whatever the log has lost.
-    const publishedSeq = Math.max(replay.publishedSeq, spaces.storedSeqMax);
-    if (publishedSeq > replay.publishedSeq) publishTrees(arena, publishedSeq);
-    // The log of the dead writer ended before its memory did (memory level): files are to have what no log has.
-    if (base > replay.logSeq && options.adopt) {
-      for (const { engine } of spaces.backgroundSpaces) engine.background?.freezeBefore(Infinity);
-    }
-    const walOptions = {
-      storeId: options.storeId,
-      shard: options.shard,
-      ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
-      retainBytes: options.retainBytes,
-    };
-    const log = options.readOnly ? new MemoryLog() : WalWriter.open(env, directory, walOptions, wal);
-    const report: RecoveryReport = {
-      checkpoint: found,
-      wal,
-      operationsReplayed: replay.operations,
-      prepared: Array.from(prepared.all, ({ id }) => id),
-      abandoned,
-    };
-    const store = new ShardStore(options, arena, spaces, prepared, log, report, publishedSeq);
-    store.#dropped.push(...unfinished);
-    return store;
+    return new ShardStore(options, recoverShard(options));
   }
 
   /** The engine of the default space. */
@@ -768,13 +532,13 @@ export class ShardStore {
       const { order } = this.#order;
       for (let i = 0; i < records; i++) {
         const index = order[i]!;
-        applyRecord(spaces, bytes, recordAt[index]! + moved, firstSeq + index, this);
+        applyRecord(spaces, bytes, recordAt[index]! + moved, firstSeq + index, this.#blobs);
       }
       return;
     }
     let seq = firstSeq;
     for (let i = 0; i < records; i++) {
-      seq = applyRecord(spaces, bytes, recordAt[i]! + moved, seq, this);
+      seq = applyRecord(spaces, bytes, recordAt[i]! + moved, seq, this.#blobs);
     }
   }
 
@@ -945,48 +709,20 @@ export class ShardStore {
 
   // ---- blobs --------------------------------------------------------------------------------------------------------------------------
 
-  /** @internal One chunk of a blob arrives (live or in recovery). */
-  applyChunk(bytes: Uint8Array, at: number, lsn: number): void {
-    const { client, blob, offset, count: totalBytes } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
-    const length = readValueLength(bytes, at);
-    const start = at + OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
-    receiveChunk(this.#blobs, this.arena, bytes, start, length, {
-      client,
-      blob,
-      offset,
-      totalBytes,
-      ofBatch: bytes[at + 1] === CHUNK_OF_BATCH,
-      lsn,
-    });
-  }
-
-  /** @internal */
-  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined {
-    return takeBlob(this.#blobs, client, blob, totalBytes);
-  }
-
   /** Whether the named blob has arrived completely, so that its final record may be logged. */
   hasBlob(client: number, blob: number, totalBytes: number): boolean {
-    const incoming = this.#blobs.get(client);
-    return incoming !== undefined && incoming.blob === blob && incoming.receivedBytes === totalBytes;
+    return this.#blobs.isComplete(client, blob, totalBytes);
   }
 
   /** The records of a batch that has arrived, for checking before it is logged. */
   batchBytes(client: number): Buffer | undefined {
-    return this.#blobs.get(client)?.batch;
+    return this.#blobs.batchOf(client);
   }
 
   /** The client is gone or gave up: what it had sent of a blob is dropped. */
   dropBlob(client: number): void {
-    const incoming = this.#blobs.get(client);
-    if (incoming === undefined) return;
-    incoming.overflow?.abort();
-    this.#blobs.delete(client);
-    this.#dropped.push({ client, blob: incoming.blob, ofBatch: incoming.ofBatch });
-  }
-
-  get lsn(): number {
-    return this.#log.lastLsn;
+    const dropped = this.#blobs.drop(client);
+    if (dropped !== undefined) this.#dropped.push(dropped);
   }
 
   // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
@@ -1054,8 +790,7 @@ export class ShardStore {
     const pagedRoots = capturePaged(this.arena, (tag) => spaceIdOfTag(tag) !== BUILDING_SPACE_ID);
     this.#pin = this.arena.pinLong();
     const lsn = this.#log.lastLsn;
-    let replayFromLsn = Math.min(lsn + 1, this.spaces.neededFromLsn, this.prepared.neededFromLsn);
-    for (const incoming of this.#blobs.values()) replayFromLsn = Math.min(replayFromLsn, incoming.firstLsn);
+    const neededFromLsn = Math.min(this.spaces.neededFromLsn, this.prepared.neededFromLsn, this.#blobs.neededFromLsn);
     const entrySpaces: number[] = [];
     const lsmSpaces: number[] = [];
     for (const { id, engine } of this.spaces.all) {
@@ -1065,7 +800,7 @@ export class ShardStore {
     this.#planned = {
       metaUnit: this.#pin.metaUnit,
       lsn,
-      replayFromLsn,
+      replayFromLsn: Math.min(lsn + 1, neededFromLsn),
       publishedSeq: this.#publishedSeq,
       entrySpaces,
       pagedRoots,
@@ -1104,444 +839,8 @@ export class ShardStore {
   }
 }
 
-/** What a process that was killed had written of its log, and perhaps not synced. @throws ERR_IO */
-function syncSegments(env: Env, directory: string): void {
-  for (const name of env.list(directory)) {
-    if (segmentGeneration(name) === undefined) continue;
-    const file = env.open(`${directory}/${name}`, 'write');
-    try {
-      file.sync();
-    } finally {
-      file.close();
-    }
-  }
-}
-
 function keyOf(cursor: EngineCursor): Buffer {
   const key = Buffer.alloc(cursor.keyLength);
   cursor.copyKey(key, 0);
   return key;
-}
-
-/** Where blobs of a record stream are kept: the live store's own table, or the one of a replay. */
-interface BlobTable {
-  applyChunk(bytes: Uint8Array, at: number, lsn: number): void;
-  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined;
-  readonly lsn: number;
-}
-
-/** Applies one record and returns the next free sequence number. */
-function applyRecord(spaces: SpaceTable, bytes: Uint8Array, at: number, seq: number, blobs: BlobTable): number {
-  const keyLength = readKeyLength(bytes, at);
-  const isExtended = bytes[at + 1]! >= OPERATION_EXTENDED;
-  const spaceId = isExtended ? readOperationSpace(bytes, at) : DEFAULT_SPACE_ID;
-  const keyStart = operationKeyAt(bytes, at);
-  const valueStart = keyStart + keyLength;
-  switch (bytes[at]) {
-    case OperationKind.Put: {
-      const expiresAt = isExtended ? readOperationExpiry(bytes, at) : 0;
-      const valueLength = readValueLength(bytes, at);
-      spaces.put(spaceId, bytes, keyStart, keyLength, bytes, valueStart, valueLength, seq, expiresAt);
-      return seq + 1;
-    }
-    case OperationKind.Delete:
-      spaces.del(spaceId, bytes, keyStart, keyLength, seq);
-      return seq + 1;
-    case OperationKind.ClearRange: {
-      const flags = bytes[at + 1]!;
-      const low = flags & CLEAR_HAS_LOW ? bytes.subarray(keyStart, valueStart) : undefined;
-      const high =
-        flags & CLEAR_HAS_HIGH ? bytes.subarray(valueStart, valueStart + readValueLength(bytes, at)) : undefined;
-      spaces.removeRange(spaceId, low, high, seq);
-      return seq + 1;
-    }
-    case OperationKind.Chunk:
-      blobs.applyChunk(bytes, at, blobs.lsn);
-      return seq + 1;
-    case OperationKind.PutBlob: {
-      const reference = readBlobReference(bytes, valueStart);
-      const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
-      if (blob?.overflow === undefined) throw missingBlob(reference.client, reference.blob);
-      const chain = blob.overflow.finish();
-      spaces.putOverflow(spaceId, bytes, keyStart, keyLength, chain, seq, readOperationExpiry(bytes, at));
-      spaces.noteLsn(blob.firstLsn);
-      return seq + 1;
-    }
-    case OperationKind.ApplyBatch: {
-      const reference = readBlobReference(bytes, keyStart + keyLength);
-      const blob = blobs.takeBlob(reference.client, reference.blob, reference.offset);
-      if (blob?.batch === undefined) throw missingBlob(reference.client, reference.blob);
-      const next = applyBatch(spaces, blob.batch, blob.totalBytes, reference.count, seq, blobs);
-      spaces.noteLsn(blob.firstLsn);
-      return next;
-    }
-    default:
-      throw new ConcordError('ERR_CORRUPT', `operation record of unknown kind ${bytes[at]}`);
-  }
-}
-
-/** The operations of a large batch, in page order. Returns the next free sequence number. */
-function applyBatch(
-  spaces: SpaceTable,
-  batch: Buffer,
-  totalBytes: number,
-  operations: number,
-  seq: number,
-  blobs: BlobTable,
-): number {
-  if (operations * OPERATION_HEADER_BYTES > totalBytes)
-    throw new ConcordError('ERR_CORRUPT', `a batch of ${totalBytes} bytes cannot hold ${operations} operations`);
-  const recordAt = new Int32Array(operations);
-  let records = 0;
-  for (let at = 0; at < totalBytes; at += checkOperation(batch, at, totalBytes)) recordAt[records++] = at;
-  if (records !== operations)
-    throw new ConcordError('ERR_CORRUPT', `a batch of ${records} operations was logged as one of ${operations}`);
-  const order = new GroupOrder();
-  if (order.sort(batch, recordAt, records, 0)) {
-    for (let i = 0; i < records; i++) {
-      const index = order.order[i]!;
-      applyRecord(spaces, batch, recordAt[index]!, seq + index, blobs);
-    }
-    return seq + records;
-  }
-  let next = seq;
-  for (let i = 0; i < records; i++) next = applyRecord(spaces, batch, recordAt[i]!, next, blobs);
-  return Math.max(next, seq + 1);
-}
-
-function missingBlob(client: number, blob: number): ConcordError {
-  return new ConcordError('ERR_CORRUPT', `blob ${blob} of client ${client} was named before it was complete`);
-}
-
-function receiveChunk(
-  table: Map<number, IncomingBlob>,
-  arena: ArenaWriter,
-  bytes: Uint8Array,
-  start: number,
-  length: number,
-  chunk: { client: number; blob: number; offset: number; totalBytes: number; ofBatch: boolean; lsn: number },
-): void {
-  let incoming = table.get(chunk.client);
-  if (chunk.offset === 0 && chunk.totalBytes === 0) {
-    if (incoming === undefined || incoming.blob !== chunk.blob) return;
-    incoming.overflow?.abort();
-    table.delete(chunk.client);
-    return;
-  }
-  if (chunk.offset === 0) {
-    incoming?.overflow?.abort();
-    table.delete(chunk.client);
-    let overflow: OverflowWriter | undefined;
-    let batch: Buffer | undefined;
-    if (chunk.ofBatch) {
-      if (chunk.totalBytes > MAX_BATCH_BYTES) throw new ConcordError('ERR_CORRUPT', 'batch blob above the limit');
-      batch = Buffer.allocUnsafeSlow(chunk.totalBytes);
-    } else {
-      overflow = new OverflowWriter(arena);
-      overflow.begin(chunk.totalBytes);
-    }
-    incoming = {
-      blob: chunk.blob,
-      ofBatch: chunk.ofBatch,
-      totalBytes: chunk.totalBytes,
-      overflow,
-      batch,
-      receivedBytes: 0,
-      firstLsn: chunk.lsn,
-    };
-    table.set(chunk.client, incoming);
-  }
-  // A chunk of a blob that was dropped meanwhile (its client gave up, memory ran out) goes nowhere.
-  if (incoming === undefined || incoming.blob !== chunk.blob || incoming.receivedBytes !== chunk.offset) return;
-  if (chunk.offset + length > incoming.totalBytes) throw new ConcordError('ERR_CORRUPT', 'blob chunk beyond its total');
-  if (incoming.batch !== undefined) incoming.batch.set(bytes.subarray(start, start + length), chunk.offset);
-  else incoming.overflow!.append(bytes, start, length);
-  incoming.receivedBytes += length;
-}
-
-function takeBlob(
-  table: Map<number, IncomingBlob>,
-  client: number,
-  blob: number,
-  totalBytes: number,
-): IncomingBlob | undefined {
-  const incoming = table.get(client);
-  if (incoming === undefined || incoming.blob !== blob || incoming.receivedBytes !== totalBytes) return undefined;
-  table.delete(client);
-  return incoming;
-}
-
-/** The next chunk that holds entries; roots of page files among them are taken on the way. */
-function nextEntriesChunk(arena: ArenaWriter, spaces: SpaceTable, reader: CheckpointReader): Uint8Array | undefined {
-  for (;;) {
-    const chunk = reader.nextChunk();
-    if (chunk === undefined) return chunk;
-    if (isRootChunk(chunk)) loadPagedRoot(arena, chunk);
-    else if (isLsmRootChunk(chunk)) {
-      lsmSiteOf(arena)?.loadRoot(chunk, (spaceId) => {
-        spaces.returnTo(spaceId, EngineCode.lsm);
-      });
-    } else return chunk;
-  }
-}
-
-/** Fills the spaces of a checkpoint that were not written as pages. Those that are not defined any more are passed over. */
-function loadEntries(
-  arena: ArenaWriter,
-  spaces: SpaceTable,
-  { env, readOnly }: ShardStoreOptions,
-  nextChunk: () => Uint8Array | undefined,
-): void {
-  const overflow = new OverflowWriter(arena);
-  let value: { spaceId: number; key: Uint8Array; seq: number; expiresAt: number } | undefined;
-  const sink: EntriesSink = {
-    entry: (spaceId, chunk, keyAt, keyLength, valueAt, valueLength, seq, expiresAt) => {
-      const engine = spaces.get(spaceId)?.engine;
-      engine?.background?.noteLsn(0);
-      // The index of what expires is in the image.
-      engine?.put(chunk, keyAt, keyLength, chunk, valueAt, valueLength, seq, expiresAt);
-    },
-    begin: (spaceId, key, valueLength, seq, expiresAt) => {
-      value = { spaceId, key, seq, expiresAt };
-      overflow.begin(valueLength);
-    },
-    piece: (chunk, at, length) => {
-      overflow.append(chunk, at, length);
-    },
-    end: () => {
-      const { spaceId, key, seq, expiresAt } = value!;
-      const chain = overflow.finish();
-      const engine = spaces.get(spaceId)?.engine;
-      engine?.background?.noteLsn(0);
-      if (engine === undefined) OverflowWriter.discard(arena, chain);
-      else engine.putOverflow(key, 0, key.length, chain, seq, expiresAt);
-    },
-  };
-  const begin = (): void => {
-    for (const { engine } of spaces.all) engine.beginGroup(0, false);
-  };
-  const end = (): void => {
-    for (const { engine } of spaces.all) engine.endGroup();
-  };
-  begin();
-  const before = arena.reserveMode;
-  arena.reserveMode = true;
-  try {
-    const reader = new EntriesReader(sink);
-    for (let chunk = nextChunk(); chunk !== undefined; chunk = nextChunk()) {
-      reader.chunk(chunk);
-      if (arena.freeUnits() > arena.totalUnits >>> 1) continue;
-      if (pagingOf(arena)?.trees.size === 0 && !spaces.hasBackgrounds) continue;
-      // Nobody reads yet; what may go to a file goes there.
-      publishTrees(arena, 0);
-      end();
-      if (readOnly !== true && spaces.relieve(env.now(), true)) publishTrees(arena, 0);
-      arena.reclaim();
-      begin();
-    }
-    reader.finish();
-  } finally {
-    arena.reserveMode = before;
-  }
-}
-
-const NOTHING_RESOLVED = { resolved: [], isWalked: false } as const;
-
-/** Whether the payload may end with a Resolve record: they are the last ones. Cheap, and wrong only in that other bytes may look like one. */
-function endsWithResolve(bytes: Uint8Array, start: number, end: number): boolean {
-  const at = end - RESOLVE_RECORD_BYTES;
-  return (
-    at >= start &&
-    bytes[at] === OperationKind.Resolve &&
-    bytes[at + 1] === 0 &&
-    readKeyLength(bytes, at) === RESOLVE_KEY_BYTES &&
-    readValueLength(bytes, at) === 0
-  );
-}
-
-function damaged({ file, offset, start, lsn }: WalFrame, at: number, text: string): ConcordError {
-  // Where the record stands in its file.
-  const place = offset + FRAME_HEADER_BYTES + (at - start);
-  return new ConcordError('ERR_CORRUPT', `${file} at ${place}: ${text}`, { file, offset: place, lsn });
-}
-
-/** Applies recovered frames. Frames the checkpoint covers only contribute chunks of blobs that end behind it. */
-class Replay implements BlobTable {
-  readonly #spaces: SpaceTable;
-  readonly #prepared: PreparedTransactions;
-  readonly #arena: ArenaWriter;
-  readonly #blobs = new Map<number, IncomingBlob>();
-  publishedSeq: number;
-  operations = 0;
-  lsn = 0;
-  /** The last number that stands in the log. */
-  logSeq = 0;
-  readonly #isSalvage: boolean;
-  readonly #env: Env;
-  readonly #isReadOnly: boolean;
-  /** Engines with files of their own may lack what the checkpoint covers for all others. */
-  readonly #looksAtCovered: boolean;
-  /** Told how far the replay has come: what is published is ahead of it while the log is covered. */
-  readonly #lsm: LsmSite | undefined;
-  /** The last number of the last frame that is wholly applied. */
-  #appliedSeq = 0;
-  #unpublished = 0;
-  #lastSeq: number;
-
-  constructor(
-    spaces: SpaceTable,
-    prepared: PreparedTransactions,
-    arena: ArenaWriter,
-    publishedSeq: number,
-    options: ShardStoreOptions,
-  ) {
-    this.#spaces = spaces;
-    this.#prepared = prepared;
-    this.#arena = arena;
-    this.#isSalvage = options.recoveryMode === 'salvage';
-    this.publishedSeq = publishedSeq;
-    this.#lastSeq = publishedSeq;
-    this.#env = options.env;
-    this.#isReadOnly = options.readOnly === true;
-    this.#looksAtCovered = spaces.hasBackgrounds && options.adopt !== true;
-    this.#lsm = this.#looksAtCovered ? lsmSiteOf(arena) : undefined;
-    spaces.beginReplay(publishedSeq, options.adopt === true);
-    const { sequences, count } = options.snapshots ?? NO_OPEN_SNAPSHOTS;
-    spaces.setSnapshots(sequences, count);
-    // Readers of an adopted arena go on reading: they must see neither half a batch, nor what the dead thread had shown go back to what was before.
-    spaces.beginGroup(publishedSeq, true);
-    // What fitted once must fit again, even if pages fill differently this time.
-    arena.reserveMode = true;
-  }
-
-  frame(frame: WalFrame): void {
-    const { bytes, firstSeq, operationCount, end } = frame;
-    this.lsn = frame.lsn;
-    this.logSeq = firstSeq + operationCount - 1;
-    const covered = firstSeq + operationCount - 1 <= this.#lastSeq;
-    const isApplied = !covered || this.#looksAtCovered;
-    let seq = firstSeq;
-    const { resolved, isWalked } = endsWithResolve(bytes, frame.start, end)
-      ? this.#resolvesOf(frame, covered, isApplied)
-      : NOTHING_RESOLVED;
-    // The live store published after each group. Where its memory was nearly used up, so must this.
-    if (isApplied && this.#unpublished > 0) {
-      let operations = operationCount;
-      let payloadBytes = end - frame.start;
-      for (const { prepared } of resolved) {
-        operations += prepared.operations;
-        payloadBytes += prepared.writes.length;
-      }
-      if (!this.#spaces.admitsAny(operations, payloadBytes)) this.#publish();
-    }
-    this.#spaces.lsn = frame.lsn;
-    for (const { prepared, number } of resolved) {
-      this.#prepared.applyWrites(prepared, number);
-      this.operations += prepared.operations;
-      this.#unpublished += prepared.operations;
-    }
-    for (let at = frame.start; at < end;) {
-      const size = checkOperation(bytes, at, end);
-      const kind = bytes[at];
-      if (kind === OperationKind.Prepare) {
-        if (!isWalked) this.#prepared.replayPrepare(bytes, at, frame.lsn);
-      } else if (kind === OperationKind.Resolve) {
-        if (!isWalked) throw damaged(frame, at, 'a transaction is resolved by a record that is not the last');
-      } else if (isApplied && (covered || this.#isSalvage) && this.#isMissingBlob(bytes, at)) {
-        // Of a covered one the chunks may have been cut off: then whatever it was for has it.
-        seq += operationSpan(bytes, at);
-      } else if (isApplied) {
-        seq = applyRecord(this.#spaces, bytes, at, seq, this);
-        this.operations++;
-      } else if (kind === OperationKind.Chunk) {
-        this.applyChunk(bytes, at, frame.lsn);
-      } else {
-        this.#forgetBlobOf(bytes, at);
-      }
-      at += size;
-    }
-    if (!isApplied) return;
-    this.#appliedSeq = firstSeq + operationCount - 1;
-    this.#lastSeq = Math.max(this.#lastSeq, this.#appliedSeq);
-    this.#unpublished += operationCount;
-    if (this.#unpublished >= RECOVERY_PUBLISH_OPERATIONS) this.#publish();
-  }
-
-  /** Looks at the Prepare and Resolve records of a frame that has some: what is resolved comes before all other operations. */
-  #resolvesOf(
-    frame: WalFrame,
-    covered: boolean,
-    isApplied: boolean,
-  ): { resolved: { prepared: PreparedTransaction; number: number }[]; isWalked: true } {
-    const { bytes, start, end, lsn } = frame;
-    const resolved: { prepared: PreparedTransaction; number: number }[] = [];
-    for (let at = start, size; at < end; at += size) {
-      size = checkOperation(bytes, at, end);
-      if (bytes[at] === OperationKind.Prepare) this.#prepared.replayPrepare(bytes, at, lsn);
-      if (bytes[at] !== OperationKind.Resolve) continue;
-      const { prepared, number } = this.#prepared.replayResolve(bytes, at);
-      if (number === 0 || !isApplied) continue;
-      if (prepared !== undefined) resolved.push({ prepared, number });
-      // Of a covered one the Prepare record may have been cut off: then whatever it was for has it. Likewise if a dead thread has applied it.
-      else if (!covered && number > this.#lastSeq && !this.#isSalvage)
-        throw damaged(frame, at, `a transaction is committed with number ${number} that was not prepared`);
-    }
-    return { resolved, isWalked: true };
-  }
-
-  /** A record that names a blob of which some chunks are lost. */
-  #isMissingBlob(bytes: Buffer, at: number): boolean {
-    if (bytes[at] !== OperationKind.PutBlob && bytes[at] !== OperationKind.ApplyBatch) return false;
-    const reference = readBlobReference(bytes, operationKeyAt(bytes, at) + readKeyLength(bytes, at));
-    const incoming = this.#blobs.get(reference.client);
-    return incoming?.blob !== reference.blob || incoming.receivedBytes !== reference.offset;
-  }
-
-  /** A covered final record: its blob is in the checkpoint already. */
-  #forgetBlobOf(payload: Uint8Array, at: number): void {
-    if (payload[at] !== OperationKind.PutBlob && payload[at] !== OperationKind.ApplyBatch) return;
-    const reference = readBlobReference(payload, operationKeyAt(payload, at) + readKeyLength(payload, at));
-    this.takeBlob(reference.client, reference.blob, reference.offset)?.overflow?.abort();
-  }
-
-  applyChunk(bytes: Uint8Array, at: number, lsn: number): void {
-    const { client, blob, offset, count: totalBytes } = readBlobReference(bytes, at + OPERATION_HEADER_BYTES);
-    receiveChunk(
-      this.#blobs,
-      this.#arena,
-      bytes,
-      at + OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES,
-      readValueLength(bytes, at),
-      { client, blob, offset, totalBytes, ofBatch: bytes[at + 1] === CHUNK_OF_BATCH, lsn },
-    );
-  }
-
-  takeBlob(client: number, blob: number, totalBytes: number): IncomingBlob | undefined {
-    return takeBlob(this.#blobs, client, blob, totalBytes);
-  }
-
-  #publish(): void {
-    publishTrees(this.#arena, this.#lastSeq);
-    if (this.#lsm !== undefined) this.#lsm.replayedSeq = this.#appliedSeq;
-    this.#spaces.endGroup();
-    if (!this.#isReadOnly && this.#spaces.relieve(this.#env.now(), false)) publishTrees(this.#arena, this.#lastSeq);
-    this.#arena.reclaim();
-    this.publishedSeq = this.#lastSeq;
-    this.#spaces.beginGroup(this.publishedSeq, true);
-    this.#unpublished = 0;
-  }
-
-  /** Publishes the rest; blobs without an end were never acknowledged and go. Returns their names. */
-  finish(): DroppedBlob[] {
-    const dropped: DroppedBlob[] = [];
-    for (const [client, { blob, ofBatch, overflow }] of this.#blobs) {
-      overflow?.abort();
-      dropped.push({ client, blob, ofBatch });
-    }
-    if (this.#unpublished > 0) this.#publish();
-    if (this.#lsm !== undefined) this.#lsm.replayedSeq = Infinity;
-    this.#spaces.endReplay();
-    this.#arena.reserveMode = false;
-    return dropped;
-  }
 }

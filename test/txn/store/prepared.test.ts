@@ -1,7 +1,7 @@
 /** Transactions that are prepared in a shard's store by one group and resolved by another, on each engine: small scenes. */
 import { describe, expect, test } from 'vitest';
 import { Durability, ShardStore } from '../../../dist/engines/store/shard-store.js';
-import type { ShardStoreOptions } from '../../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../../dist/engines/store/options.js';
 import { PREPARED_MAX } from '../../../dist/engines/store/prepared.js';
 import { OperationKind } from '../../../dist/engines/operation.js';
 import { inspectSegment } from '../../../dist/engines/wal/inspect.js';

@@ -9,9 +9,10 @@
  * that was committed is there whole, and no other. Everything follows from the seed.
  */
 import { Durability } from '../../../dist/engines/store/shard-store.js';
-import type { DurabilityLevel, ShardStore, ShardStoreOptions } from '../../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../../dist/engines/store/options.js';
+import type { DurabilityLevel, ShardStore } from '../../../dist/engines/store/shard-store.js';
 import type { SpaceDefinition } from '../../../dist/engines/store/space.js';
-import type { RecoveryReport } from '../../../dist/engines/store/shard-store.js';
+import type { RecoveryReport } from '../../../dist/engines/store/recovery.js';
 import { TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import type { Env } from '../../../dist/shared/env/env.js';

@@ -9,12 +9,8 @@ import { LsmFiles } from '../../../../dist/engines/lsm/read/files.js';
 import type { LsmTuning } from '../../../../dist/engines/lsm/options.js';
 import type { LsmWriter } from '../../../../dist/engines/lsm/writer.js';
 import { engineNamed, type EngineCursor, type EngineReader } from '../../../../dist/engines/engine.js';
-import {
-  Durability,
-  ShardStore,
-  type DurabilityLevel,
-  type ShardStoreOptions,
-} from '../../../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../../../dist/engines/store/options.js';
+import { Durability, ShardStore, type DurabilityLevel } from '../../../../dist/engines/store/shard-store.js';
 import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,

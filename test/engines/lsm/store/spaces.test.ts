@@ -5,7 +5,8 @@ import { writeImage } from '../../../../dist/engines/btree/image.js';
 import { writeEntries } from '../../../../dist/engines/checkpoint/entries.js';
 import { CheckpointWriter } from '../../../../dist/engines/checkpoint/writer.js';
 import { decodeLsmRoot, lsmRootChunk } from '../../../../dist/engines/lsm/root.js';
-import { Durability, ShardStore, type ShardStoreOptions } from '../../../../dist/engines/store/shard-store.js';
+import type { ShardStoreOptions } from '../../../../dist/engines/store/options.js';
+import { Durability, ShardStore } from '../../../../dist/engines/store/shard-store.js';
 import {
   OPERATION_EXTENDED,
   OPERATION_EXTENSION_BYTES,
@@ -212,7 +213,7 @@ test('the files of a dropped space go when no reader can be there, and those tha
   const { store } = life;
   const value = Buffer.alloc(200, 'v');
   for (let group = 0; group < 20; group++) {
-    store.spaces.lsn = store.lsn;
+    store.spaces.lsn = store.log.lastLsn;
     store.spaces.beginGroup(store.publishedSeq, false);
     for (let i = 0; i < 50; i++) {
       const key = Buffer.from(`second ${group} ${i}`);
