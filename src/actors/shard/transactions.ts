@@ -52,7 +52,7 @@ const ASK_AFTER_MS = 2000;
 const ASK_EVERY_MS = 1000;
 /** Commits that found no place on the disk are tried again after this. */
 const RETRY_MS = 200;
-/** Writes and commits that wait for locks: how many, since a lock is handed on in time that grows with those behind it, and what they may take of memory. */
+/** Writes and commits that wait for locks: how many, each of which takes a turn of the shard when its lock is free, and what they may take of memory. */
 const SET_ASIDE_MAX = 8192;
 const SET_ASIDE_BYTES_MAX = 64 << 20;
 /** What waiting for a key takes beside the request's bytes. */

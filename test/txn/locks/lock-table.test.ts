@@ -1,6 +1,6 @@
 /** The rules of the lock table, one scene each. */
 import { describe, expect, it } from 'vitest';
-import { LockTable } from '../../../dist/engines/txn/locks/lock-table.js';
+import { LockTable, type DeadlockPolicy } from '../../../dist/engines/txn/locks/lock-table.js';
 import { LockMode } from '../../../dist/engines/txn/locks/mode.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 import { LockScene, modeOf } from './lock-scene.js';
@@ -559,6 +559,16 @@ describe('wound-wait', () => {
     expect(scene.lines()).toEqual(['5 wounded by 3', '5 failed ERR_DEADLOCK']);
   });
 
+  it('what was taken away for one that did not wait goes to who waits behind it', () => {
+    const scene = new LockScene('wound-wait');
+    scene.lock(5, 'u', 'a');
+    expect(scene.lock(6, 'u', 'a')).toBe('waits');
+    scene.lock(scene.owner(9, { priority: 1 }), 's', 'a');
+    // It wounds 5, and 9 goes before it.
+    expect(scene.lock(4, 'x', 'a', 0)).toBe('ERR_LOCK_TIMEOUT');
+    expect(scene.lines()).toEqual(['5 wounded by 4', '6 got a']);
+  });
+
   it('plain writes neither wound nor are wounded', () => {
     const scene = new LockScene('wound-wait');
     scene.lock(5, 'x', 'a');
@@ -767,5 +777,57 @@ describe('owners', () => {
     scene.release(1, 2);
     scene.lock(3, 'x', 'other');
     expect(Buffer.from(wait.describe().key!).toString()).toBe('key');
+  });
+});
+
+describe('a key that 20,000 wait for', () => {
+  const WAITERS = 20_000;
+  /** Wants the key for everybody, then hands it on until nobody is left. Whatever looks at all who wait each time it is handed on does not come to its end. */
+  const handOn = (want: (scene: LockScene, who: number) => void, policy: DeadlockPolicy = 'detect'): number => {
+    const scene = new LockScene(policy);
+    const { table } = scene;
+    scene.lock(scene.owner(WAITERS + 1, { priority: 1 }), 'x', 'a');
+    table.markPrepared(scene.owner(WAITERS + 1));
+    for (let who = WAITERS; who > 0; who--) want(scene, who);
+    expect(table.figures.waiting + table.figures.waitingAnonymous).toBe(WAITERS);
+    const granted: number[] = [];
+    // As writes do: they take the lock when it is free, and give it back later.
+    scene.onGrant = (wait): void => {
+      const id = wait.owner?.id ?? -wait.number;
+      granted.push(id);
+      if (wait.owner !== undefined) return;
+      const writer = scene.owner(id, { age: wait.age });
+      table.markPrepared(writer);
+      if (scene.try(writer, 'x', 'a') !== 0) throw new Error(`${id} was called, and the key was not free`);
+    };
+    table.release(WAITERS + 1);
+    for (let next = 0; next < granted.length; next++) table.release(granted[next]!);
+    expect(table.isEmpty).toBe(true);
+    return granted.length;
+  };
+  const modes: readonly ModeLetter[] = ['s', 'u', 'x'];
+
+  it.each(modes)('is handed on in mode %s, each time at the cost of one', (mode) => {
+    expect(handOn((scene, who) => void scene.lock(who, mode, 'a'))).toBe(WAITERS);
+  });
+
+  it.each<DeadlockPolicy>(['detect', 'wait-die', 'wound-wait'])('is handed on among plain writes (%s)', (policy) => {
+    expect(handOn((scene, who) => void scene.plain('put', ['a'], { age: who }), policy)).toBe(WAITERS);
+  });
+
+  it('is handed on where batches, plain writes and transactions wait', () => {
+    const count = handOn((scene, who) => {
+      if (who % 4 === 0) scene.lock(who, modes[(who / 4) % 3]!, 'a');
+      else scene.plain('put', who % 4 === 1 ? ['a', `b${who}`] : ['a'], { age: who });
+    });
+    expect(count).toBe(WAITERS);
+  });
+
+  it('is given back by as many readers before one who wants it alone', () => {
+    const scene = new LockScene();
+    for (let reader = 1; reader <= WAITERS; reader++) scene.lock(reader, 's', 'a');
+    scene.lock(WAITERS + 1, 'x', 'a');
+    for (let reader = 1; reader <= WAITERS; reader++) scene.release(reader);
+    expect(scene.lines()).toEqual([`${WAITERS + 1} got a`]);
   });
 });

@@ -5,8 +5,9 @@
  * Threads: the shard's only.
  */
 import type { LockIndex } from './lock-index.js';
-import { comesBefore, countBefore, type Grant, type LockOwner, type LockWait, type Point } from './lock.js';
-import { LockMode, modesConflict } from './mode.js';
+import type { Grant, Lock, LockOwner, LockWait, Point } from './lock.js';
+import { CONFLICTING_MODES, LockMode, isIn, modesConflict, type LockModes } from './mode.js';
+import { comesBefore } from './wait-queue.js';
 
 export class BlockerSearch<T> {
   readonly #index: LockIndex<T>;
@@ -50,56 +51,76 @@ export class BlockerSearch<T> {
     return isHeld;
   }
 
-  /** Whether these are the blockers that the request had when they were kept last. */
-  isAsKept(wait: LockWait<T>): boolean {
+  /** Whether what was kept last tells who comes behind as much: it differs at most in owners that wait for nobody. */
+  isAsGood(wait: LockWait<T>): boolean {
+    const mark = this.#mark;
     return (
-      wait.hasPassed === this.#hasPassed && isSame(wait.found, this.#found) && isSame(wait.effective, this.#effective)
+      wait.hasPassed === this.#hasPassed &&
+      isAsGood(wait.found, this.#found, (owner) => owner.blockerMark === mark) &&
+      isAsGood(wait.effective, this.#effective, (owner) => owner.effectiveMark === mark)
     );
   }
 
+  /**
+   * Whether the waiter stands for what is ahead of it and in its way, to those behind whom it holds up. One that passes somebody does not. For wait-die holders
+   * matter, and all of them are looked at; those of plain writes are handed on.
+   */
+  standsForOthers({ hasPassed, owner }: LockWait<T>): boolean {
+    return !hasPassed && !(this.#isWaitDie && owner !== undefined);
+  }
+
   #meetAtKey(wait: LockWait<T>, point: Point<T>): boolean {
-    const { lock, mode, space, bytes, start, length } = point;
-    let isHeld = false;
-    if (lock !== undefined) {
-      const { queue } = lock;
-      let isCut = false;
-      if (queue !== undefined) {
-        for (let index = countBefore(queue, wait) - 1; index >= 0; index--) {
-          const other = queue[index]!;
-          if (!modesConflict(other.mode, mode) || !this.#meetWaiter(wait, other.wait)) continue;
-          isHeld = true;
-          // It waits for all that is further ahead, unless it passes somebody. For wait-die holders matter, and all of them are looked at.
-          if (other.mode === LockMode.Exclusive && !this.#isWaitDie && !other.wait.hasPassed) {
-            if (other.wait.owner === undefined && wait.owner !== undefined) continue;
-            isCut = true;
-            break;
-          }
-        }
-      }
-      if (!isCut && this.#meetHolders(wait, point, lock.grants)) isHeld = true;
-    }
+    const { lock, space, bytes, start, length } = point;
+    let isHeld = lock !== undefined && this.#meetInOrder(wait, point, lock);
     if (!this.#index.hasSpaces) return isHeld;
     if (this.#meetWaiters(wait, point, this.#index.waitingAt(space, bytes, start, length))) isHeld = true;
     if (this.#meetRangeHolders(wait, point, this.#index.heldAt(space, bytes, start, length))) isHeld = true;
     return isHeld;
   }
 
+  /** At a key: waiters from the nearest on, until those met stand for all that is further ahead; else holders, too. */
+  #meetInOrder(wait: LockWait<T>, { mode }: Point<T>, lock: Lock<T>): boolean {
+    const { queue } = lock;
+    let isHeld = false;
+    let modes = CONFLICTING_MODES[mode]!;
+    if (queue !== undefined) {
+      const { points } = queue;
+      for (let index = queue.countBefore(wait) - 1; index >= 0; index--) {
+        const other = points[index]!;
+        if (!modesConflict(other.mode, mode)) continue;
+        if (isIn(modes, other.mode)) {
+          if (!this.#meetWaiter(wait, other.wait)) continue;
+          isHeld = true;
+        }
+        if (!this.standsForOthers(other.wait)) continue;
+        modes &= ~CONFLICTING_MODES[other.mode]!;
+        if (modes === 0) return true;
+      }
+    }
+    return this.#meetHolders(wait, modes, lock) || isHeld;
+  }
+
   #meetAtRange(wait: LockWait<T>, point: Point<T>): boolean {
     const { space, bytes: low, high } = point;
     let isHeld = this.#meetWaiters(wait, point, this.#index.waitingIn(space, low, high));
     if (this.#meetRangeHolders(wait, point, this.#index.heldIn(space, low, high))) isHeld = true;
-    for (const { grants, queue } of this.#index.locksIn(space, low, high)) {
-      if (this.#meetHolders(wait, point, grants)) isHeld = true;
-      if (queue !== undefined && this.#meetWaiters(wait, point, queue)) isHeld = true;
+    for (const lock of this.#index.locksIn(space, low, high)) {
+      if (this.#meetHolders(wait, CONFLICTING_MODES[point.mode]!, lock)) isHeld = true;
+      if (lock.queue !== undefined && this.#meetWaiters(wait, point, lock.queue.points)) isHeld = true;
     }
     return isHeld;
   }
 
-  /** The holders of a key. */
-  #meetHolders({ owner }: LockWait<T>, { mode }: Point<T>, first: Grant<T> | undefined): boolean {
+  /** The holders of a key, of these modes. */
+  #meetHolders({ owner }: LockWait<T>, modes: LockModes, { grants, shared, strong }: Lock<T>): boolean {
     let isHeld = false;
-    for (let grant = first; grant !== undefined; grant = grant.next) {
-      if (grant.owner === owner || !modesConflict(grant.mode, mode)) continue;
+    if (strong !== undefined && strong.owner !== owner && isIn(modes, strong.mode)) {
+      this.#meetHolder(strong.owner);
+      isHeld = true;
+    }
+    if (shared === 0 || !isIn(modes, LockMode.Shared)) return isHeld;
+    for (let grant = grants; grant !== undefined; grant = grant.next) {
+      if (grant.owner === owner || grant.mode !== LockMode.Shared) continue;
       this.#meetHolder(grant.owner);
       isHeld = true;
     }
@@ -146,20 +167,30 @@ export class BlockerSearch<T> {
   }
 
   #addFound(owner: LockOwner<T>): void {
-    if (owner.blockerMark === this.#mark) return;
+    if (owner.blockerMark === this.#mark || owner.isGone) return;
     owner.blockerMark = this.#mark;
     this.#found.push(owner);
   }
 
   #addEffective(owner: LockOwner<T>): void {
-    if (owner.effectiveMark === this.#mark) return;
+    if (owner.effectiveMark === this.#mark || owner.isGone) return;
     owner.effectiveMark = this.#mark;
     this.#effective.push(owner);
   }
 }
 
-function isSame<V>(a: readonly V[], b: readonly V[]): boolean {
-  if (a.length !== b.length) return false;
-  for (let index = 0; index < a.length; index++) if (a[index] !== b[index]) return false;
-  return true;
+/** Whether two lists without doubles have the same members, but for those that wait for nobody. `isInNow`: whether it is in the second. */
+function isAsGood<T>(
+  before: readonly LockOwner<T>[],
+  now: readonly LockOwner<T>[],
+  isInNow: (owner: LockOwner<T>) => boolean,
+): boolean {
+  let common = 0;
+  for (const owner of before) {
+    if (owner.isPastWaiting) continue;
+    if (!isInNow(owner)) return false;
+    common++;
+  }
+  for (const owner of now) if (!owner.isPastWaiting) common--;
+  return common === 0;
 }

@@ -9,7 +9,7 @@ export function closedError(): ConcordError {
 export function timeoutError<T>(wait: LockWait<T>): ConcordError {
   const waitedMs = wait.deadlineMs - wait.sinceMs;
   const who = wait.owner === undefined ? 'a write' : `transaction ${wait.owner.id}`;
-  const blocker = wait.found[0]?.id ?? 0;
+  const blocker = wait.found.find((owner) => !owner.isReleased)?.id ?? 0;
   return new ConcordError(
     'ERR_LOCK_TIMEOUT',
     `${who} waited ${Math.max(0, waitedMs)} ms for a lock${blocker === 0 ? '' : ` that transaction ${blocker} holds or wants before it`}`,

@@ -18,8 +18,9 @@
  * holder it conflicts with and for every waiter before it that it conflicts with, even where the holders would let it pass, so nobody is overtaken
  * forever. A waiter that itself waits for the requester never holds it up.
  *
- * What a waiter is said to wait for: in the queue of a key the nearest exclusive request before it stands for all that is further ahead. So a queue
- * of n costs n edges, a lock that changes hands changes one, and every cycle of the full graph is one of this graph.
+ * What a waiter is said to wait for: in the queue of a key the nearest request that is in its way stands for all further ahead that are in the way of that
+ * one. So a queue of n costs n edges, a lock that changes hands changes one and looks at who is next, and every cycle of the full graph is one of this graph. Who waits
+ * for nobody (prepared, ended) may be named for longer than it is in the way: it is in no cycle.
  *
  * Policies. detect: waits and their blockers are told (onWait, onUnwait), and somebody who sees all shards ends one of a cycle (kill). wait-die: a
  * request fails as soon as it waits, directly or behind others, for a holder that is senior (higher priority, then older) to its owner. wound-wait: a
@@ -58,7 +59,7 @@ import {
   type LockPoint,
   type Point,
 } from './lock.js';
-import { LockMode } from './mode.js';
+import { CONFLICTING_MODES, ENCLOSED_MODES, LockMode, isIn, modesConflict } from './mode.js';
 
 export type DeadlockPolicy = 'detect' | 'wait-die' | 'wound-wait';
 
@@ -393,7 +394,8 @@ export class LockTable<T> {
   /** Whether this wait goes on and has waited for `blocker` without a break since it told `revision`. */
   isWaitingFor(waitNumber: number, blocker: number, revision: number): boolean {
     const wait = this.#waits.get(waitNumber);
-    if (wait === undefined) return false;
+    // One that waits for nobody may be told of for longer than it is in the way.
+    if (wait === undefined || (this.#owners.get(blocker)?.isPastWaiting ?? true)) return false;
     const index = wait.blockers.indexOf(blocker);
     return index >= 0 && wait.blockedSince[index]! <= revision;
   }
@@ -438,11 +440,16 @@ export class LockTable<T> {
         awaited: owner.waits.map((wait) => ({
           ...wait.describe(),
           sinceMs: wait.sinceMs,
-          waitsFor: wait.found.map((blocker) => blocker.id),
+          waitsFor: this.#blockersNow(wait),
         })),
       });
     }
     return holders;
+  }
+
+  #blockersNow(wait: LockWait<T>): number[] {
+    this.#search.run(wait);
+    return this.#search.found.map(({ id }) => id);
   }
 
   // Requests.
@@ -494,19 +501,19 @@ export class LockTable<T> {
     this.#seat(wait);
     const verdict = this.#judge(wait);
     if (verdict === 'dies') {
-      this.#unseat(wait, false);
+      this.#unseat(wait, 'tried');
       throw diedError(owner!, this.#search.found);
     }
     if (verdict === 'passes') {
-      if (owner === undefined) this.#unseat(wait, false);
+      if (owner === undefined) this.#unseat(wait, 'tried');
       else this.#grantSeated(wait);
       this.#settle();
       return undefined;
     }
     if (wait.deadlineMs <= wait.sinceMs) {
-      this.#unseat(wait, false);
-      this.#figures.timeouts++;
       // What was wounded for it goes on to others.
+      this.#unseat(wait, 'gave up');
+      this.#figures.timeouts++;
       this.#settle();
       throw timeoutError(wait);
     }
@@ -601,8 +608,8 @@ export class LockTable<T> {
     return this.#index.lockOf(point) ?? this.#index.add(space, bytes, start, length, hash);
   }
 
-  /** Takes a request out of the queues; `touch`: who came behind it is looked at again. */
-  #unseat(wait: LockWait<T>, touch: boolean): void {
+  /** Takes a request out of the queues. Who came behind it is looked at again, unless it was only tried. */
+  #unseat(wait: LockWait<T>, why: 'tried' | 'granted' | 'gave up'): void {
     const { owner } = wait;
     wait.isSeated = false;
     this.#waits.delete(wait.number);
@@ -615,27 +622,32 @@ export class LockTable<T> {
     for (const point of wait.points) {
       if (point.isRange) {
         this.#index.dropWantedRange(point);
-        if (touch) this.#touchRange(point.space, point.bytes, point.high);
+        if (why !== 'tried') this.#touchRange(point.space, point.bytes, point.high);
         this.#index.closeSpace(point.space);
         continue;
       }
       const lock = point.lock!;
       const index = dequeue(lock, point);
-      if (touch) this.#touchKey(lock, index);
+      if (why !== 'tried') this.#touchKey(lock, index, point.mode, why === 'gave up');
       this.#index.dropUnused(lock);
     }
   }
 
-  /** The waiters of a key from an index on are looked at again, up to one that stands for what is further ahead; and ranges that hold the key. */
-  #touchKey(lock: Lock<T>, from: number): void {
+  /**
+   * Who waits for the key and may be concerned by a change of that mode is looked at again, from the index on where it was: not those behind others who stand
+   * for the change. Where a waiter gave up, those who found it may have to look further ahead than it. And ranges that hold the key.
+   */
+  #touchKey(lock: Lock<T>, from: number, mode: LockMode, hasGivenUp = false): void {
     const { queue } = lock;
     if (queue !== undefined) {
-      const toEnd = lock.hasTwins || this.#policy === 'wait-die';
-      for (let index = from; index < queue.length; index++) {
-        const point = queue[index]!;
-        this.#look(point.wait);
-        if (point.mode !== LockMode.Exclusive || point.wait.owner === undefined || toEnd) continue;
-        if (!point.wait.hasPassed) break;
+      const { points, isIrregular } = queue;
+      let concerned = CONFLICTING_MODES[mode]!;
+      for (let index = from; index < points.length && queue.idleOf(concerned) > 0; index++) {
+        const { mode: own, wait } = points[index]!;
+        if (isIn(concerned, own)) this.#look(wait);
+        if (isIrregular || !this.#search.standsForOthers(wait)) continue;
+        if (hasGivenUp) concerned &= ~ENCLOSED_MODES[own]!;
+        else if (modesConflict(own, mode)) concerned &= ~CONFLICTING_MODES[own]!;
       }
     }
     if (this.#index.hasSpaces) this.#touchRangesAt(lock.space, lock.bytes, lock.start, lock.length);
@@ -649,7 +661,7 @@ export class LockTable<T> {
     for (const point of this.#index.waitingIn(space, low, high)) this.#look(point.wait);
     if (this.#waits.size === 0) return;
     for (const { queue } of this.#index.locksIn(space, low, high))
-      if (queue !== undefined) for (const point of queue) this.#look(point.wait);
+      if (queue !== undefined) for (const point of queue.points) this.#look(point.wait);
   }
 
   /** Who may come behind a seated request is looked at again. */
@@ -657,16 +669,16 @@ export class LockTable<T> {
     for (const point of wait.points) {
       if (point.isRange) this.#touchRange(point.space, point.bytes, point.high);
       else {
-        const { queue } = point.lock!;
-        if (queue!.length > 1) this.#touchKey(point.lock!, queue!.indexOf(point) + 1);
-        else if (this.#index.hasSpaces) this.#touchRangesAt(point.space, point.bytes, point.start, point.length);
+        const lock = point.lock!;
+        this.#touchKey(lock, lock.queue!.indexOf(point) + 1, point.mode);
       }
     }
   }
 
   #look(wait: LockWait<T>): void {
-    if (wait.isQueued) return;
+    if (wait.isQueued || !wait.isSeated) return;
     wait.isQueued = true;
+    for (const { lock, mode } of wait.points) lock?.queue?.countIdle(mode, -1);
     this.#work.push(wait);
   }
 
@@ -684,7 +696,9 @@ export class LockTable<T> {
         this.#work = [];
         for (const wait of work) {
           wait.isQueued = false;
-          if (wait.isSeated) this.#lookAt(wait);
+          if (!wait.isSeated) continue;
+          for (const { lock, mode } of wait.points) lock?.queue?.countIdle(mode, 1);
+          this.#lookAt(wait);
         }
       }
       const dirty = this.#dirty;
@@ -705,12 +719,12 @@ export class LockTable<T> {
       return;
     }
     if (verdict === 'waits') {
-      if (this.#search.isAsKept(wait)) return;
+      const isNews = !this.#search.isAsGood(wait);
       this.#keepFound(wait);
-      this.#touchOthers(wait);
+      if (isNews) this.#touchOthers(wait);
       return;
     }
-    if (owner === undefined) this.#unseat(wait, true);
+    if (owner === undefined) this.#unseat(wait, 'granted');
     else this.#grantSeated(wait);
     this.#tellEnd(wait);
     this.#events.onGrant(wait);
@@ -720,6 +734,7 @@ export class LockTable<T> {
     wait.found = this.#search.found;
     wait.effective = this.#search.effective;
     wait.hasPassed = this.#search.hasPassed;
+    if (wait.hasPassed) for (const { lock } of wait.points) if (lock !== undefined) lock.queue!.isIrregular = true;
     if (this.#policy !== 'detect' || wait.owner === undefined || wait.isDirty) return;
     wait.isDirty = true;
     this.#dirty.push(wait);
@@ -745,7 +760,7 @@ export class LockTable<T> {
 
   #fail(wait: LockWait<T>, error: ConcordError): void {
     if (!wait.isSeated) return;
-    this.#unseat(wait, true);
+    this.#unseat(wait, 'gave up');
     this.#tellEnd(wait);
     this.#failures.push({ wait, error });
   }
@@ -759,7 +774,7 @@ export class LockTable<T> {
     // The lock first, so that the key does not go with its last waiter.
     this.#grantPoint(owner, point);
     // Behind it, too: its point may have stood for all that was ahead.
-    this.#unseat(wait, true);
+    this.#unseat(wait, 'granted');
   }
 
   /** The lock is the owner's; who waits there is looked at again. The owner's other requests there are upgrades now. */
@@ -772,7 +787,7 @@ export class LockTable<T> {
     } else if (!this.#index.rangeCoversKey(owner, space, point.bytes, point.start, point.length, mode)) {
       const lock = point.lock ?? this.#lockOf(point);
       this.#grantKey(owner, lock, mode, grantOf(lock, owner));
-      this.#touchKey(lock, 0);
+      this.#touchKey(lock, 0, mode);
     }
     if (owner.waits.length > 0) this.#raise(owner, point.wait);
   }
@@ -821,8 +836,8 @@ export class LockTable<T> {
         dequeue(lock, point);
         wait.isUpgrade = true;
         enqueue(lock, point);
-        lock.hasTwins = true;
-        this.#touchKey(lock, 0);
+        lock.queue!.isIrregular = true;
+        this.#touchKey(lock, 0, point.mode);
       }
       this.#look(wait);
     }
@@ -843,10 +858,11 @@ export class LockTable<T> {
   }
 
   #dropGrant(grant: Grant<T>): void {
-    const { lock, interval } = grant;
+    const { lock, interval, mode } = grant;
     if (lock !== undefined) {
       removeGrant(lock, grant);
-      if (lock.queue !== undefined || this.#index.hasSpaces) this.#touchKey(lock, 0);
+      if ((lock.queue !== undefined || this.#index.hasSpaces) && !isOneOfMany(lock, mode))
+        this.#touchKey(lock, 0, mode);
       this.#index.dropUnused(lock);
     } else {
       const { space } = grant;
@@ -863,6 +879,14 @@ export class LockTable<T> {
     this.#freeGrants = grant;
     this.#freeGrantCount++;
   }
+}
+
+/**
+ * Whether a shared lock that went leaves so many others that nobody can have been let in by it. Those who wait for all of them are told when half of them are
+ * gone, not of each.
+ */
+function isOneOfMany<T>({ shared }: Lock<T>, mode: LockMode): boolean {
+  return mode === LockMode.Shared && shared > 1 && (shared & (shared - 1)) !== 0;
 }
 
 function checkRangeMode(mode: LockMode): void {

@@ -4,13 +4,14 @@
  *   owner ──grants──▶ grant ──lock──▶ lock (a key)        wait ──points──▶ point ──lock──▶ the same
  *                           └─interval─▶ a range                                └─interval─▶ a range
  *
- * Invariants: a lock has at most one grant that is not shared (`strong`); its queue is in the order of comesBefore(), and undefined when empty.
+ * Invariants: a lock has at most one grant that is not shared (`strong`); its queue is undefined when empty.
  * What is marked @internal belongs to the table. Threads: the shard's only.
  */
 import { compareBytes } from '../../cells/node-writer.js';
 import { describeKey, describeRange, type LockDescription } from './description.js';
 import { LOWEST_KEY, type Interval } from './interval-tree.js';
 import { LockMode, modesConflict } from './mode.js';
+import { WaitQueue } from './wait-queue.js';
 
 /** What an anonymous waiter wants. Bytes are copied. */
 export interface LockPoint {
@@ -51,6 +52,16 @@ export class LockOwner<T> {
     this.priority = priority;
     this.client = client;
   }
+
+  /** Whether it holds and wants nothing here any more. */
+  get isGone(): boolean {
+    return this.isReleased || this.woundedBy !== 0;
+  }
+
+  /** Whether it waits for nobody any more: so it is in no circle, and who waits for it need not know when that is over. */
+  get isPastWaiting(): boolean {
+    return this.isGone || (this.isPrepared && this.waits.length === 0);
+  }
 }
 
 /** A request that waits. `context` is the caller's. */
@@ -75,7 +86,7 @@ export class LockWait<T> {
   readonly points: Point<T>[] = [];
   /** @internal */
   isUpgrade = false;
-  /** @internal Blockers as last found. */
+  /** @internal Blockers as last found; some may be past waiting, and not in its way any more. */
   found: LockOwner<T>[] = [];
   /** @internal Holders it waits for, directly or behind others (wait-die only). */
   effective: LockOwner<T>[] = [];
@@ -211,9 +222,7 @@ export class Lock<T> {
   /** How many of them are shared; the other one, update or exclusive. */
   shared = 0;
   strong: Grant<T> | undefined = undefined;
-  queue: Point<T>[] | undefined = undefined;
-  /** Whether one owner waits here more than once. */
-  hasTwins = false;
+  queue: WaitQueue<T> | undefined = undefined;
   interval: Interval<Lock<T>> | undefined = undefined;
 
   constructor(inlineBytes: Uint8Array, inlineStart: number) {
@@ -222,14 +231,6 @@ export class Lock<T> {
     this.bytes = inlineBytes;
     this.start = inlineStart;
   }
-}
-
-/** The order of waiters. */
-export function comesBefore<T>(a: LockWait<T>, b: LockWait<T>): boolean {
-  if (a.isUpgrade !== b.isUpgrade) return a.isUpgrade;
-  if (a.priority !== b.priority) return a.priority > b.priority;
-  if (a.age !== b.age) return a.age < b.age;
-  return a.number < b.number;
 }
 
 /** The order of owners that policies go by: the same in every shard. */
@@ -279,43 +280,15 @@ export function removeGrant<T>(lock: Lock<T>, grant: Grant<T>): void {
   else lock.strong = undefined;
 }
 
-/** How many of a queue come before the request, which need not be in it. */
-export function countBefore<T>(queue: readonly Point<T>[], wait: LockWait<T>): number {
-  let low = 0;
-  let high = queue.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (comesBefore(queue[middle]!.wait, wait)) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
 export function enqueue<T>(lock: Lock<T>, point: Point<T>): void {
-  const { queue } = lock;
-  if (queue === undefined) {
-    lock.queue = [point];
-    return;
-  }
-  const { owner } = point.wait;
-  if (owner !== undefined && owner.waits.length > 1 && queue.some((other) => other.wait.owner === owner))
-    lock.hasTwins = true;
-  const index = countBefore(queue, point.wait);
-  if (index === queue.length) queue.push(point);
-  else queue.splice(index, 0, point);
+  (lock.queue ??= new WaitQueue<T>()).add(point);
 }
 
 /** Where it stood. */
 export function dequeue<T>(lock: Lock<T>, point: Point<T>): number {
   const queue = lock.queue!;
-  if (queue.length === 1) {
-    lock.queue = undefined;
-    lock.hasTwins = false;
-    return 0;
-  }
-  const index = queue[0] === point ? 0 : queue.indexOf(point);
-  if (index === 0) queue.shift();
-  else queue.splice(index, 1);
+  const index = queue.remove(point);
+  if (queue.points.length === 0) lock.queue = undefined;
   return index;
 }
 
