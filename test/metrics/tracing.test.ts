@@ -90,6 +90,36 @@ test('a transaction is told as one call, with what its function returned or how 
   expect(seen.ends).toHaveLength(2);
 });
 
+test('a transaction that the caller ends is told when it begins and when it is committed or rolled back', async () => {
+  const db = await openStore({ durability: 'os' });
+  const seen = listen();
+  const committed = db.begin({ durability: 'memory' });
+  void committed.put('a', '1');
+  await committed.commit();
+  await committed.rollback();
+  const undone = db.begin();
+  await undone.rollback();
+  const [loser, winner] = [db.begin(), db.begin()];
+  for (const tx of [loser, winner]) void tx.put('a', String(Number(tx.getSync('a')) + 1));
+  await winner.commit();
+  expect(await codeOf(loser.commit())).toBe('ERR_CONFLICT');
+  expect(() => db.begin({ mode: 'hasty' as 'optimistic' })).toThrow('mode');
+  expect(seen.calls.map(({ operation, transaction }) => [operation, transaction])).toEqual([
+    ['begin', undefined],
+    ['commit', committed.id],
+    ['begin', undefined],
+    ['rollback', undone.id],
+    ['begin', undefined],
+    ['begin', undefined],
+    ['commit', winner.id],
+    ['commit', loser.id],
+    ['begin', undefined],
+  ]);
+  expect(seen.calls[0]).toMatchObject({ space: '', durability: 'memory', result: committed });
+  expect(seen.errors.map(({ operation }) => operation)).toEqual(['commit', 'begin']);
+  expect(seen.ends.map(({ operation }) => operation)).toEqual(['commit', 'rollback', 'commit', 'commit']);
+});
+
 test('calls that wait for a space to be made are told once', async () => {
   const db = await openStore();
   const seen = listen();

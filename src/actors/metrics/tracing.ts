@@ -1,7 +1,7 @@
 /**
  * Channels of node:diagnostics_channel, for those who want to see single calls. Costs nothing that can be measured while nobody listens.
  *
- *   tracingChannel('concordkv:operation')   asynchronous calls: start, end, asyncStart, asyncEnd, error, in the calling thread
+ *   tracingChannel('concordkv:operation')   asynchronous calls, and begin(): start, end, asyncStart, asyncEnd, error, in the calling thread
  *   concordkv:checkpoint · concordkv:lsm · concordkv:switch · concordkv:shard          messages, in the thread that opened the pool
  *
  * docs/metrics.md describes the messages. Threads: any.
@@ -20,6 +20,9 @@ export type TracedOperation =
   | 'update'
   | 'batch'
   | 'transaction'
+  | 'begin'
+  | 'commit'
+  | 'rollback'
   | 'clear'
   | 'flush'
   | 'snapshot'
@@ -35,6 +38,8 @@ export interface OperationContext {
   readonly key?: unknown;
   /** Of writes. */
   readonly durability?: string;
+  /** Of commit and rollback: the transaction's id. */
+  readonly transaction?: number;
   /** Of batch and getMany: how many it was given; of iterate: how many the chunk holds, set before asyncEnd. */
   entries?: number;
   /** Set before `error`, by Node. */
@@ -105,6 +110,11 @@ export function isTraced(): boolean {
 /** Runs the call and tells of it. */
 export function traced<T>(context: OperationContext, run: () => Promise<T>): Promise<T> {
   return operations.tracePromise(run, context);
+}
+
+/** The same of a call that does not wait: start, then end. */
+export function tracedSync<T>(context: OperationContext, run: () => T): T {
+  return operations.traceSync(run, context);
 }
 
 export function tellCheckpoint(message: CheckpointMessage): void {

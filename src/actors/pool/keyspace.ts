@@ -31,7 +31,7 @@ import { KeyFilter, newRequest, type ShardLink } from '../client/shard-link.js';
 import type { SpaceView } from '../client/space-view.js';
 import { Counter } from '../metrics/board.js';
 import type { SpaceMeter } from '../metrics/meters.js';
-import { isTraced, traced, type OperationContext, type TracedOperation } from '../metrics/tracing.js';
+import { isTraced, traced, tracedSync, type OperationContext, type TracedOperation } from '../metrics/tracing.js';
 import { Condition, REQUEST_HEADER_BYTES, RequestType, writeRequestHeader } from '../shard/request.js';
 import { durabilityLevel, type DurabilityName } from './options.js';
 import { encodeRange, isEmptyRange, type RangeOptions } from './range.js';
@@ -349,7 +349,10 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    * @throws ERR_INVALID_ARG, ERR_CLOSED, ERR_SPACE_DROPPED; AbortError
    */
   begin(options?: BeginOptions): Transaction<K, V> {
-    return this.source.core.transactions.begin<K, V>(this.source, options);
+    const { source } = this;
+    const { transactions } = source.core;
+    if (!isTraced()) return transactions.begin<K, V>(source, options);
+    return tracedSync(this.#contextOf('begin', options), () => transactions.begin<K, V>(source, options));
   }
 
   /**

@@ -13,6 +13,7 @@ import { MAX_VALUE_BYTES } from '../../engines/operation.js';
 import { Isolation } from '../../engines/txn/body.js';
 import type { SpaceView } from '../client/space-view.js';
 import { Counter } from '../metrics/board.js';
+import { isTraced, traced, type OperationContext, type TracedOperation } from '../metrics/tracing.js';
 import { decodeRaw } from '../pool/iterators.js';
 import type { AnySpace } from '../pool/keyspace.js';
 import { checkLimit, encodeRange, isEmptyRange, type EncodedRange, type RangeOptions } from '../pool/range.js';
@@ -874,12 +875,20 @@ export class Transaction<K = string, V = string> extends TransactionReads<K, V> 
    *   ERR_DISK_FULL, ERR_READ_ONLY; ERR_SHARD_RESTARTED (outcome unknown), ERR_IO (outcome unknown); AbortError
    */
   commit(): Promise<void> {
-    return this.#core.manager.commitBegun(this.#core, this);
+    const { manager } = this.#core;
+    if (!isTraced()) return manager.commitBegun(this.#core, this);
+    return traced(this.#contextOf('commit'), () => manager.commitBegun(this.#core, this));
   }
 
   /** Nothing of it stays. Harmless when it has ended. */
   rollback(): Promise<void> {
-    return this.#core.manager.rollbackBegun(this.#core, this);
+    const { manager, phase } = this.#core;
+    if (phase === Phase.Ended || !isTraced()) return manager.rollbackBegun(this.#core, this);
+    return traced(this.#contextOf('rollback'), () => manager.rollbackBegun(this.#core, this));
+  }
+
+  #contextOf(operation: TracedOperation): OperationContext {
+    return { operation, space: this.source.name, transaction: this.id };
   }
 
   /** Rolls back what is still open. */
