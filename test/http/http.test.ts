@@ -75,6 +75,42 @@ describe('one key', () => {
     expect((await bodyOf('chunked')).toString()).toBe('abcde');
   });
 
+  test('a body that comes byte by byte is stored whole', async () => {
+    const raw = await Raw.open(server.port);
+    raw.socket.setNoDelay(true);
+    raw.socket.write('PUT /v1/kv/drops HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n');
+    for (const byte of 'drops') {
+      raw.socket.write(byte);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await raw.until(/^HTTP\/1\.1 204 /);
+    raw.socket.destroy();
+    expect((await bodyOf('drops')).toString()).toBe('drops');
+  });
+
+  test.each(['GET', 'HEAD', 'DELETE'])(
+    'a body sent with %s is passed over, and the next request served',
+    async (method) => {
+      await put('passed', 'over');
+      const requests =
+        `${method} /v1/kv/passed HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n${'GET '.repeat(25_000)}` +
+        'GET /livez HTTP/1.1\r\nhost: x\r\n\r\n';
+      const answer = await exchange(server.port, requests);
+      expect(answer.match(/HTTP\/1\.1 \d+/g)).toEqual([
+        method === 'DELETE' ? 'HTTP/1.1 204' : 'HTTP/1.1 200',
+        'HTTP/1.1 200',
+      ]);
+      expect(answer).toMatch(/ok\n$/);
+    },
+  );
+
+  test('a target that names the server is the same key', async () => {
+    const target = `http://127.0.0.1:${server.port}/v1/kv/absolute`;
+    const head = `PUT ${target} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nconnection: close\r\n\r\nform`;
+    expect(await exchange(server.port, head)).toMatch(/^HTTP\/1\.1 204 /);
+    expect((await bodyOf('absolute')).toString()).toBe('form');
+  });
+
   test('a large body arrives byte for byte', async () => {
     const value = Buffer.alloc(MAX_BODY, 'concordkv ');
     expect((await put('large', value)).status).toBe(204);

@@ -1,12 +1,16 @@
 /**
  * Reads a request body as it is, whatever its content type says, within a length limit and a per-thread budget.
  *
- * A small body usually arrives as one chunk and is handed on without a copy. A large one is reserved from the budget as its bytes
- * arrive (a declared length costs nothing until bytes follow) and given back when the answer has left or the connection has died.
+ *   parser ──▶ BodyRequest.push() ──▶ IncomingBody          no sink: ──▶ the stream that every request is, for whoever reads it
+ *
+ * The bytes go past the stream: its buffer, its events and the turns they take would cost a small write more than the store does. A small body usually arrives
+ * as one chunk and is handed on without a copy. A large one is reserved from the budget as its bytes arrive (a declared length costs nothing until bytes
+ * follow) and given back when the answer has left or the connection has died.
  *
  * Threads: one BodyReader per server thread.
  */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { IncomingMessage } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import { HttpFailure } from './failures.js';
 import type { HttpOptions } from './options.js';
 
@@ -14,83 +18,144 @@ import type { HttpOptions } from './options.js';
 const SMALL_BYTES = 64 * 1024;
 const EMPTY = Buffer.alloc(0);
 
+type BodyLimits = Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>;
+/** Called once: with the body, or with an HttpFailure. */
+type BodyDone = (error: HttpFailure | undefined, body: Buffer) => void;
+
+/** What node:http calls when the answer has left, to pull the rest of the body off the wire; its declarations leave it out. */
+const plainRequest = IncomingMessage.prototype as unknown as { _dump(this: IncomingMessage): void };
+
+/** A request whose body may be taken, or passed over, as the parser finds it: then its stream is never used. */
+export class BodyRequest extends IncomingMessage {
+  sink: BodySink | undefined;
+
+  override push(chunk: Buffer | null, encoding?: BufferEncoding): boolean {
+    const { sink } = this;
+    if (sink === undefined) return super.push(chunk, encoding);
+    if (chunk === null) sink.end();
+    else sink.take(chunk);
+    // More is always welcome: beyond the limits it is dropped.
+    return true;
+  }
+
+  /** What is still to come goes to the sink. */
+  _dump(): void {
+    if (this.sink === undefined) plainRequest._dump.call(this);
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    this.sink?.cut();
+    super._destroy(error, callback);
+  }
+}
+
+interface BodySink {
+  take(chunk: Buffer): void;
+  end(): void;
+  /** The connection is gone. After the end it means nothing. */
+  cut(): void;
+}
+
+/** Of requests that have none, or whose body nobody wants. */
+const NO_BODY: BodySink = { take: () => undefined, end: () => undefined, cut: () => undefined };
+
 export class BodyReader {
   /** Read anew for each body: they may change while the server runs. */
-  readonly #limits: Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>;
-  #reservedBytes = 0;
+  readonly limits: BodyLimits;
+  /** Of large bodies in flight. */
+  reservedBytes = 0;
 
-  constructor(limits: Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>) {
-    this.#limits = limits;
+  constructor(limits: BodyLimits) {
+    this.limits = limits;
   }
 
-  get reservedBytes(): number {
-    return this.#reservedBytes;
+  /** Whatever comes is dropped. To be called when the request is announced, as read(). */
+  ignore(request: BodyRequest): void {
+    request.sink = NO_BODY;
   }
 
-  /** Calls done once: with the body, or with an HttpFailure. */
-  read(
-    request: IncomingMessage,
-    response: ServerResponse,
-    done: (error: Error | undefined, body: Buffer) => void,
-  ): void {
+  /** To be called when the request is announced, before anything of its body arrives. */
+  read(request: BodyRequest, response: ServerResponse, done: BodyDone): void {
+    request.sink = NO_BODY;
     const declared = request.headers['content-length'];
     if (declared === undefined && request.headers['transfer-encoding'] === undefined) {
       done(undefined, EMPTY);
       return;
     }
-    const { bodyBytesMax, bodyBytesInFlightMax } = this.#limits;
+    const { bodyBytesMax } = this.limits;
     if (declared !== undefined && Number(declared) > bodyBytesMax) {
       done(tooLarge(bodyBytesMax), EMPTY);
       return;
     }
-    let first: Buffer | undefined;
-    let more: Buffer[] | undefined;
-    let totalBytes = 0;
-    let reserved = 0;
-    let finished = false;
+    request.sink = new IncomingBody(this, response, done);
+  }
+}
 
-    const finish = (error: Error | undefined, body: Buffer): void => {
-      if (finished) return;
-      finished = true;
-      if (error) {
-        first = undefined;
-        more = undefined;
-      }
-      done(error, body);
-    };
-    request.on('data', (chunk: Buffer) => {
-      if (finished) return;
-      totalBytes += chunk.length;
-      if (totalBytes > bodyBytesMax) {
-        finish(tooLarge(bodyBytesMax), EMPTY);
-        return;
-      }
-      if (totalBytes > SMALL_BYTES) {
-        if (this.#reservedBytes + totalBytes - reserved > bodyBytesInFlightMax) {
-          finish(new HttpFailure('ERR_OVERLOADED'), EMPTY);
-          return;
-        }
-        if (reserved === 0) {
-          response.once('close', () => {
-            this.#reservedBytes -= reserved;
-            reserved = 0;
-          });
-        }
-        this.#reservedBytes += totalBytes - reserved;
-        reserved = totalBytes;
-      }
-      if (first === undefined) first = chunk;
-      else if (more === undefined) more = [first, chunk];
-      else more.push(chunk);
-    });
-    request.on('end', () => {
-      finish(undefined, more !== undefined ? Buffer.concat(more, totalBytes) : (first ?? EMPTY));
-    });
-    const cut = (): void => {
-      if (!finished) finish(new HttpFailure('ERR_BODY_CUT'), EMPTY);
-    };
-    request.on('error', cut);
-    request.on('close', cut);
+/** One body on its way. */
+class IncomingBody implements BodySink {
+  readonly #reader: BodyReader;
+  readonly #response: ServerResponse;
+  /** Undefined when it has been called. */
+  #done: BodyDone | undefined;
+  #first: Buffer | undefined;
+  #more: Buffer[] | undefined;
+  #totalBytes = 0;
+  #reservedBytes = 0;
+
+  constructor(reader: BodyReader, response: ServerResponse, done: BodyDone) {
+    this.#reader = reader;
+    this.#response = response;
+    this.#done = done;
+  }
+
+  take(chunk: Buffer): void {
+    if (this.#done === undefined) return;
+    this.#totalBytes += chunk.length;
+    const { bodyBytesMax } = this.#reader.limits;
+    if (this.#totalBytes > bodyBytesMax) this.#fail(tooLarge(bodyBytesMax));
+    else if (this.#totalBytes > SMALL_BYTES && !this.#reserve()) this.#fail(new HttpFailure('ERR_OVERLOADED'));
+    else if (this.#first === undefined) this.#first = chunk;
+    else if (this.#more === undefined) this.#more = [this.#first, chunk];
+    else this.#more.push(chunk);
+  }
+
+  /** All that has arrived counts in the budget, if it has the room. */
+  #reserve(): boolean {
+    const reader = this.#reader;
+    const bytes = this.#totalBytes - this.#reservedBytes;
+    if (reader.reservedBytes + bytes > reader.limits.bodyBytesInFlightMax) return false;
+    if (this.#reservedBytes === 0) {
+      this.#response.once('close', () => {
+        reader.reservedBytes -= this.#reservedBytes;
+        this.#reservedBytes = 0;
+      });
+    }
+    reader.reservedBytes += bytes;
+    this.#reservedBytes += bytes;
+    return true;
+  }
+
+  end(): void {
+    const body = this.#more === undefined ? (this.#first ?? EMPTY) : Buffer.concat(this.#more, this.#totalBytes);
+    this.#finish(undefined, body);
+  }
+
+  /** The connection is gone. After the end it means nothing. */
+  cut(): void {
+    this.#fail(new HttpFailure('ERR_BODY_CUT'));
+  }
+
+  #fail(error: HttpFailure): void {
+    this.#finish(error, EMPTY);
+  }
+
+  #finish(error: HttpFailure | undefined, body: Buffer): void {
+    const done = this.#done;
+    if (done === undefined) return;
+    this.#done = undefined;
+    this.#first = undefined;
+    this.#more = undefined;
+    done(error, body);
   }
 }
 
