@@ -4,12 +4,12 @@
  * Same thread count, same connections, alternating rounds, the median round of each.
  *
  * It answers: what does the store cost on top of the web framework? It does not tell the most this machine could serve: the load
- * generator runs on the same cores.
+ * generator runs on the same cores. So it also prints what a request costs in which thread, and the rates that these costs allow on the cores there are:
+ * those of all threads together fill all cores, and none fills more than one (Linux).
  *
  *   node bench/http.mjs [--quick] [--seconds 5] [--rounds 3] [--threads 1] [--connections 64] [--keys 10000] [--json] [--profile]
  *
- * --profile: prints, too, what a request costs in which thread and part, and what ratio these costs allow on the cores there are, with both servers
- * using all of them. For the parts both servers run once more under the CPU profiler (Linux).
+ * --profile: prints, too, in which part of a thread the time goes. For that both servers run once more under the CPU profiler (Linux).
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -20,6 +20,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
 import {
+  boundsOf,
   breakdown,
   costsOf,
   difference,
@@ -193,7 +194,7 @@ async function main() {
     const { url, pid } = name === 'bare' ? bare : store;
     const requests = requestsOf(operation, generation);
     const cpuBefore = cpuMicros(pid);
-    const threadsBefore = args.profile ? threadMicros(pid) : undefined;
+    const threadsBefore = threadMicros(pid);
     const ownBefore = process.cpuUsage();
     const result = await autocannon({ url, connections, duration: secondsNow, requests });
     const own = process.cpuUsage(ownBefore);
@@ -233,27 +234,45 @@ async function main() {
     return readProfiles(profiles, server.pid, fromUs, toUs);
   }
 
-  async function printProfile() {
+  /** Of the run whose costs are the median; undefined where they are not told. */
+  function medianCosts(operation, name) {
+    const known = runs[operation][name].flatMap(({ costs }) => costs ?? []);
+    return known.sort((a, b) => sumOf(a) - sumOf(b))[known.length >> 1];
+  }
+
+  function printCosts() {
     const cores = availableParallelism();
+    console.log('\nCPU, µs per request: generator, server, shard, all other threads');
     for (const operation of ['get', 'put']) {
-      const sums = {};
+      const bounds = {};
       for (const name of ['bare', 'concordkv']) {
-        const byCost = runs[operation][name].map(({ costs }) => costs).sort((a, b) => sumOf(a) - sumOf(b));
-        const costs = byCost[byCost.length >> 1];
-        sums[name] = sumOf(costs);
-        console.log(`\n${operation.toUpperCase()}, ${name}: CPU, µs per request`);
-        for (const [thread, part, us] of breakdown(costs, await profiled(operation, name))) {
+        const costs = medianCosts(operation, name);
+        bounds[name] = boundsOf(costs, cores);
+        const { perSecond, limit } = bounds[name];
+        const parts = ['client', 'server', 'shard', 'others'].map((thread) =>
+          (costs[thread] === undefined ? '' : total(costs[thread]).toFixed(1)).padStart(7),
+        );
+        console.log(
+          `${operation.toUpperCase().padEnd(5)}${name.padEnd(10)}${parts.join('')}  =${sumOf(costs).toFixed(1).padStart(6)}` +
+            `   at most ${Math.round(perSecond).toLocaleString('en-US')}/s: ${limit}`,
+        );
+      }
+      const ratio = bounds.concordkv.perSecond / bounds.bare.perSecond;
+      console.log(
+        `${operation.toUpperCase().padEnd(5)}these costs allow ${ratio.toFixed(2)}x of bare on ${cores} cores`,
+      );
+    }
+  }
+
+  async function printProfile() {
+    for (const operation of ['get', 'put']) {
+      for (const name of ['bare', 'concordkv']) {
+        console.log(`\n${operation.toUpperCase()}, ${name}: CPU by part, µs per request`);
+        const lines = breakdown(medianCosts(operation, name), await profiled(operation, name));
+        for (const [thread, part, us] of lines) {
           console.log(`  ${thread.padEnd(8)}${part.padEnd(30)}${us.toFixed(1).padStart(6)}`);
         }
-        const all = Object.entries(costs).map(([thread, cost]) => `${thread} ${total(cost).toFixed(1)}`);
-        console.log(`  ${all.join(' + ')} = ${sums[name].toFixed(1)}`);
       }
-      const ratio = sums.bare / sums.concordkv;
-      console.log(
-        `\n${operation.toUpperCase()}: with all of ${cores} cores at work on requests these costs allow ` +
-          `${Math.round((cores * 1e6) / sums.bare).toLocaleString('en-US')}/s of bare, ` +
-          `${Math.round((cores * 1e6) / sums.concordkv).toLocaleString('en-US')}/s of concordkv: ${ratio.toFixed(2)}x`,
-      );
     }
   }
 
@@ -319,6 +338,7 @@ async function main() {
         p99Ms: of('p99Ms'),
         maxMs: of('maxMs'),
         cpuUs: of('cpuUs'),
+        costs: medianCosts(operation, name),
       };
       rows.push([operation === 'get' ? 'GET' : 'PUT (sync)', name, one[name]]);
     }
@@ -351,7 +371,9 @@ async function main() {
     }
     console.log(`\n${failures === 0 ? `all ${keys} keys verified` : `${failures} FAILURES`}; written to ${file}`);
   }
-  if (args.profile) await printProfile();
+  const hasCosts = medianCosts('put', 'concordkv') !== undefined;
+  if (hasCosts && !args.json) printCosts();
+  if (hasCosts && args.profile) await printProfile();
   return failures === 0 ? 0 : 1;
 }
 

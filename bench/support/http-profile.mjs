@@ -9,8 +9,9 @@ import { join } from 'node:path';
 
 const TICK_US = 10_000;
 
-/** CPU of each thread of a process so far, µs, by thread id. Linux only. */
+/** CPU of each thread of a process so far, µs, by thread id; undefined where /proc does not tell. */
 export function threadMicros(pid) {
+  if (process.platform !== 'linux') return undefined;
   const threads = new Map();
   for (const tid of readdirSync(`/proc/${pid}/task`)) {
     const stat = readFileSync(`/proc/${pid}/task/${tid}/stat`, 'utf8');
@@ -122,4 +123,17 @@ export function breakdown(costs, profiles) {
 /** All that a request costs. */
 export function sumOf(costs) {
   return Object.values(costs).reduce((sum, cost) => sum + total(cost), 0);
+}
+
+/**
+ * The highest rate at these costs, and what sets it. The client and the threads of the server share the cores, and each of them has one event loop; what is
+ * called `others` is several threads.
+ */
+export function boundsOf(costs, cores) {
+  const bounds = [[`${cores} cores`, (cores * 1e6) / sumOf(costs)]];
+  for (const thread of ['client', 'server', 'shard']) {
+    if (costs[thread] !== undefined) bounds.push([`one core of the ${thread}`, 1e6 / total(costs[thread])]);
+  }
+  const [limit, perSecond] = bounds.sort((a, b) => a[1] - b[1])[0];
+  return { limit, perSecond };
 }
