@@ -47,7 +47,8 @@ const CLAIM = 2;
 const ROUND = 3;
 const LINE_WORDS = 16;
 const HEAD_BYTES = LINE_WORDS * 4;
-const PREPARED_COUNTERS = 1 << 14;
+/** So many that two of the keys that are prepared at a time hardly share one: who reads a key whose counter is raised waits for the shard. */
+const PREPARED_COUNTERS = 1 << 16;
 /** No turn: an entry is being written. */
 const NO_TURN = 0x7fffffff | 0;
 

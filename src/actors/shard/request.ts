@@ -34,6 +34,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { RING_USER_LINE_WORDS, RING_USER_WORDS } from '../../shared/memory/ring.js';
+import { isNumber } from '../../engines/operation.js';
 import { LOCK_MODE_NAMES, type LockModeName } from '../../engines/txn/locks/mode.js';
 
 export const RequestType = {
@@ -109,7 +110,7 @@ export function writeRequestHeader(
   words[(at >> 2) + 1] = hash;
   if (version !== 0 || condition === Condition.IfVersion) {
     f64[0] = version;
-    bytes.set(f64Bytes, at + 8);
+    for (let i = 0; i < 8; i++) bytes[at + 8 + i] = f64Bytes[i]!;
   }
 }
 
@@ -173,13 +174,14 @@ export function decodeLockCall(bytes: Buffer, at: number, end: number): LockCall
   const lowEnd = at + LOCK_HEAD_BYTES + (lowLength === LOCK_OPEN ? 0 : lowLength);
   const highEnd = lowEnd + (highLength === LOCK_OPEN ? 0 : highLength);
   const mode = LOCK_MODE_NAMES[bytes[at + 40]!];
-  if (!isWhole || highEnd > end || mode === undefined) {
+  const txn = isWhole ? bytes.readDoubleLE(at) : 0;
+  if (!isWhole || highEnd > end || mode === undefined || !isNumber(txn) || txn === 0) {
     throw new ConcordError('ERR_INTERNAL', `a lock request of ${end - at} bytes`);
   }
   const low = lowLength === LOCK_OPEN ? undefined : Buffer.from(bytes.subarray(at + LOCK_HEAD_BYTES, lowEnd));
   const high = highLength === LOCK_OPEN ? undefined : Buffer.from(bytes.subarray(lowEnd, highEnd));
   const call = {
-    txn: bytes.readDoubleLE(at),
+    txn,
     age: bytes.readDoubleLE(at + 8),
     snapshot: bytes.readDoubleLE(at + 16),
     timeoutMs: bytes.readDoubleLE(at + 24),

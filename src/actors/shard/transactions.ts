@@ -24,6 +24,7 @@ import { isUtf8 } from 'node:buffer';
 import type { MessagePort } from 'node:worker_threads';
 import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
 import { hashBytes } from '../../shared/hash.js';
+import { IdMap } from '../../shared/id-map.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import { checkOperation, operationKeyAt, readKeyLength, readOperationSpace } from '../../engines/operation.js';
 import type { PreparedTransaction } from '../../engines/store/prepared.js';
@@ -165,9 +166,9 @@ export class ShardTransactions {
   readonly #due: DueCommit[] = [];
   #dueNotBeforeMs = 0;
   /** What is prepared, until its outcome is published. */
-  readonly #participants = new Map<number, Participant>();
+  readonly #participants = new IdMap<Participant>();
   /** Participants that only read, by id: their clients. */
-  readonly #readers = new Map<number, number>();
+  readonly #readers = new IdMap<number>();
   /** Found in the log of a predecessor: nothing else is served before they are resolved. */
   readonly #inDoubt = new Set<number>();
   #port: MessagePort | undefined;
@@ -872,7 +873,7 @@ export class ShardTransactions {
     if (isSettled) {
       const { prepared } = this.#store;
       for (const { id, client } of prepared.all) if (client === link.client) this.release(id);
-      for (const [id, client] of this.#readers) if (client === link.client) this.release(id);
+      for (const [id, client] of this.#readers.entries()) if (client === link.client) this.release(id);
     }
     this.locks.releaseClient(link.client);
   }
@@ -889,7 +890,7 @@ export class ShardTransactions {
     if (this.#participants.size === 0 || nowMs < this.#nextTickMs) return;
     this.#nextTickMs = nowMs + ASK_EVERY_MS;
     const since = performance.now() - ASK_AFTER_MS;
-    for (const [id, { sinceMs }] of this.#participants) {
+    for (const [id, { sinceMs }] of this.#participants.entries()) {
       if (sinceMs <= since || this.#inDoubt.has(id)) {
         const client = this.#store.prepared.get(id)?.client;
         this.#tell({ type: 'ask', shard: this.#index, txn: id, client });

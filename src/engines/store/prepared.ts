@@ -18,6 +18,7 @@
  */
 import { assert } from '../../shared/assert.js';
 import { ConcordError } from '../../shared/errors.js';
+import { IdMap } from '../../shared/id-map.js';
 import {
   OPERATION_HEADER_BYTES,
   OperationKind,
@@ -78,7 +79,7 @@ export class PreparedTransactions {
   readonly #spaces: SpaceTable;
   /** Of a store that has no log to keep them. */
   readonly #journal: PrepareJournal | undefined;
-  readonly #byId = new Map<number, PreparedTransaction>();
+  readonly #byId = new IdMap<PreparedTransaction>();
   readonly #order = new GroupOrder();
   #recordAt = new Int32Array(64);
 
@@ -114,7 +115,7 @@ export class PreparedTransactions {
 
   /** Without those that are only to be prepared. */
   get all(): PreparedTransaction[] {
-    return [...this.#byId.values()].filter(({ firstLsn }) => firstLsn !== 0);
+    return this.#byId.values().filter(({ firstLsn }) => firstLsn !== 0);
   }
 
   /** First frame of the log that a recovery needs for them; Infinity: none. Between groups. */
@@ -127,7 +128,9 @@ export class PreparedTransactions {
   /** The lowest number whose decision must not be forgotten yet, for the sake of this shard; Infinity: none of those that are applied. */
   decisionsNeededFrom(syncedLsn: number): number {
     const unsynced = this.#unsynced;
-    while (unsynced.length > 0 && unsynced[0]!.lsn <= syncedLsn) unsynced.shift();
+    let synced = 0;
+    while (synced < unsynced.length && unsynced[synced]!.lsn <= syncedLsn) synced++;
+    if (synced > 0) unsynced.splice(0, synced);
     return Math.min(this.#unlogged, unsynced[0]?.number ?? Infinity);
   }
 
@@ -309,8 +312,9 @@ export function prepareRecordBytes(writeBytes: number): number {
   return OPERATION_HEADER_BYTES + PREPARE_KEY_BYTES + writeBytes;
 }
 
+/** Short ones have their memory in common: it stays until the last of some dozens is resolved. */
 export function copyOf(bytes: Uint8Array, start: number, end: number): Buffer {
-  const copy = Buffer.allocUnsafeSlow(end - start);
+  const copy = Buffer.allocUnsafe(end - start);
   copy.set(bytes.subarray(start, end));
   return copy;
 }

@@ -53,6 +53,8 @@
  * Threads: one.
  */
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
+import { IdMap } from '../../shared/id-map.js';
+import { AppliedDecisions } from './applied-decisions.js';
 import { isMaskOf, type DecisionLog, type DecisionRecord } from './decision-log.js';
 
 /** The durability level at which a decision is synced (Durability.Sync). */
@@ -134,8 +136,6 @@ const State = { Open: 0, Doubtful: 1, Decided: 2, OnBoard: 3, Applied: 4 } as co
 
 class Decision implements DecisionRecord {
   state: number = State.Open;
-  /** Requests that wait for the end: client, number, client, number … */
-  readonly waiting: number[] = [];
   /** What all that wait were told, when it was not "done". */
   told: ErrorRecord | undefined;
   /** Requests that a successor would meet again. */
@@ -152,6 +152,8 @@ class Decision implements DecisionRecord {
     /** Slot of the client that asked. */
     public client: number,
     readonly level: number,
+    /** Requests that wait for the end: client, number, client, number … */
+    readonly waiting: number[] = [],
   ) {}
 }
 
@@ -177,7 +179,9 @@ export class Coordinator {
   readonly #ports: CoordinatorPorts;
   readonly #isKept: boolean;
 
-  readonly #decisions = new Map<number, Decision>();
+  readonly #decisions = new IdMap<Decision>();
+  /** What is applied and has no request left, until its END is logged. */
+  readonly #applied = new AppliedDecisions();
   /** Clients by ids. */
   readonly #fenced: Map<number, number>;
   readonly #refused = new Map<number, number>();
@@ -247,7 +251,11 @@ export class Coordinator {
       }
       decision.state = State.OnBoard;
     });
-    for (const decision of this.#decisions.values()) if (decision.state === State.Decided) this.#queue.push(decision);
+    // In the order in which they were decided.
+    for (const id of this.#log.recovered.decided.keys()) {
+      const decision = this.#decisions.get(id);
+      if (decision?.state === State.Decided) this.#queue.push(decision);
+    }
     // A predecessor may have died between the end of their client's session and the record of it.
     for (const [id, client] of this.#fenced) {
       if (this.#isHere(client)) continue;
@@ -269,7 +277,7 @@ export class Coordinator {
 
   /** Ids that are known in any way. */
   get known(): number {
-    return this.#decisions.size + this.#fenced.size + this.#refused.size;
+    return this.#decisions.size + this.#applied.size + this.#fenced.size + this.#refused.size;
   }
 
   /** Whether requests had better wait where they are: a frame is full, or the board is. */
@@ -288,7 +296,7 @@ export class Coordinator {
   caughtUp(): void {
     if (this.#isCaughtUp) return;
     this.#isCaughtUp = true;
-    for (const decision of this.#decisions.values()) this.#tryEnd(decision);
+    for (const decision of this.#decisions.values()) this.#tryLetGo(decision);
   }
 
   /** A request about the id is completed: nobody will meet it again. */
@@ -296,13 +304,14 @@ export class Coordinator {
     const decision = this.#decisions.get(id);
     if (decision === undefined || decision.requests === 0) return;
     decision.requests--;
-    this.#tryEnd(decision);
+    this.#tryLetGo(decision);
   }
 
   /** The end: every shard has closed its log, with all that it has applied. What is left is what the next opening has to carry out. */
   endApplied(): void {
     if (this.#failure !== undefined || this.#log.isInDoubt || this.#log.sizeBytes === 0) return;
     for (const { id, state } of this.#decisions.values()) if (state === State.Applied) this.#decisions.delete(id);
+    this.#applied.clear();
     this.#ends = [];
     this.#awaiting.length = 0;
     this.#fenced.clear();
@@ -348,7 +357,7 @@ export class Coordinator {
     level: number,
     voteEpoch = 0,
   ): void {
-    const known = this.#decisions.get(id);
+    const known = this.#decisions.get(id) ?? this.#takeBack(id);
     if (known !== undefined) {
       known.requests++;
       if (known.state === State.Applied) this.#ports.answer(client, request, undefined);
@@ -362,11 +371,22 @@ export class Coordinator {
       this.#refuse(id, client, [client, request], refusal);
       return;
     }
-    const decision = new Decision(id, maskLow, maskHigh, client, level);
-    decision.waiting.push(client, request);
+    const decision = new Decision(id, maskLow, maskHigh, client, level, [client, request]);
     decision.requests = 1;
     this.#decisions.set(id, decision);
     this.#group.push(decision);
+  }
+
+  /** A request comes again about one that is applied and had none left: until it is completed the id is not forgotten, unless that is on its way. */
+  #takeBack(id: number): Decision | undefined {
+    const record = this.#applied.get(id);
+    if (record === undefined) return undefined;
+    const decision = new Decision(id, record.maskLow, record.maskHigh, record.client, SYNC_LEVEL);
+    decision.state = State.Applied;
+    if (this.#applied.isEnding(id)) return decision;
+    this.#applied.delete(id);
+    this.#decisions.set(id, decision);
+    return decision;
   }
 
   #refusalOf(id: number, maskLow: number, maskHigh: number, voteEpoch: number): ConcordError | undefined {
@@ -460,7 +480,7 @@ export class Coordinator {
       this.#answerAsks(asks);
       return group.length;
     }
-    for (const id of ends) this.#decisions.delete(id);
+    for (const id of ends) this.#applied.delete(id);
     for (const [id, client] of fencing) this.#fenced.set(id, client);
     this.counts.fences += fencing.size;
     this.counts.aborts += fencing.size;
@@ -522,7 +542,7 @@ export class Coordinator {
 
   /** By this thread or by a successor, who does not know what this one has refused. */
   #mayBeDecided(id: number): boolean {
-    return !this.#decisions.has(id) && !this.#fenced.has(id);
+    return !this.#decisions.has(id) && !this.#applied.has(id) && !this.#fenced.has(id);
   }
 
   #answerAsks(asks: readonly Ask[]): void {
@@ -530,7 +550,8 @@ export class Coordinator {
       const decision = this.#decisions.get(id);
       if (decision !== undefined) {
         if (decision.state >= State.Decided) this.#ports.tellOutcome(shard, id, true);
-      } else if (this.#fenced.has(id) || !this.#isHere(client)) this.#ports.tellOutcome(shard, id, false);
+      } else if (this.#applied.has(id)) this.#ports.tellOutcome(shard, id, true);
+      else if (this.#fenced.has(id) || !this.#isHere(client)) this.#ports.tellOutcome(shard, id, false);
     }
   }
 
@@ -538,10 +559,10 @@ export class Coordinator {
     if (this.#failure !== undefined || this.#log.isInDoubt) return;
     this.#retryMs = nowMs + RETRY_MS;
     // What is to be ended is simply not said again.
-    for (const id of this.#ends.splice(0)) this.#decisions.delete(id);
-    const decided = [...this.#decisions.values()].filter(({ state }) => state >= State.Decided);
+    for (const id of this.#ends.splice(0)) this.#applied.delete(id);
+    const decided = this.#decisions.values().filter(({ state }) => state >= State.Decided);
     try {
-      this.#log.restate(decided, this.#fenced);
+      this.#log.restate([...decided, ...this.#applied.values()], this.#fenced);
     } catch (error) {
       this.#frameFailed(error, [], nowMs);
     }
@@ -575,35 +596,41 @@ export class Coordinator {
 
   #collect(): number {
     this.#collectedCount = 0;
-    this.#board.collect(this.#applied);
+    this.#board.collect(this.#noteApplied);
     if (this.#collected !== undefined) this.#awaiting.push(this.#collected);
     this.#collected = undefined;
     return this.#collectedCount;
   }
 
-  readonly #applied = (id: number, number: number): void => {
+  readonly #noteApplied = (id: number, number: number): void => {
     this.#collectedCount++;
     const decision = this.#decisions.get(id);
     if (decision === undefined) return;
     decision.state = State.Applied;
     this.#tellAll(decision, undefined);
-    if (!this.#isKept) {
-      decision.isSafe = true;
-      this.#tryEnd(decision);
-      return;
+    if (this.#isKept) {
+      const batch = (this.#collected ??= { ids: [], maskLow: 0, maskHigh: 0, highestNumber: 0 });
+      batch.ids.push(id);
+      batch.maskLow |= decision.maskLow;
+      batch.maskHigh |= decision.maskHigh;
+      batch.highestNumber = number;
     }
-    const batch = (this.#collected ??= { ids: [], maskLow: 0, maskHigh: 0, highestNumber: 0 });
-    batch.ids.push(id);
-    batch.maskLow |= decision.maskLow;
-    batch.maskHigh |= decision.maskHigh;
-    batch.highestNumber = number;
+    this.#tryLetGo(decision);
   };
 
-  #tryEnd(decision: Decision): void {
-    if (!decision.isSafe || decision.requests > 0 || (decision.isRecovered && !this.#isCaughtUp)) return;
+  /** Nobody waits for it, no request is left: it needs no object any more. */
+  #tryLetGo(decision: Decision): void {
+    if (decision.state !== State.Applied || decision.requests > 0 || (decision.isRecovered && !this.#isCaughtUp))
+      return;
+    this.#decisions.delete(decision.id);
     // Without a log there is nothing to be ended.
-    if (this.#isKept) this.#noteEnd(decision.id);
-    else this.#decisions.delete(decision.id);
+    if (!this.#isKept) return;
+    this.#applied.add(decision);
+    if (decision.isSafe) this.#letEnd(decision.id);
+  }
+
+  #letEnd(id: number): void {
+    if (this.#applied.noteEnding(id)) this.#noteEnd(id);
   }
 
   #noteEnd(id: number): void {
@@ -617,9 +644,8 @@ export class Coordinator {
       if (this.#mayBeAskedFor(batch)) break;
       for (const id of batch.ids) {
         const decision = this.#decisions.get(id);
-        if (decision === undefined) continue;
-        decision.isSafe = true;
-        this.#tryEnd(decision);
+        if (decision === undefined) this.#letEnd(id);
+        else decision.isSafe = true;
       }
       released++;
     }

@@ -46,7 +46,7 @@ export const SHORT_RECORD_BYTES = 16;
 const SEGMENT_BYTES = 2 << 20;
 const PREALLOCATE_BYTES = 256 << 10;
 const SPARE_SEGMENTS_MAX = 2;
-/** A log longer than this is begun anew with what is open. */
+/** A log that has grown by this, and by twice what was open the last time, is begun anew with what is open. */
 const LOG_BYTES_MAX = 8 << 20;
 /** Of one frame that says anew what is open. */
 const REWRITE_RECORDS_MAX = 2048;
@@ -182,6 +182,8 @@ export class DecisionLog {
   #recovery: WalRecovery | undefined;
   #highestId: number;
   #records = 0;
+  /** Length of the log when it was begun anew last. */
+  #restatedBytes = 0;
   #isBuilding = false;
   #isInDoubt = false;
 
@@ -235,7 +237,7 @@ export class DecisionLog {
 
   /** Time for restate(). */
   get isLong(): boolean {
-    return this.sizeBytes > this.#logBytesMax;
+    return this.sizeBytes > this.#logBytesMax + 2 * this.#restatedBytes;
   }
 
   /** Records of the frame under construction. */
@@ -366,6 +368,7 @@ export class DecisionLog {
     this.write();
     writer.sync();
     writer.truncate(firstLsn - 1);
+    this.#restatedBytes = writer.sizeBytes;
   }
 
   #open(): WalWriter {

@@ -37,6 +37,7 @@
  */
 import { assert } from '../../../shared/assert.js';
 import { ConcordError, type ErrorDetails } from '../../../shared/errors.js';
+import { IdMap } from '../../../shared/id-map.js';
 import { BlockerSearch } from './blockers.js';
 import { DeadlineHeap } from './deadlines.js';
 import type { LockDescription, LockHolder } from './description.js';
@@ -120,7 +121,7 @@ export class LockTable<T> {
     died: 0,
     wounded: 0,
   };
-  readonly #owners = new Map<number, LockOwner<T>>();
+  readonly #owners = new IdMap<LockOwner<T>>();
   /** Seated waits by number. */
   readonly #waits = new Map<number, LockWait<T>>();
   readonly #deadlines = new DeadlineHeap<T>();
@@ -355,7 +356,7 @@ export class LockTable<T> {
 
   /** Ends all transactions of a client that are not prepared, and its anonymous waiters. */
   releaseClient(client: number): void {
-    for (const owner of [...this.#owners.values()]) {
+    for (const owner of this.#owners.values()) {
       if (owner.client !== client || owner.isPrepared) continue;
       this.#owners.delete(owner.id);
       owner.isReleased = true;
