@@ -11,6 +11,7 @@
  *
  * Threads: the client's thread only.
  */
+import { performance } from 'node:perf_hooks';
 import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
 import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
 import {
@@ -38,9 +39,7 @@ import {
   ResponseStatus,
   writeRequestHeader,
 } from '../shard/request.js';
-
-type Resolve = (applied: boolean) => void;
-type Reject = (error: Error) => void;
+import { PromisedAnswer, type Caller } from './caller.js';
 
 /** Chunks of one blob in flight: enough to keep the shard busy, few enough to let others pass. */
 const BLOB_WINDOW_CHUNKS = 4;
@@ -54,8 +53,7 @@ const PUBLISH_BYTES = 32 * 1024;
 
 /** Its shard has said that it takes longer. */
 interface DeferredRequest {
-  readonly resolve: Resolve;
-  readonly reject: Reject;
+  readonly caller: Caller;
   readonly meter: SpaceMeter | undefined;
   readonly sinceMs: number;
 }
@@ -67,8 +65,7 @@ interface Answer {
 
 interface QueuedRequest {
   readonly bytes: Buffer;
-  readonly resolve: Resolve;
-  readonly reject: Reject;
+  readonly caller: Caller;
   readonly signal: AbortSignal | undefined;
   readonly meter: SpaceMeter | undefined;
   readonly sinceMs: number;
@@ -112,13 +109,6 @@ export interface BlobSource {
   readonly expiresAt: number;
 }
 
-let capturedResolve: Resolve;
-let capturedReject: Reject;
-const capture = (resolve: Resolve, reject: Reject): void => {
-  capturedResolve = resolve;
-  capturedReject = reject;
-};
-
 export class ShardLink {
   readonly shard: number;
   readonly requests: RingProducer;
@@ -129,9 +119,8 @@ export class ShardLink {
   /** Called when enough was submitted to be published before the client does: it wakes the shard. */
   readonly #onPublish: () => void;
 
-  // Circular buffers of the promises of requests in the ring, indexed by request number.
-  #resolves: (Resolve | undefined)[] = new Array<Resolve | undefined>(1024);
-  #rejects: (Reject | undefined)[] = new Array<Reject | undefined>(1024);
+  // Circular buffers of the callers of requests in the ring, indexed by request number.
+  #callers: (Caller | undefined)[] = new Array<Caller | undefined>(1024);
   /** Who counts what becomes of the request; undefined: nobody. */
   #meters: (SpaceMeter | undefined)[] = new Array<SpaceMeter | undefined>(1024);
   /** When it was made, on performance.now()'s clock. */
@@ -255,18 +244,22 @@ export class ShardLink {
 
   /** The reserved request is written: gives its promise. */
   submit(meter?: SpaceMeter, sinceMs?: number): Promise<boolean> {
-    const promise = new Promise<boolean>(capture);
-    if (this.#unpublished === 0) this.#batchMs = performance.now();
-    this.#push(capturedResolve, capturedReject, meter, sinceMs ?? this.#batchMs);
-    return promise;
+    const caller = new PromisedAnswer();
+    this.submitFor(caller, meter, sinceMs);
+    return caller.promise;
   }
 
-  #push(resolve: Resolve, reject: Reject, meter: SpaceMeter | undefined, sinceMs: number): void {
+  /** The same, and the caller is told when it is settled. */
+  submitFor(caller: Caller, meter?: SpaceMeter, sinceMs?: number): void {
+    if (this.#unpublished === 0) this.#batchMs = performance.now();
+    this.#push(caller, meter, sinceMs ?? this.#batchMs);
+  }
+
+  #push(caller: Caller, meter: SpaceMeter | undefined, sinceMs: number): void {
     this.#issued = (this.#issued + 1) | 0;
     if (((this.#issued - this.#settled) | 0) > this.#mask) this.#grow();
     const slot = this.#issued & this.#mask;
-    this.#resolves[slot] = resolve;
-    this.#rejects[slot] = reject;
+    this.#callers[slot] = caller;
     this.#meters[slot] = meter;
     this.#since[slot] = sinceMs;
     if (++this.#unpublished >= PUBLISH_RECORDS || this.requests.unpublishedBytes >= PUBLISH_BYTES) {
@@ -279,19 +272,16 @@ export class ShardLink {
 
   #grow(): void {
     const mask = this.#mask * 2 + 1;
-    const resolves = new Array<Resolve | undefined>(mask + 1);
-    const rejects = new Array<Reject | undefined>(mask + 1);
+    const callers = new Array<Caller | undefined>(mask + 1);
     const meters = new Array<SpaceMeter | undefined>(mask + 1);
     const since = new Float64Array(mask + 1);
     for (let request = this.#settled; request !== this.#issued;) {
       request = (request + 1) | 0;
-      resolves[request & mask] = this.#resolves[request & this.#mask];
-      rejects[request & mask] = this.#rejects[request & this.#mask];
+      callers[request & mask] = this.#callers[request & this.#mask];
       meters[request & mask] = this.#meters[request & this.#mask];
       since[request & mask] = this.#since[request & this.#mask]!;
     }
-    this.#resolves = resolves;
-    this.#rejects = rejects;
+    this.#callers = callers;
     this.#meters = meters;
     this.#since = since;
     this.#mask = mask;
@@ -304,13 +294,27 @@ export class ShardLink {
     meter?: SpaceMeter,
     sinceMs = performance.now(),
   ): Promise<boolean> {
-    if (this.#lost !== undefined) return Promise.reject(this.#lost);
-    return new Promise((resolve, reject) => {
-      const entry: QueuedRequest = { bytes, resolve, reject, signal, meter, sinceMs, cancelled: false };
-      this.#queue.push(entry);
-      if (signal !== undefined) this.#watch(signal, entry);
-      this.#onSubmit();
-    });
+    const caller = new PromisedAnswer();
+    this.enqueueFor(caller, bytes, signal, meter, sinceMs);
+    return caller.promise;
+  }
+
+  /** The same, and the caller is told when it is settled. */
+  enqueueFor(
+    caller: Caller,
+    bytes: Buffer,
+    signal: AbortSignal | undefined,
+    meter?: SpaceMeter,
+    sinceMs = performance.now(),
+  ): void {
+    if (this.#lost !== undefined) {
+      caller.failed(this.#lost);
+      return;
+    }
+    const entry: QueuedRequest = { bytes, caller, signal, meter, sinceMs, cancelled: false };
+    this.#queue.push(entry);
+    if (signal !== undefined) this.#watch(signal, entry);
+    this.#onSubmit();
   }
 
   /** While the request is queued its signal takes it back; in the ring it is too late: the shard may have read it. */
@@ -325,7 +329,7 @@ export class ShardLink {
       this.#abortable.delete(signal);
       for (const each of entries) {
         each.cancelled = true;
-        each.reject(signal.reason as Error);
+        each.caller.failed(signal.reason as Error);
       }
     };
     this.#abortable.set(signal, { entries, listener });
@@ -350,7 +354,7 @@ export class ShardLink {
         if (at < 0) break;
         this.requests.bytes.set(entry.bytes, at);
         this.#unwatch(entry);
-        this.#push(entry.resolve, entry.reject, entry.meter, entry.sinceMs);
+        this.#push(entry.caller, entry.meter, entry.sinceMs);
       }
       this.#queueHead++;
     }
@@ -396,23 +400,21 @@ export class ShardLink {
       const request = (this.#settled + 1) | 0;
       this.#settled = request;
       const slot = request & this.#mask;
-      const resolve = this.#resolves[slot]!;
-      const reject = this.#rejects[slot]!;
-      this.#resolves[slot] = undefined;
-      this.#rejects[slot] = undefined;
+      const caller = this.#callers[slot]!;
+      this.#callers[slot] = undefined;
       const meter = this.#meters[slot];
       this.#meters[slot] = undefined;
       count++;
       const answer = this.#answers.size === 0 ? undefined : this.#answers.get(request);
       if (answer !== undefined) {
         this.#answers.delete(request);
-        const call = { resolve, reject, meter, sinceMs: this.#since[slot]! };
+        const call = { caller, meter, sinceMs: this.#since[slot]! };
         if (answer.status === ResponseStatus.Deferred) this.#deferred.set(request, call);
         else this.#settleCall(call, answer, nowMs);
         continue;
       }
       if (meter !== undefined) meter.writeTook(nowMs - this.#since[slot]!);
-      resolve(true);
+      caller.answered(true);
     }
     if (this.#queueHead < this.#queue.length) {
       this.#refill();
@@ -421,15 +423,15 @@ export class ShardLink {
     return count;
   }
 
-  #settleCall({ resolve, reject, meter, sinceMs }: DeferredRequest, { status, error }: Answer, nowMs: number): void {
+  #settleCall({ caller, meter, sinceMs }: DeferredRequest, { status, error }: Answer, nowMs: number): void {
     if (meter !== undefined) meter.writeTook(nowMs - sinceMs);
-    if (status === ResponseStatus.Done) resolve(true);
+    if (status === ResponseStatus.Done) caller.answered(true);
     else if (status === ResponseStatus.ConditionFailed) {
       if (meter !== undefined) meter.counts[Counter.Conflicts]!++;
-      resolve(false);
+      caller.answered(false);
     } else {
       if (meter !== undefined) meter.counts[Counter.Failures]!++;
-      reject(ConcordError.fromRecord(error!));
+      caller.failed(ConcordError.fromRecord(error!));
     }
   }
 
@@ -475,22 +477,25 @@ export class ShardLink {
     // What was answered before is not lost.
     this.settle();
     this.#lost = error;
-    for (const { meter, reject } of this.#deferred.values()) {
-      if (meter !== undefined) meter.counts[Counter.Failures]!++;
-      reject(error);
-    }
+    const deferred = [...this.#deferred.values()];
     this.#deferred.clear();
+    for (const { meter, caller } of deferred) {
+      if (meter !== undefined) meter.counts[Counter.Failures]!++;
+      caller.failed(error);
+    }
     while (this.#settled !== this.#issued) {
       this.#settled = (this.#settled + 1) | 0;
       const slot = this.#settled & this.#mask;
       const meter = this.#meters[slot];
       if (meter !== undefined) meter.counts[Counter.Failures]!++;
       this.#meters[slot] = undefined;
-      this.#rejects[slot]?.(error);
+      const caller = this.#callers[slot];
+      this.#callers[slot] = undefined;
+      caller?.failed(error);
     }
     for (const entry of this.#queue.splice(0).slice(this.#queueHead)) {
       this.#unwatch(entry);
-      if (!entry.cancelled) entry.reject(error);
+      if (!entry.cancelled) entry.caller.failed(error);
     }
     this.#queueHead = 0;
   }

@@ -214,7 +214,8 @@ export class ThreadClient {
       // Refilled from the wait queue, outside of any submit; or it waited for room for its answers.
       if (link.takeNews()) doorbell.unpark();
     }
-    if (pending === 0) {
+    // Who was answered may have sent more at once, also to a shard that was passed over.
+    if (pending === 0 && !this.#publishQueued) {
       this.#pumping = false;
       this.#wakeIdle();
       return;
@@ -222,7 +223,7 @@ export class ThreadClient {
     const now = performance.now();
     if (settled > 0) this.#lastProgress = now;
     const spinMs = this.control.clients + this.control.shards > CORES ? SPIN_CROWDED_MS : SPIN_MS;
-    if (now - this.#lastProgress < spinMs) {
+    if (now - this.#lastProgress < spinMs || this.#publishQueued) {
       setImmediate(this.#pump);
       return;
     }

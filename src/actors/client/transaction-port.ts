@@ -14,6 +14,7 @@ import {
   writeRequestHeader,
   type LockCall,
 } from '../shard/request.js';
+import { PromisedAnswer, type Caller } from './caller.js';
 import { newRequest, type ShardLink } from './shard-link.js';
 import type { ThreadClient } from './thread-client.js';
 
@@ -21,8 +22,10 @@ export type { LockCall } from '../shard/request.js';
 
 const TWO_32 = 2 ** 32;
 const CHUNKS_IN_FLIGHT = 4;
-/** As decision-queue.ts reads it. */
-const DECISION_BYTES = 24;
+/** The body of a decision, as decision-queue.ts reads it: the transaction, the masks of those that write, the vote epoch. */
+const decision = new Int32Array(6);
+const decisionNumbers = new Float64Array(decision.buffer);
+const nothing = new Int32Array(0);
 
 export class TransactionPort {
   readonly #client: ThreadClient;
@@ -56,39 +59,54 @@ export class TransactionPort {
     await send(link, request);
   }
 
-  /** Validates and applies all of a transaction, in the one shard it writes to. The body may be used again when this returns. @throws ERR_CONFLICT, … */
-  commitOne(shard: number, body: TransactionBodyWriter, level: number): Promise<boolean> {
-    return this.#sendBody(RequestType.Transaction, shard, body, level);
+  /**
+   * Validates and applies all of a transaction, in the one shard it writes to; the caller hears ERR_CONFLICT, … or that it was done. The body may be used again
+   * when this returns. @throws ERR_CLOSED, ERR_SHARD_FAILED: nothing was sent
+   */
+  commitOne(shard: number, body: TransactionBodyWriter, level: number, caller: Caller): void {
+    this.#sendBody(RequestType.Transaction, shard, body, level, caller);
   }
 
-  /** Resolved: the shard votes yes, and holds what it needs to commit. The body may be used again when this returns. @throws ERR_CONFLICT, … */
-  prepare(shard: number, body: TransactionBodyWriter, level: number): Promise<boolean> {
-    return this.#sendBody(RequestType.Prepare, shard, body, level);
+  /** As commitOne(), but done means: the shard votes yes, and holds what it needs to commit. */
+  prepare(shard: number, body: TransactionBodyWriter, level: number, caller: Caller): void {
+    this.#sendBody(RequestType.Prepare, shard, body, level, caller);
   }
 
-  #sendBody(type: number, shard: number, body: TransactionBodyWriter, level: number): Promise<boolean> {
+  #sendBody(type: number, shard: number, body: TransactionBodyWriter, level: number, caller: Caller): void {
     const link = this.#link(shard);
     const { bytes, length } = body;
-    if (length > BODY_INLINE_MAX_BYTES) {
-      return this.#sendOwn(link, type, Buffer.from(bytes.subarray(0, length)), level);
+    const at = length > BODY_INLINE_MAX_BYTES ? -1 : link.reserve(length);
+    if (at < 0) {
+      this.#sendOwn(link, type, Buffer.from(bytes.subarray(0, length)), level, caller);
+      return;
     }
-    const at = link.reserve(length);
-    if (at < 0) return this.#sendOwn(link, type, Buffer.from(bytes.subarray(0, length)), level);
     const { requests } = link;
     writeRequestHeader(requests.bytes, requests.words, at, type, level, 0, 0, 0);
     const { words } = body;
     for (let from = 0, to = (at + REQUEST_HEADER_BYTES) >> 2, end = length >> 2; from < end; from++, to++) {
       requests.words[to] = words[from]!;
     }
-    return link.submit();
+    link.submitFor(caller);
   }
 
-  async #sendOwn(link: ShardLink, type: number, body: Buffer, level: number): Promise<boolean> {
-    if (body.length <= BODY_INLINE_MAX_BYTES) {
-      const request = newRequest(body.length, level, 0, 0, 0, type);
-      request.set(body, REQUEST_HEADER_BYTES);
-      return send(link, request);
+  #sendOwn(link: ShardLink, type: number, body: Buffer, level: number, caller: Caller): void {
+    if (body.length > BODY_INLINE_MAX_BYTES) {
+      this.#sendInChunks(link, type, body, level).then(
+        (isApplied) => {
+          caller.answered(isApplied);
+        },
+        (error: unknown) => {
+          caller.failed(error as Error);
+        },
+      );
+      return;
     }
+    const request = newRequest(body.length, level, 0, 0, 0, type);
+    request.set(body, REQUEST_HEADER_BYTES);
+    sendFor(caller, link, request);
+  }
+
+  async #sendInChunks(link: ShardLink, type: number, body: Buffer, level: number): Promise<boolean> {
     await this.#beginStream(link.shard);
     const stream = (this.#streams = (this.#streams + 1) & 0xfffff);
     const window: Promise<boolean>[] = [];
@@ -132,23 +150,22 @@ export class TransactionPort {
   }
 
   /**
-   * All shards of the masks have voted yes. Resolved: committed, and visible on each of them.
-   * @throws ERR_CONFLICT: it was given up meanwhile; ERR_READ_ONLY, ERR_DISK_FULL: nothing was decided; ERR_SHARD_FAILED
+   * All shards of the masks have voted yes. Done: committed, and visible on each of them. The caller hears ERR_CONFLICT: it was given up meanwhile;
+   * ERR_READ_ONLY, ERR_DISK_FULL: nothing was decided; ERR_SHARD_FAILED. @throws ERR_CLOSED, ERR_SHARD_FAILED: nothing was sent
    */
-  async decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number): Promise<void> {
+  decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number, caller: Caller): void {
     const link = this.#client.requireCoordinator();
-    const request = newRequest(DECISION_BYTES, level, 0, 0, 0, RequestType.Decide);
-    request.writeDoubleLE(txn, REQUEST_HEADER_BYTES);
-    request.writeInt32LE(maskLow | 0, REQUEST_HEADER_BYTES + 8);
-    request.writeInt32LE(maskHigh | 0, REQUEST_HEADER_BYTES + 12);
-    request.writeDoubleLE(voteEpoch, REQUEST_HEADER_BYTES + 16);
-    await send(link, request);
+    decisionNumbers[0] = txn;
+    decision[2] = maskLow;
+    decision[3] = maskHigh;
+    decisionNumbers[2] = voteEpoch;
+    sendWords(caller, link, RequestType.Decide, level, 0, decision);
   }
 
   /** Locks of the transaction go, and what it has prepared, unless it was decided. Nobody waits for it: a shard that is down has forgotten them anyway. */
   release(shard: number, txn: number): void {
     const { link } = this.#client.shards[shard]!;
-    send(link, newRequest(0, 0, 0, 0, txn, RequestType.Release)).catch(() => undefined);
+    sendWords(nobody, link, RequestType.Release, 0, txn, nothing);
   }
 
   /** @throws ERR_CLOSED, ERR_SHARD_FAILED */
@@ -161,8 +178,50 @@ export class TransactionPort {
 }
 
 function send(link: ShardLink, request: Buffer): Promise<boolean> {
-  const at = link.reserve(request.length - REQUEST_HEADER_BYTES);
-  if (at < 0) return link.enqueue(request, undefined);
-  link.requests.bytes.set(request, at);
-  return link.submit();
+  const caller = new PromisedAnswer();
+  sendFor(caller, link, request);
+  return caller.promise;
 }
+
+function sendFor(caller: Caller, link: ShardLink, request: Buffer): void {
+  const at = link.reserve(request.length - REQUEST_HEADER_BYTES);
+  if (at < 0) {
+    link.enqueueFor(caller, request, undefined);
+    return;
+  }
+  link.requests.bytes.set(request, at);
+  link.submitFor(caller);
+}
+
+/** A short request, which has no memory of its own while the ring has room. */
+function sendWords(
+  caller: Caller,
+  link: ShardLink,
+  type: number,
+  level: number,
+  version: number,
+  body: Int32Array,
+): void {
+  const at = link.reserve(body.byteLength);
+  if (at < 0) {
+    const request = newRequest(body.byteLength, level, 0, 0, version, type);
+    request.set(new Uint8Array(body.buffer), REQUEST_HEADER_BYTES);
+    link.enqueueFor(caller, request, undefined);
+    return;
+  }
+  const { bytes, words } = link.requests;
+  writeRequestHeader(bytes, words, at, type, level, 0, 0, version);
+  const start = (at + REQUEST_HEADER_BYTES) >> 2;
+  for (let i = 0; i < body.length; i++) words[start + i] = body[i]!;
+  link.submitFor(caller);
+}
+
+/** Whatever becomes of it. */
+const nobody: Caller = {
+  answered() {
+    // It was done.
+  },
+  failed() {
+    // The shard is gone, and what it held with it.
+  },
+};

@@ -23,12 +23,14 @@
  * Threads: any one.
  */
 import { ConcordError } from '../../shared/errors.js';
+import type { Caller } from '../client/caller.js';
 
+/** What throws has not been sent, and its caller hears nothing. */
 export interface CommitPort<Body> {
-  commitOne(shard: number, body: Body, level: number): Promise<unknown>;
-  prepare(shard: number, body: Body, level: number): Promise<unknown>;
+  commitOne(shard: number, body: Body, level: number, caller: Caller): void;
+  prepare(shard: number, body: Body, level: number, caller: Caller): void;
   /** voteEpoch: 0, or 1 + the replaced shards as of which those that only read have voted: it is refused when there are more. */
-  decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number): Promise<unknown>;
+  decide(txn: number, maskLow: number, maskHigh: number, level: number, voteEpoch: number, caller: Caller): void;
   release(shard: number, txn: number): void;
 }
 
@@ -55,20 +57,39 @@ const LEVEL_MIN = 1;
 /** Codes with which it is said that nothing was decided, where the error does not say it itself. */
 const NOT_DECIDED = new Set(['ERR_CONFLICT', 'ERR_READ_ONLY', 'ERR_DISK_FULL']);
 
-export class CommitRun<Body> {
+/** Whoever hears what a shard that was asked for its vote says. */
+class Vote<Body> implements Caller {
+  readonly #run: CommitRun<Body>;
+  readonly #part: CommitPart<Body>;
+
+  constructor(run: CommitRun<Body>, part: CommitPart<Body>) {
+    this.#run = run;
+    this.#part = part;
+  }
+
+  answered(): void {
+    this.#run.voted(this.#part, undefined);
+  }
+
+  failed(error: Error): void {
+    this.#run.voted(this.#part, error);
+  }
+}
+
+/** As a caller it hears the last answer: of the coordinator, or of the single writer. */
+export class CommitRun<Body> implements Caller {
   state: CommitStateName = CommitState.Idle;
+  readonly parts: readonly CommitPart<Body>[];
   readonly #port: CommitPort<Body>;
   readonly #txn: number;
-  readonly #parts: readonly CommitPart<Body>[];
   readonly #level: number;
   readonly #voteEpoch: number;
   readonly #areVotesKept: () => boolean;
-  readonly #writers: number;
+  #writers = 0;
   #votesMissing = 0;
   /** Asked for their vote. */
   readonly #asked: CommitPart<Body>[] = [];
-  #resolve!: () => void;
-  #reject!: (error: Error) => void;
+  #caller!: Caller;
 
   /** Shards 0 … 63. */
   constructor(
@@ -81,55 +102,65 @@ export class CommitRun<Body> {
   ) {
     this.#port = port;
     this.#txn = txn;
-    this.#parts = parts;
+    this.parts = parts;
     this.#level = level;
     this.#voteEpoch = voteEpoch;
     this.#areVotesKept = areVotesKept;
-    this.#writers = parts.reduce((count, { writes }) => count + (writes ? 1 : 0), 0);
+    for (const { writes } of parts) if (writes) this.#writers++;
   }
 
-  /** Whether the transaction may be committed although its promise was rejected. */
+  /** Whether the transaction may be committed although the caller has heard that it failed. */
   get isUnknown(): boolean {
     return this.state === CommitState.Unknown;
   }
 
-  /** Resolves when it is committed, as durable as asked, and visible. */
-  run(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-      const isOneWriter = this.#writers === 1;
-      this.state = isOneWriter ? CommitState.ReadersVote : CommitState.AllVote;
-      const voters = isOneWriter ? this.#parts.filter(({ writes }) => !writes) : this.#parts;
-      this.#votesMissing = voters.length;
-      if (voters.length === 0) this.#allYes();
-      for (const part of voters) {
-        // A no of one that was asked before.
-        if (this.state !== CommitState.ReadersVote && this.state !== CommitState.AllVote) break;
-        this.#ask(part);
-      }
-    });
+  /** The bodies are used after run() has returned: that of a single writer goes out when the readers have voted. Otherwise the port has copied all. */
+  get needsBodies(): boolean {
+    return this.#writers === 1;
+  }
+
+  /** The caller hears when it is committed, as durable as asked, and visible; or why not. */
+  run(caller: Caller): void {
+    this.#caller = caller;
+    const isOneWriter = this.#writers === 1;
+    this.state = isOneWriter ? CommitState.ReadersVote : CommitState.AllVote;
+    this.#votesMissing = isOneWriter ? this.parts.length - 1 : this.parts.length;
+    if (this.#votesMissing === 0) this.#allYes();
+    for (const part of this.parts) {
+      // A no of one that was asked before.
+      if (!this.#isVoting) break;
+      if (!isOneWriter || !part.writes) this.#ask(part);
+    }
+  }
+
+  get #isVoting(): boolean {
+    return this.state === CommitState.ReadersVote || this.state === CommitState.AllVote;
   }
 
   #ask(part: CommitPart<Body>): void {
-    let vote: Promise<unknown>;
     try {
-      vote = this.#port.prepare(part.shard, part.body, Math.max(this.#level, LEVEL_MIN));
+      this.#port.prepare(part.shard, part.body, Math.max(this.#level, LEVEL_MIN), new Vote(this, part));
     } catch (error) {
       this.#abort(error as Error);
       return;
     }
     this.#asked.push(part);
-    vote.then(
-      () => {
-        if (this.state === CommitState.Aborted) this.#port.release(part.shard, this.#txn);
-        else if (--this.#votesMissing === 0) this.#allYes();
-      },
-      (error: unknown) => {
-        if (this.state === CommitState.Aborted) this.#port.release(part.shard, this.#txn);
-        else this.#abort(notPrepared(part.shard, error as Error));
-      },
-    );
+  }
+
+  /** What has become of a request for a vote. error undefined: yes. */
+  voted({ shard }: CommitPart<Body>, error: Error | undefined): void {
+    if (this.state === CommitState.Aborted) this.#port.release(shard, this.#txn);
+    else if (error !== undefined) this.#abort(notPrepared(shard, error));
+    else if (--this.#votesMissing === 0) this.#allYes();
+  }
+
+  answered(): void {
+    this.#commit();
+  }
+
+  failed(error: Error): void {
+    if (this.state === CommitState.Applying) this.#notApplied(error);
+    else this.#notDecided(error);
   }
 
   #allYes(): void {
@@ -139,93 +170,72 @@ export class CommitRun<Body> {
     }
     if (this.#writers === 1) this.#apply();
     else if (this.#writers > 1) this.#decide();
-    else {
-      this.#releaseReaders();
-      this.#commit();
-    }
+    else this.#commit();
   }
 
   #apply(): void {
     this.state = CommitState.Applying;
-    const { shard, body } = this.#parts.find(({ writes }) => writes)!;
-    let applied: Promise<unknown>;
+    const { shard, body } = this.parts.find(({ writes }) => writes)!;
     try {
-      applied = this.#port.commitOne(shard, body, this.#level);
+      this.#port.commitOne(shard, body, this.#level, this);
     } catch (error) {
       this.#abort(error as Error);
-      return;
     }
-    applied.then(
-      () => {
-        this.#releaseReaders();
-        this.#commit();
-      },
-      (error: unknown) => {
-        if (isCode(error, 'ERR_SHARD_RESTARTED')) {
-          this.#releaseReaders();
-          this.#leaveUnknown(error as Error);
-        } else this.#abort(error as Error);
-      },
-    );
+  }
+
+  #notApplied(error: Error): void {
+    if (isCode(error, 'ERR_SHARD_RESTARTED')) this.#leaveUnknown(error);
+    else this.#abort(error);
   }
 
   #decide(): void {
     this.state = CommitState.Deciding;
     let low = 0;
     let high = 0;
-    for (const { shard, writes } of this.#parts) {
+    for (const { shard, writes } of this.parts) {
       if (!writes) continue;
       if (shard < 32) low |= 1 << shard;
       else high |= 1 << (shard - 32);
     }
-    let decided: Promise<unknown>;
     try {
-      decided = this.#port.decide(this.#txn, low, high, Math.max(this.#level, LEVEL_MIN), this.#voteEpoch);
+      this.#port.decide(this.#txn, low, high, Math.max(this.#level, LEVEL_MIN), this.#voteEpoch, this);
     } catch (error) {
       this.#abort(error as Error);
-      return;
     }
-    decided.then(
-      () => {
-        this.#releaseReaders();
-        this.#commit();
-      },
-      (error: unknown) => {
-        const outcome = outcomeOf(error);
-        if (outcome === 'aborted') {
-          this.#abort(error as Error);
-          return;
-        }
-        this.#releaseReaders();
-        if (outcome === 'committed') this.#commit();
-        else this.#leaveUnknown(error as Error);
-      },
-    );
+  }
+
+  #notDecided(error: Error): void {
+    const outcome = outcomeOf(error);
+    if (outcome === 'committed') this.#commit();
+    else if (outcome === 'aborted') this.#abort(error);
+    else this.#leaveUnknown(error);
   }
 
   #releaseReaders(): void {
-    for (const { shard, writes } of this.#parts) if (!writes) this.#port.release(shard, this.#txn);
+    for (const { shard, writes } of this.parts) if (!writes) this.#port.release(shard, this.#txn);
   }
 
   #commit(): void {
+    this.#releaseReaders();
     this.state = CommitState.Committed;
-    this.#resolve();
+    this.#caller.answered(true);
   }
 
   #leaveUnknown(error: Error): void {
+    this.#releaseReaders();
     this.state = CommitState.Unknown;
-    this.#reject(error);
+    this.#caller.failed(error);
   }
 
   #abort(error: Error): void {
     this.state = CommitState.Aborted;
     for (const { shard } of this.#asked) this.#port.release(shard, this.#txn);
-    this.#reject(error);
+    this.#caller.failed(error);
   }
 
-  /** Gives it up, if that is still possible: then run() rejects with the error. */
+  /** Gives it up, if that is still possible: then the caller hears the error. */
   abort(error: Error): boolean {
-    if (this.state !== CommitState.ReadersVote && this.state !== CommitState.AllVote) return false;
+    if (!this.#isVoting) return false;
     this.#abort(error);
     return true;
   }

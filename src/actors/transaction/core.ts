@@ -21,12 +21,13 @@
 import { isMainThread } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { slotOf } from '../../shared/hash.js';
-import { Isolation, type IsolationLevel } from '../../engines/txn/body.js';
+import { Isolation, type IsolationLevel, type TransactionBodyWriter } from '../../engines/txn/body.js';
 import { COLD_ATTEMPTS_MAX, ColdReadError } from '../../engines/lsm/read/cold.js';
 import type { SpaceView } from '../client/space-view.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import type { ControlBlock } from '../control-block.js';
 import type { SpaceSource } from '../pool/source.js';
+import type { CommitRun } from './commit.js';
 import { LockBook } from './locks.js';
 import type { TransactionManager } from './manager.js';
 import type { TransactionSettings } from './options.js';
@@ -79,7 +80,7 @@ export class TransactionCore {
   /** Reads begin with a snapshot: an attempt before this one had read what did not stay, or nobody will try again. */
   anchorsFirst = false;
   /** What the commit waits for, while it can still be given up. */
-  commitRun: { abort(error: Error): boolean; readonly isUnknown: boolean } | undefined;
+  commitRun: CommitRun<TransactionBodyWriter> | undefined;
   ranges: RangeRead[] | undefined;
   /** Names that were made up. */
   savepoints = 0;

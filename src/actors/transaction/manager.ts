@@ -5,12 +5,14 @@
  *                                      ▲           │ conflict, deadlock, lock not granted in time
  *                                      └─ back-off ┘ (full jitter; the age stays, so that who has tried long is not the victim again)
  *
- * A function that returns no promise, in an optimistic transaction on one shard, costs two objects and two promises besides what the shard is sent.
+ * A function that returns no promise, in an optimistic transaction, costs three objects and one promise besides what the shards are sent.
  * Threads: the one that owns the client.
  */
+import { performance } from 'node:perf_hooks';
 import { KeyScratch } from '../../shared/codec/key-encoding.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import { Isolation } from '../../engines/txn/body.js';
+import { Promised, PromisedAnswer, type Caller } from '../client/caller.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import { TransactionPort } from '../client/transaction-port.js';
 import type { PoolCore } from '../pool/core.js';
@@ -27,7 +29,7 @@ import {
   type TransactionSettings,
 } from './options.js';
 import { ReadStamps } from './read-stamps.js';
-import { sendCommit } from './send.js';
+import { keepBodies, mustSend, sendCommit } from './send.js';
 import { Transaction } from './transaction.js';
 import { WorkingSet } from './working-set.js';
 
@@ -66,6 +68,38 @@ type BlindWrite =
   | { readonly type: 'del'; readonly key: unknown };
 
 type TransactionFunction<K, V, T> = (tx: Transaction<K, V>) => T | Promise<T>;
+
+/** Of a call whose function has returned, and whose commit is on its way. */
+class FirstAttempt<K, V, T> extends Promised<T> implements Caller {
+  readonly #manager: TransactionManager;
+  readonly core: TransactionCore;
+  readonly source: SpaceSource;
+  readonly fn: TransactionFunction<K, V, T>;
+  readonly result: T;
+
+  constructor(
+    manager: TransactionManager,
+    core: TransactionCore,
+    source: SpaceSource,
+    fn: TransactionFunction<K, V, T>,
+    result: T,
+  ) {
+    super();
+    this.#manager = manager;
+    this.core = core;
+    this.source = source;
+    this.fn = fn;
+    this.result = result;
+  }
+
+  answered(): void {
+    this.#manager.heard(this, undefined);
+  }
+
+  failed(error: Error): void {
+    this.#manager.heard(this, error);
+  }
+}
 
 export class TransactionManager {
   readonly pool: PoolCore;
@@ -236,38 +270,30 @@ export class TransactionManager {
     const { signal } = settings;
     if (signal !== undefined) core.listenTo(signal);
     let result: T | Promise<T>;
-    let answer: Promise<unknown> | undefined;
     try {
       result = fn(new Transaction<K, V>(core, source));
       if (isThenable(result) || core.pendingWrites !== undefined) {
         return this.#rest(core, source, fn, this.#finish(core, result));
       }
-      if (core.failure !== undefined) throw core.failure;
-      answer = this.#send(core);
+      if (this.#mustSend(core)) {
+        const attempt = new FirstAttempt(this, core, source, fn, result);
+        this.#send(core, attempt);
+        return attempt.promise;
+      }
     } catch (error) {
       return this.#rest(core, source, fn, Promise.reject(error as Error));
     }
-    if (answer === undefined) {
-      this.#end(core, undefined);
-      return Promise.resolve(result);
-    }
-    return this.#answered(core, source, fn, answer, result);
+    this.#end(core, undefined);
+    return Promise.resolve(result);
   }
 
-  async #answered<K, V, T>(
-    core: TransactionCore,
-    source: SpaceSource,
-    fn: TransactionFunction<K, V, T>,
-    answer: Promise<unknown>,
-    result: T,
-  ): Promise<T> {
-    try {
-      await answer;
-    } catch (error) {
-      return await this.#rest(core, source, fn, Promise.reject(error as Error));
-    }
-    this.#end(core, undefined);
-    return result;
+  /** The answer to what #first() has sent is here. */
+  heard<K, V, T>(attempt: FirstAttempt<K, V, T>, error: Error | undefined): void {
+    const { core, source, fn, result } = attempt;
+    if (error === undefined) {
+      this.#end(core, undefined);
+      attempt.resolve(result);
+    } else attempt.resolve(this.#rest(core, source, fn, Promise.reject(error)));
   }
 
   /** Of an attempt whose function was called: waits for its end, and commits. */
@@ -381,23 +407,25 @@ export class TransactionManager {
       const next = core.pendingWrites;
       pending = next === pending ? undefined : next;
     }
-    const answer = this.#send(core);
-    if (answer !== undefined) await answer;
+    if (!this.#mustSend(core)) return;
+    const answer = new PromisedAnswer();
+    this.#send(core, answer);
+    await answer.promise;
   }
 
-  #send(core: TransactionCore): Promise<unknown> | undefined {
+  /** It is committed now: whether that takes a message. */
+  #mustSend(core: TransactionCore): boolean {
     if (core.failure !== undefined) throw core.failure;
     core.phase = Phase.Committing;
-    const sent = sendCommit(core);
-    const { counts } = this.#board;
-    if (sent === undefined) {
-      counts[TransactionCounter.Silent]!++;
-      return undefined;
-    }
+    if (mustSend(core)) return true;
+    this.#board.counts[TransactionCounter.Silent]!++;
+    return false;
+  }
+
+  #send(core: TransactionCore, caller: Caller): void {
     this.#board.setCommitting(core.slot);
-    core.commitRun = sent.run;
-    counts[sent.run === undefined ? TransactionCounter.OneShard : TransactionCounter.ManyShards]!++;
-    return sent.answer;
+    sendCommit(core, caller);
+    this.#board.counts[core.commitRun === undefined ? TransactionCounter.OneShard : TransactionCounter.ManyShards]!++;
   }
 
   // ---- their lives ------------------------------------------------------------------------------------------------------------------------
@@ -438,6 +466,7 @@ export class TransactionManager {
       board.counts[TransactionCounter.Committed]!++;
       board.took(performance.now() - core.startedMs);
     } else this.#countFailure(error);
+    if (core.commitRun?.needsBodies === true) keepBodies(core.commitRun);
     if (!core.isShared && this.#sets.length < SETS_KEPT) {
       core.set.reset();
       core.stamps.reset();

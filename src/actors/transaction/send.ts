@@ -11,6 +11,7 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { Isolation, TransactionBodyWriter } from '../../engines/txn/body.js';
+import type { Caller } from '../client/caller.js';
 import { CommitRun, type CommitPart } from './commit.js';
 import type { TransactionCore } from './core.js';
 import { tooLarge } from './transaction.js';
@@ -20,23 +21,21 @@ import { NOT_READ, type KeyEntry } from './working-set.js';
 const WRITERS_KEPT = 64;
 const spare: TransactionBodyWriter[] = [];
 
-export interface SentCommit {
-  readonly answer: Promise<unknown>;
-  /** More than one shard has part in it. */
-  readonly run: CommitRun<TransactionBodyWriter> | undefined;
-}
-
 function isSentAsRead(core: TransactionCore, entry: KeyEntry): boolean {
   if (entry.seen === NOT_READ) return false;
   if (entry.isGuarded || core.isolation === Isolation.Serializable) return true;
   return core.isolation === Isolation.RepeatableRead && entry.write !== undefined;
 }
 
-/** undefined: there is nothing to send. @throws ERR_TRANSACTION_TOO_LARGE, ERR_CONFLICT (locks were lost), ERR_CLOSED, ERR_SHARD_FAILED */
-export function sendCommit(core: TransactionCore): SentCommit | undefined {
+/** Whether a shard has to hear of the commit. @throws ERR_CONFLICT: locks were lost */
+export function mustSend(core: TransactionCore): boolean {
+  return core.set.writes > 0 || (core.hasLocks && mustConfirm(core));
+}
+
+/** If mustSend(): the caller hears what becomes of it. With several shards the core has a commitRun then. @throws ERR_TRANSACTION_TOO_LARGE, ERR_CLOSED, ERR_SHARD_FAILED */
+export function sendCommit(core: TransactionCore, caller: Caller): void {
   const { set, manager } = core;
   const { locks } = core.hasLocks ? core : { locks: undefined };
-  if (set.writes === 0 && (locks === undefined || !mustConfirm(core))) return undefined;
   const { shards } = core.control;
   let writersLow = 0;
   let writersHigh = 0;
@@ -68,11 +67,12 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
     const writer = spare.pop() ?? new TransactionBodyWriter();
     try {
       build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges, 0);
-      return { answer: manager.port.commitOne(shard, writer, level), run: undefined };
+      manager.port.commitOne(shard, writer, level, caller);
     } finally {
       // The port has copied it.
       keep(writer);
     }
+    return;
   }
   const { restarts } = core.control;
   const parts: CommitPart<TransactionBodyWriter>[] = [];
@@ -93,21 +93,14 @@ export function sendCommit(core: TransactionCore): SentCommit | undefined {
     hasReaders ? 1 + restarts : 0,
     () => !hasReaders || core.control.restarts === restarts,
   );
-  const answer = run.run();
-  const isOneWriter = parts.filter(({ writes }) => writes).length === 1;
-  if (!isOneWriter) {
-    // All were asked for their votes, and the port has copied the bodies: the next transaction has them.
-    keepAll(parts);
-    return { answer, run };
-  }
-  // That of the writer goes out when the others have voted.
-  const ended = answer.finally(() => {
-    keepAll(parts);
-  });
-  return { answer: ended, run };
+  core.commitRun = run;
+  run.run(caller);
+  // That of a single writer goes out when the others have voted; otherwise the port has copied all: the next transaction has them.
+  if (!run.needsBodies) keepBodies(run);
 }
 
-function keepAll(parts: readonly CommitPart<TransactionBodyWriter>[]): void {
+/** Nobody needs them any more. */
+export function keepBodies({ parts }: CommitRun<TransactionBodyWriter>): void {
   for (const { body } of parts) keep(body);
 }
 

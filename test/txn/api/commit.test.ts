@@ -1,6 +1,7 @@
 /** The state machine of commits that several shards have part in: all orders of answers, failures and interruptions, over a port that is a script. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { PromisedAnswer, type Caller } from '../../../dist/actors/client/caller.js';
 import { CommitRun, CommitState, type CommitPart, type CommitPort } from '../../../dist/actors/transaction/commit.js';
 import { ConcordError, type ErrorCode } from '../../../dist/shared/errors.js';
 
@@ -22,43 +23,41 @@ class ScriptedPort implements CommitPort<string> {
   readonly calls: Call[] = [];
   throwsAt: { what: string; shard: number; code: ErrorCode } | undefined;
 
-  #call(what: Call['what'], shard: number, more: Partial<Call> = {}): Promise<void> {
+  #call(what: Call['what'], shard: number, caller: Caller | undefined, more: Partial<Call> = {}): void {
     if (this.throwsAt?.what === what && this.throwsAt.shard === shard) throw new ConcordError(this.throwsAt.code, 'x');
-    return new Promise<void>((resolve, reject) => {
-      const call: Call = {
-        what,
-        shard,
-        isSettled: what === 'release',
-        resolve: () => {
-          call.isSettled = true;
-          resolve();
-        },
-        reject: (code) => {
-          call.isSettled = true;
-          reject(new ConcordError(code, `scripted ${code}`));
-        },
-        ...more,
-      };
-      this.calls.push(call);
-    });
+    const call: Call = {
+      what,
+      shard,
+      isSettled: caller === undefined,
+      resolve: () => {
+        call.isSettled = true;
+        caller?.answered(true);
+      },
+      reject: (code) => {
+        call.isSettled = true;
+        caller?.failed(new ConcordError(code, `scripted ${code}`));
+      },
+      ...more,
+    };
+    this.calls.push(call);
   }
 
-  prepare(shard: number, _: string, level: number): Promise<void> {
-    return this.#call('prepare', shard, { level });
+  prepare(shard: number, _: string, level: number, caller: Caller): void {
+    this.#call('prepare', shard, caller, { level });
   }
 
-  commitOne(shard: number, _: string, level: number): Promise<void> {
-    return this.#call('commitOne', shard, { level });
+  commitOne(shard: number, _: string, level: number, caller: Caller): void {
+    this.#call('commitOne', shard, caller, { level });
   }
 
-  decide(txn: number, low: number, high: number, level: number, voteEpoch: number): Promise<void> {
+  decide(txn: number, low: number, high: number, level: number, voteEpoch: number, caller: Caller): void {
     expect(txn).toBe(TXN);
-    return this.#call('decide', -1, { masks: [low, high], level, voteEpoch });
+    this.#call('decide', -1, caller, { masks: [low, high], level, voteEpoch });
   }
 
   release(shard: number, txn: number): void {
     expect(txn).toBe(TXN);
-    void this.#call('release', shard);
+    this.#call('release', shard, undefined);
   }
 
   get open(): Call[] {
@@ -80,11 +79,17 @@ function parts(writers: readonly number[], readers: readonly number[] = []): Com
   return all.sort((a, b) => a.shard - b.shard).map((part) => ({ ...part, body: `body ${part.shard}` }));
 }
 
+function outcomeOf(run: CommitRun<string>): Promise<boolean> {
+  const answer = new PromisedAnswer();
+  run.run(answer);
+  return answer.promise;
+}
+
 function start(writers: readonly number[], readers: readonly number[] = [], level = 2) {
   const port = new ScriptedPort();
   const run = new CommitRun(port, TXN, parts(writers, readers), level, 5);
   let outcome: 'committed' | Error | undefined;
-  const done = run.run().then(
+  const done = outcomeOf(run).then(
     () => {
       outcome = 'committed';
     },
@@ -191,7 +196,7 @@ describe('several writers', () => {
     const port = new ScriptedPort();
     port.throwsAt = { what: 'prepare', shard: 1, code: 'ERR_SHARD_FAILED' };
     const run = new CommitRun(port, TXN, parts([0, 1, 2]), 1);
-    await expect(run.run()).rejects.toMatchObject({ code: 'ERR_SHARD_FAILED' });
+    await expect(outcomeOf(run)).rejects.toMatchObject({ code: 'ERR_SHARD_FAILED' });
     expect(port.names()).toEqual(['prepare 0', 'release 0']);
   });
 });
@@ -201,7 +206,7 @@ describe('a shard that only reads, replaced after its yes', () => {
     const port = new ScriptedPort();
     let areKept = true;
     const run = new CommitRun(port, TXN, parts(writers, [0, 2]), 1, 1, () => areKept);
-    const failed = expect(run.run()).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
+    const failed = expect(outcomeOf(run)).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
     for (const shard of [0, ...(writers.length === 1 ? [] : writers)]) await answer(port, 'prepare', shard);
     areKept = false;
     const asked = port.names().length;

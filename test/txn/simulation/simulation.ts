@@ -13,6 +13,7 @@
  */
 import { Isolation, TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
 import { ShardState } from '../../../dist/actors/control-block.js';
+import { PromisedAnswer } from '../../../dist/actors/client/caller.js';
 import { CommitRun, CommitState, type CommitPart } from '../../../dist/actors/transaction/commit.js';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
@@ -315,7 +316,9 @@ class Simulation {
     );
     if (parts.length === 1) {
       try {
-        await port.commitOne(parts[0]!.shard, parts[0]!.body, level);
+        const answer = new PromisedAnswer();
+        port.commitOne(parts[0]!.shard, parts[0]!.body, level, answer);
+        await answer.promise;
         this.#end(txn, 'committed');
       } catch (error) {
         this.#end(txn, isUnsure(error) ? 'unknown' : 'aborted', error);
@@ -329,7 +332,9 @@ class Simulation {
       }, world.random.below(500));
     }
     try {
-      await run.run();
+      const answer = new PromisedAnswer();
+      run.run(answer);
+      await answer.promise;
       this.#end(txn, 'committed');
     } catch (error) {
       const isUnknown =

@@ -28,6 +28,7 @@ import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../../../dist/actors/co
 import { CoordinatorActor } from '../../../dist/actors/coordinator/coordinator-actor.js';
 import { COORDINATOR_COUNTERS } from '../../../dist/actors/coordinator/counters.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../../../dist/actors/coordinator/messages.js';
+import type { Caller } from '../../../dist/actors/client/caller.js';
 import { ShardLink, newRequest } from '../../../dist/actors/client/shard-link.js';
 import {
   REQUEST_HEADER_BYTES,
@@ -849,24 +850,43 @@ export class World {
       request.set(body.bytes.subarray(0, body.length), REQUEST_HEADER_BYTES);
       return request;
     };
+    const tell = (caller: Caller, answer: Promise<void>): void => {
+      answer.then(
+        () => {
+          caller.answered(true);
+        },
+        (error: unknown) => {
+          caller.failed(error as Error);
+        },
+      );
+    };
     return {
       restarts: (shard) => this.control.shardRestarts(shard),
-      commitOne: (shard, body, level) => {
+      commitOne: (shard, body, level, caller) => {
         const request = requestOf(body, RequestType.Transaction, level);
-        return this.#call(client, false, () => this.#submit(client.links[shard]!, request));
+        tell(
+          caller,
+          this.#call(client, false, () => this.#submit(client.links[shard]!, request)),
+        );
       },
-      prepare: (shard, body, level) => {
+      prepare: (shard, body, level, caller) => {
         const request = requestOf(body, RequestType.Prepare, plant === 'votes are not synced' ? 1 : level);
-        return this.#call(client, true, () => this.#submit(client.links[shard]!, request));
+        tell(
+          caller,
+          this.#call(client, true, () => this.#submit(client.links[shard]!, request)),
+        );
       },
-      decide: (txn, maskLow, maskHigh, level, voteEpoch) => {
+      decide: (txn, maskLow, maskHigh, level, voteEpoch, caller) => {
         const request = newRequest(24, level, 0, 0, 0, RequestType.Decide);
         request.writeDoubleLE(txn, REQUEST_HEADER_BYTES);
         request.writeInt32LE(maskLow | 0, REQUEST_HEADER_BYTES + 8);
         request.writeInt32LE(maskHigh | 0, REQUEST_HEADER_BYTES + 12);
         request.writeDoubleLE(voteEpoch, REQUEST_HEADER_BYTES + 16);
         // Once it is answered the coordinator may forget it.
-        return this.#call(client, true, () => this.#submit(client.coordinatorLink, request), true);
+        tell(
+          caller,
+          this.#call(client, true, () => this.#submit(client.coordinatorLink, request), true),
+        );
       },
       release: (shard, txn) => {
         const request = newRequest(0, 0, 0, 0, txn, RequestType.Release);
