@@ -650,7 +650,7 @@ describe('time and signals', () => {
         tx.getSync('a');
         await db.put('a', 'x');
         await sleep(5);
-        void tx.put('b', '1');
+        await tx.put('b', '1');
       },
       { timeoutMs: 100, retries: 1_000_000 },
     );
