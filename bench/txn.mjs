@@ -275,17 +275,17 @@ async function contention(options, parent, figures) {
   const { callers, accounts, seed, thetas } = options;
   const modes = ['optimistic', 'pessimistic'];
   const points = { zipf: [], shards: [] };
+  // What the compiler has not met yet: transactions of one shard, or of several, by locks or not.
+  const warmed = new Set();
   const measure = async (contender, name, args, into, x) => {
     for (const mode of modes) {
       // An abort is an attempt more, not an error.
       const transaction = { mode, retries: 100_000, timeoutMs: 60_000, lockTimeoutMs: 30_000 };
       const call = (ms, label) =>
         contender.child.call('contend', { ...args, ms, callers, label, options: transaction });
-      // The first of a mode is the compiler's.
-      await call(
-        into.some((point) => point.mode === mode) ? Math.ceil(options.ms / 4) : options.warmMs,
-        `${name} warm`,
-      );
+      const path = `${contender.name}, ${mode}, ${args.touched === 1 ? 'one shard' : 'several'}`;
+      await call(warmed.has(path) ? Math.ceil(options.ms / 4) : options.warmMs, `${name} warm`);
+      warmed.add(path);
       const result = await call(options.ms, name);
       judge(`${name}, ${mode}`, result);
       into.push({ x, mode, perSecond: result.perSecond, aborted: result.aborted });
