@@ -19,44 +19,30 @@ import { publishTrees } from '../btree/meta.js';
 import type { PagedRoot } from '../btree/paged/format.js';
 import { capturePaged, closePaged, confirmPaged, pagingOf, preparePaged, writePaged } from '../btree/paged/paging.js';
 import { removeCheckpointsBefore } from '../checkpoint/reader.js';
-import {
-  BUILDING_SPACE_ID,
-  DEFAULT_SPACE_ID,
-  EngineCode,
-  spaceIdOfTag,
-  type EngineCursor,
-  type EngineWriter,
-} from '../engine.js';
+import { BUILDING_SPACE_ID, EngineCode, spaceIdOfTag, type EngineCursor, type EngineWriter } from '../engine.js';
 import { lsmSiteOf, type LsmRoot, type LsmSite } from '../lsm/attach.js';
 import { LsmFiles } from '../lsm/read/files.js';
 import {
-  BLOB_REFERENCE_BYTES,
-  CHUNK_OF_BATCH,
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
   OPERATION_EXPIRED,
-  OPERATION_EXTENDED,
-  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   PREPARE_KEY_BYTES,
   checkOperation,
-  operationBytes,
   operationKeyAt,
-  operationSpan,
   readBlobReference,
   readKeyLength,
   readOperationSpace,
-  writeBlobReference,
-  writeOperationExtension,
   writeOperationHeader,
   writePrepareKey,
   type PrepareKey,
 } from '../operation.js';
 import { applyRecord } from './apply.js';
-import { IncomingBlobs, type DroppedBlob } from './blobs.js';
+import { IncomingBlobs } from './blobs.js';
 import type { GroupLog } from './group-log.js';
 import { GroupOrder } from './group-order.js';
+import { GroupRecords } from './group-records.js';
 import type { ShardStoreOptions } from './options.js';
 import {
   PREPARED_MAX,
@@ -95,7 +81,6 @@ export interface CheckpointPlan {
 const NO_BYTES = new Uint8Array(0);
 /** Kept free in a frame for Resolve records, at most. */
 const PREPARED_KEPT_BYTES = PREPARED_MAX * RESOLVE_RECORD_BYTES;
-const DROP_RECORD_BYTES = OPERATION_HEADER_BYTES + BLOB_REFERENCE_BYTES;
 /** Pages that a checkpoint's preparation writes between two groups. */
 const PAGES_PER_SLICE = 256;
 
@@ -112,23 +97,13 @@ export class ShardStore {
   readonly #pagedTrees: ReadonlySet<unknown> | undefined;
   readonly #lsm: LsmSite | undefined;
 
-  // The group being built: offsets of its records in the log's buffer.
-  #recordAt = new Int32Array(1024);
-  #records = 0;
-  #span = 0;
-  #groupBytes = 0;
+  readonly #group: GroupRecords;
   readonly #order = new GroupOrder();
   #holdsTogether = false;
-  /** The memory under the log's buffer, as words. */
-  #logWords: Int32Array = new Int32Array(0);
   /** Bytes of committed frames the log still buffers (memory level). */
   #unwrittenBytes = 0;
 
   readonly #blobs: IncomingBlobs;
-  /** Blobs given up since the last group: the next one says so, or a replay would hold on to their memory. */
-  readonly #dropped: DroppedBlob[] = [];
-  /** How many of them the open group says. */
-  #droppedLogged = 0;
   #pin: LongPin | undefined;
   #planned: CheckpointPlan | undefined;
   #checkpointLsn = 0;
@@ -145,7 +120,7 @@ export class ShardStore {
     this.recovery = report;
     this.#publishedSeq = publishedSeq;
     this.#blobs = new IncomingBlobs(arena);
-    this.#dropped.push(...dropped);
+    this.#group = new GroupRecords(log, dropped);
     this.#pagedTrees = pagingOf(arena)?.trees;
     this.#lsm = lsmSiteOf(arena);
     if (this.#lsm !== undefined) {
@@ -178,7 +153,7 @@ export class ShardStore {
 
   /** Records in the group so far. */
   get groupRecords(): number {
-    return this.#records;
+    return this.#group.count;
   }
 
   /** Prepare and Resolve records in the group so far: they are no `records`. */
@@ -188,20 +163,17 @@ export class ShardStore {
 
   /** Sequence numbers the group needs. One with nothing but Prepare and Resolve records takes one. */
   get groupSpan(): number {
-    return this.#span === 0 && this.prepared.controls > 0 ? 1 : this.#span;
+    const { span } = this.#group;
+    return span === 0 && this.prepared.controls > 0 ? 1 : span;
   }
 
   get groupBytes(): number {
-    return this.#groupBytes;
+    return this.#group.bytes;
   }
 
   beginGroup(): void {
-    assert(this.#records === 0, 'a group is open');
     this.#holdsTogether = false;
-    this.#log.begin();
-    this.#droppedLogged = 0;
-    this.#span = 0;
-    this.#groupBytes = 0;
+    this.#group.begin();
     this.spaces.beginAsking();
   }
 
@@ -222,8 +194,8 @@ export class ShardStore {
 
   /** Whether a record of this many bytes fits into the group's frame. What is prepared may have to be resolved in it, too. */
   fits(bytes: number): boolean {
-    const kept = this.#dropped.length * DROP_RECORD_BYTES + this.prepared.resolveBytes;
-    return this.#groupBytes + kept + bytes <= this.#log.payloadBytesMax;
+    const kept = this.#group.keptBytes + this.prepared.resolveBytes;
+    return this.#group.bytes + kept + bytes <= this.#log.payloadBytesMax;
   }
 
   /** Bytes of writes (operation records) that a transaction may have here: they fit into a frame, whatever else is prepared. */
@@ -234,38 +206,12 @@ export class ShardStore {
 
   /** Appends the (checked, admitted) record at `start` of `source`, `length` bytes, a multiple of 4. `words` is the same memory. */
   append(source: Uint8Array, words: Int32Array, start: number, length: number): void {
-    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
-    const at = this.#room(length);
-    const target = this.#log.bytes;
-    if (length <= 512 && ((target.byteOffset + at) & 3) === 0) {
-      const targetWords = this.#wordsOf(target);
-      let to = (target.byteOffset + at) >> 2;
-      for (let from = start >> 2, end = (start + length) >> 2; from < end; from++, to++) targetWords[to] = words[from]!;
-    } else {
-      target.set(source.subarray(start, start + length), at);
-    }
-    this.#added(at, length);
+    this.#group.copy(source, words, start, length);
   }
 
   /** Appends the (checked, admitted) records of a batch, which stand one behind the other: all are copied at once. */
   appendAll(source: Uint8Array, start: number, end: number): void {
-    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
-    const length = end - start;
-    const at = this.#room(length);
-    const bytes = this.#log.bytes;
-    bytes.set(source.subarray(start, end), at);
-    let records = this.#records;
-    let span = 0;
-    for (let record = at; record < at + length;) {
-      if (records === this.#recordAt.length) this.#growRecords();
-      this.#recordAt[records++] = record;
-      span += operationSpan(bytes, record);
-      record += checkOperation(bytes, record, at + length);
-    }
-    this.#log.position = at + length;
-    this.#records = records;
-    this.#span += span;
-    this.#groupBytes += length;
+    this.#group.copyAll(source, start, end);
   }
 
   /**
@@ -282,7 +228,7 @@ export class ShardStore {
     writePrepareKey(bytes, at + OPERATION_HEADER_BYTES, key);
     bytes.set(writes, at + OPERATION_HEADER_BYTES + PREPARE_KEY_BYTES);
     this.#log.position = at + prepareRecordBytes(writes.length);
-    this.#groupBytes += prepareRecordBytes(writes.length);
+    this.#group.bytes += prepareRecordBytes(writes.length);
   }
 
   /**
@@ -350,71 +296,16 @@ export class ShardStore {
     }
   }
 
-  #wordsOf(bytes: Buffer): Int32Array {
-    if (bytes.buffer !== this.#logWords.buffer)
-      this.#logWords = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >> 2);
-    return this.#logWords;
-  }
-
   /** Appends one slice of a range delete: [low, high), undefined = unbounded. */
   appendClear(spaceId: number, low: Uint8Array | undefined, high: Uint8Array | undefined): void {
     const flags = (low === undefined ? 0 : CLEAR_HAS_LOW) | (high === undefined ? 0 : CLEAR_HAS_HIGH);
-    this.#appendOwn(OperationKind.ClearRange, flags, spaceId, low ?? NO_BYTES, high ?? NO_BYTES);
+    this.#group.write(OperationKind.ClearRange, flags, spaceId, low ?? NO_BYTES, high ?? NO_BYTES);
   }
 
   /** Appends the delete of one key, as the shard itself orders it. @throws as fetch(): then it is not appended */
   appendDelete(spaceId: number, key: Uint8Array, isExpiry = false): void {
     if (this.isPaged) this.spaces.get(spaceId)?.engine.fetch?.(key, 0, key.length);
-    this.#appendOwn(OperationKind.Delete, isExpiry ? OPERATION_EXPIRED : 0, spaceId, key, NO_BYTES);
-  }
-
-  #appendOwn(kind: number, flags: number, spaceId: number, key: Uint8Array, value: Uint8Array): void {
-    if (this.#records === 0 && this.#dropped.length > 0) this.#appendDropped();
-    const extensionBytes = spaceId === DEFAULT_SPACE_ID ? 0 : OPERATION_EXTENSION_BYTES;
-    const length = operationBytes(key.length, value.length, extensionBytes);
-    const at = this.#room(length);
-    const bytes = this.#log.bytes;
-    bytes.fill(0, at, at + length);
-    const extended = extensionBytes === 0 ? 0 : OPERATION_EXTENDED;
-    writeOperationHeader(bytes, at, kind, flags | extended, key.length, value.length);
-    if (extensionBytes > 0) writeOperationExtension(bytes, at, spaceId, 0);
-    const keyAt = at + OPERATION_HEADER_BYTES + extensionBytes;
-    bytes.set(key, keyAt);
-    bytes.set(value, keyAt + key.length);
-    this.#added(at, length);
-  }
-
-  /** One empty first chunk for each blob that was given up. They stay listed until a group with them is committed. */
-  #appendDropped(): void {
-    for (const { client, blob, ofBatch } of this.#dropped) {
-      const at = this.#room(DROP_RECORD_BYTES);
-      const bytes = this.#log.bytes;
-      const flags = ofBatch ? CHUNK_OF_BATCH : 0;
-      writeOperationHeader(bytes, at, OperationKind.Chunk, flags, BLOB_REFERENCE_BYTES, 0);
-      writeBlobReference(bytes, at + OPERATION_HEADER_BYTES, { client, blob, offset: 0, count: 0 });
-      this.#added(at, DROP_RECORD_BYTES);
-    }
-    this.#droppedLogged = this.#dropped.length;
-  }
-
-  #room(length: number): number {
-    this.#log.ensure(length);
-    return this.#log.position;
-  }
-
-  #added(at: number, length: number): void {
-    const bytes = this.#log.bytes;
-    this.#log.position = at + length;
-    if (this.#records === this.#recordAt.length) this.#growRecords();
-    this.#recordAt[this.#records++] = at;
-    this.#span += operationSpan(bytes, at);
-    this.#groupBytes += length;
-  }
-
-  #growRecords(): void {
-    const grown = new Int32Array(this.#recordAt.length * 2);
-    grown.set(this.#recordAt);
-    this.#recordAt = grown;
+    this.#group.write(OperationKind.Delete, isExpiry ? OPERATION_EXPIRED : 0, spaceId, key, NO_BYTES);
   }
 
   /** The group holds operations that must become visible together. */
@@ -425,10 +316,7 @@ export class ShardStore {
   /** Gives the group up; nothing happened. What it was to give up is given up by the next one. */
   discardGroup(): void {
     this.prepared.discard();
-    this.#records = 0;
-    this.#span = 0;
-    this.#groupBytes = 0;
-    this.#log.discard();
+    this.#group.discard();
   }
 
   /**
@@ -438,24 +326,23 @@ export class ShardStore {
   commit(level: DurabilityLevel, firstSeq: number, beforeApply: () => void): void {
     const log = this.#log;
     const { prepared } = this;
-    const records = this.#records;
+    const records = this.#group.end();
     const span = this.groupSpan;
     const builtAt = log.payloadStart;
     // What a thread that dies has applied of a transaction must be in its log: it is not told a second time.
     const safety = prepared.controls > 0 ? Math.max(level, Durability.Os) : level;
-    this.#records = 0;
     try {
       if (prepared.controls > 0) this.#appendResolves();
       // At the memory level too: the frame is only buffered, but if there is no place for it the group must not be seen.
       log.commit(firstSeq, span, safety === Durability.Memory);
       const before = log.writtenLsn === log.lastLsn - 1 ? 0 : this.#unwrittenBytes;
-      this.#unwrittenBytes = safety === Durability.Memory ? before + this.#groupBytes : 0;
+      this.#unwrittenBytes = safety === Durability.Memory ? before + this.#group.bytes : 0;
       if (safety === Durability.Sync) log.sync();
     } catch (error) {
       prepared.discard();
       throw fromSystemError(error, 'writing the log', this.#options.directory ?? '');
     }
-    this.#dropped.splice(0, this.#droppedLogged);
+    this.#group.logged();
     prepared.logged(log.lastLsn);
     beforeApply();
     // The log may have moved the frame to make room.
@@ -469,7 +356,7 @@ export class ShardStore {
     log.ensure(this.prepared.controls * RESOLVE_RECORD_BYTES);
     const { position } = log;
     log.position = this.prepared.writeResolves(log.bytes, position);
-    this.#groupBytes += log.position - position;
+    this.#group.bytes += log.position - position;
   }
 
   /**
@@ -478,10 +365,7 @@ export class ShardStore {
    */
   commitUnlogged(firstSeq: number, beforeApply: () => void): void {
     const { prepared } = this;
-    this.#records = 0;
-    this.#span = 0;
-    this.#groupBytes = 0;
-    this.#log.discard();
+    this.#group.discard();
     prepared.noteUnlogged();
     beforeApply();
     this.#apply(0, firstSeq, 0);
@@ -523,12 +407,12 @@ export class ShardStore {
 
   #apply(records: number, firstSeq: number, moved: number): void {
     const bytes = this.#log.bytes;
-    const recordAt = this.#recordAt;
+    const { at: recordAt, span } = this.#group;
     const { spaces } = this;
     spaces.lsn = this.#log.lastLsn;
     spaces.beginGroup(this.#publishedSeq, this.#holdsTogether);
     if (this.prepared.controls > 0) this.#applyResolves();
-    if (records === this.#span && this.#order.sort(bytes, recordAt, records, moved)) {
+    if (records === span && this.#order.sort(bytes, recordAt, records, moved)) {
       const { order } = this.#order;
       for (let i = 0; i < records; i++) {
         const index = order[i]!;
@@ -722,7 +606,7 @@ export class ShardStore {
   /** The client is gone or gave up: what it had sent of a blob is dropped. */
   dropBlob(client: number): void {
     const dropped = this.#blobs.drop(client);
-    if (dropped !== undefined) this.#dropped.push(dropped);
+    if (dropped !== undefined) this.#group.tellDropped(dropped);
   }
 
   // ---- checkpoints ----------------------------------------------------------------------------------------------------------------------
