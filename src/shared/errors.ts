@@ -54,7 +54,11 @@ export const ERROR_TABLE = {
     httpStatus: 503,
     text: 'the shard restarted; the outcome of the call is unknown',
   },
-  ERR_SHARD_FAILED: { retryable: false, httpStatus: 503, text: 'the shard failed repeatedly and stays down' },
+  ERR_SHARD_FAILED: {
+    retryable: false,
+    httpStatus: 503,
+    text: 'the shard failed repeatedly, or after its log had failed, and stays down',
+  },
   ERR_OWNER_DIED: { retryable: true, httpStatus: 503, text: 'the thread that held the lock died' },
   ERR_INTERNAL: { retryable: false, httpStatus: 500, text: 'an invariant is broken' },
 } as const satisfies Record<string, { retryable: boolean; httpStatus: number; text: string }>;

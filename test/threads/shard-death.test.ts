@@ -1,5 +1,7 @@
 /** Shard threads and pool workers that die at any moment: callers learn it, readers do not notice, nothing acknowledged is lost. */
 import { once } from 'node:events';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import type { ControlBlock } from '../../dist/actors/control-block.js';
@@ -38,6 +40,20 @@ function codeOf(work: Promise<unknown>): Promise<ErrorCode | 'done'> {
 /** A key on each shard. */
 function keysPerShard(): string[] {
   return Array.from({ length: SHARDS }, (_, shard) => keysOfShard(shard, SHARDS, 1, 'probe')[0]!);
+}
+
+/** Kills a shard until its host gives it up, and resolves with the event that says so. `meanwhile`: before the last time, when the shard is up. */
+async function killForGood(db: ConcordPool, shard: number, meanwhile: () => void = () => undefined): Promise<unknown> {
+  const failed = once(db.events, 'shard-failed');
+  const status = (): { state: string; restarts: number } => db.stats().shards[shard]!;
+  for (let death = 1; death <= DEATHS_BORNE + 1; death++) {
+    await until('the shard is up', () => status().state === 'running');
+    if (death > DEATHS_BORNE) meanwhile();
+    await db.host!.killShard(shard);
+    if (death <= DEATHS_BORNE) await until('its death is noticed', () => status().restarts === death);
+  }
+  const [event] = await failed;
+  return event;
 }
 
 async function underLoad(
@@ -245,19 +261,13 @@ test('after five deaths in a minute a shard stays down: writes say so, reads and
   const [keyOfFailed, keyOfOther] = keysPerShard() as [string, string];
   await db.put(keyOfFailed, 'kept');
   await db.put(keyOfOther, 'kept');
-  const failed = once(db.events, 'shard-failed');
-  for (let death = 1; death <= 5; death++) {
-    await until('the shard is up', () => db.stats().shards[0]!.state === 'running');
-    if (death === 5) break;
-    await db.host!.killShard(0);
-    await until('its death is noticed', () => db.stats().shards[0]!.restarts === death);
-  }
   const handle = db.handle();
   const attached = await ConcordPool.attach(handle);
-  const inFlight = Array.from({ length: 200 }, () => codeOf(db.put(keyOfFailed, 'in flight')));
-  inFlight.push(codeOf(attached.put(keyOfFailed, 'x'.repeat(20 << 20))));
-  await db.host!.killShard(0);
-  const [event] = await failed;
+  const inFlight: Promise<ErrorCode | 'done'>[] = [];
+  const event = await killForGood(db, 0, () => {
+    for (let i = 0; i < 200; i++) inFlight.push(codeOf(db.put(keyOfFailed, 'in flight')));
+    inFlight.push(codeOf(attached.put(keyOfFailed, 'x'.repeat(20 << 20))));
+  });
   expect(event).toMatchObject({ shard: 0 });
   for (const code of await Promise.all(inFlight)) expect(['done', 'ERR_SHARD_FAILED']).toContain(code);
   for (const client of [db, attached]) {
@@ -282,19 +292,40 @@ test('after five deaths in a minute a shard stays down: writes say so, reads and
   removeDirectory(directory);
 });
 
+test('a shard that dies after its log has failed is not replaced: it stays down, and reads go on', async () => {
+  const directory = newDirectory();
+  const db = await ConcordPool.open(directory, { ...options, checkpointLogBytes: 1 << 30 });
+  const [key] = keysPerShard() as [string];
+  await db.put(key, 'kept');
+  // Its log comes to the end of a segment, and cannot make another one.
+  const place = path.join(directory, 'shard-0000');
+  fs.renameSync(place, `${place}-away`);
+  let code: ErrorCode | 'done' = 'done';
+  for (let i = 0; i < 100 && code === 'done'; i++) code = await codeOf(db.put(key, 'x'.repeat(30_000)));
+  expect(code).toBe('ERR_IO');
+  const last = db.getSync(key);
+  await until('the shard takes no writes', () => db.stats().shards[0]!.state === 'read-only');
+  fs.renameSync(`${place}-away`, place);
+  const failed = once(db.events, 'shard-failed');
+  await db.host!.killShard(0);
+  await failed;
+  expect(db.stats().shards[0]).toMatchObject({ state: 'failed', restarts: 0 });
+  expect(await codeOf(db.put(key, 'refused'))).toBe('ERR_SHARD_FAILED');
+  expect(db.getSync(key)).toBe(last);
+  await db.close();
+  const again = await ConcordPool.open(directory, options);
+  expect(again.getSync(key)).toBe(last);
+  await again.close();
+  removeDirectory(directory);
+});
+
 test('a commit that a shard cannot apply any more, as it stays down, holds nobody up: what would have to wait is told so', async () => {
   const directory = newDirectory();
   const db = await ConcordPool.open(directory, options);
   const [keyOfFailed, keyOfOther] = keysPerShard() as [string, string];
   await db.put(keyOfFailed, 'kept');
   await db.put(keyOfOther, 'kept');
-  const failed = once(db.events, 'shard-failed');
-  for (let death = 1; death <= 5; death++) {
-    await until('the shard is up', () => db.stats().shards[0]!.state === 'running');
-    await db.host!.killShard(0);
-    if (death < 5) await until('its death is noticed', () => db.stats().shards[0]!.restarts === death);
-  }
-  await failed;
+  await killForGood(db, 0);
   // As the coordinator would have left it that decided just before: shard 1 has applied it, shard 0 never will.
   const { control } = db.host!;
   const hash = hashBytes(Buffer.from(keyOfFailed), 0, keyOfFailed.length);

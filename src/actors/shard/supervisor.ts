@@ -174,11 +174,14 @@ export class ShardSupervisor {
 
   /** The thread died: another one takes over. One after another, however fast they die. */
   #restart(): void {
-    this.#options.control.setShardState(this.index, ShardState.Restarting);
-    this.#restarting = this.#restarting.then(() => this.#takeOver());
+    const { control } = this.#options;
+    // Where a log has failed nobody knows what of its end is on the disk: memory that goes on without it, and a log that is replayed later, would part.
+    const isLogSound = control.shardState(this.index) !== ShardState.ReadOnly;
+    control.setShardState(this.index, ShardState.Restarting);
+    this.#restarting = this.#restarting.then(() => this.#takeOver(isLogSound));
   }
 
-  async #takeOver(): Promise<void> {
+  async #takeOver(isLogSound: boolean): Promise<void> {
     const { index } = this;
     const { control, onRecovered, onTakenOver, onRestart } = this.#options;
     this.#isTakingOver = true;
@@ -190,8 +193,6 @@ export class ShardSupervisor {
     if (cold?.cache !== undefined) PageCache.recover(cold.cache, toOwnerId(cacheOwnerOfShard(index)));
     const now = Date.now();
     this.#deaths = [...this.#deaths.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    // Where a log has failed nobody knows what of its end is on the disk: memory that goes on without it, and a log that is replayed later, would part.
-    const isLogSound = control.shardState(index) !== ShardState.ReadOnly;
     while (isLogSound && this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
       control.setShardState(index, ShardState.Restarting);
       control.countRestart(index);
@@ -239,7 +240,7 @@ export class ShardSupervisor {
   requireUp(): RemoteControl<ShardControl> {
     const { index } = this;
     if (this.#options.control.shardState(index) !== ShardState.Failed) return this.remote;
-    throw new ConcordError('ERR_SHARD_FAILED', `shard ${index} failed repeatedly and stays down`, { shard: index });
+    throw new ConcordError('ERR_SHARD_FAILED', `shard ${index} stays down`, { shard: index });
   }
 
   /** What a call's failure means: a control channel that closed means that the thread died, unless the store is being closed. */
