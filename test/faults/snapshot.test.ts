@@ -115,7 +115,7 @@ class ShardSide {
 
   sweep(): void {
     this.isBusy = true;
-    if (!this.shard.hasWork) void this.shard.compact();
+    if (!this.shard.hasWork) void this.shard.compactions.run();
     this.shard.idle();
     this.isBusy = false;
   }

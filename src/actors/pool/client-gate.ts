@@ -11,7 +11,7 @@ import type { EngineTuning } from '../../engines/engine.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
 import type { ClientSetup } from '../client/thread-client.js';
-import type { CompactRequest } from '../shard/shard.js';
+import type { CompactRequest } from '../shard/compactions.js';
 import type { TransactionDefaults } from '../transaction/options.js';
 import type { PoolHost } from './host.js';
 import type { SpaceRecord } from './manifest.js';

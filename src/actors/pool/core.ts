@@ -8,7 +8,7 @@ import { ConcordError } from '../../shared/errors.js';
 import { DEFAULT_SPACE_ID, type EngineTuning } from '../../engines/engine.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
 import type { SwitchProgress } from '../../engines/store/space.js';
-import type { CompactRequest } from '../shard/shard.js';
+import type { CompactRequest } from '../shard/compactions.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import type { ClientSettings } from './client-gate.js';
 import type { SpaceRecord } from './manifest.js';

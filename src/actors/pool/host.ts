@@ -33,7 +33,7 @@ import { transactionBoardBytes } from '../transaction/board.js';
 import { transactionDefaults } from '../transaction/options.js';
 import { tellSwitch } from '../metrics/tracing.js';
 import { exposeControl, type RemoteControl } from '../runtime/control-channel.js';
-import type { CompactRequest } from '../shard/shard.js';
+import type { CompactRequest } from '../shard/compactions.js';
 import type { ShardControl, ShardSettings } from '../shard/shard-worker.js';
 import { ShardSupervisor } from '../shard/supervisor.js';
 import type { ClientSetup } from '../client/thread-client.js';

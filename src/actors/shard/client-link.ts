@@ -4,10 +4,10 @@
  * Must hold: a request's response is in the ring before `completed` passes the request. A client that dies leaves whole requests or none in its ring.
  * Threads: the shard's thread only.
  */
-import type { DurabilityLevel } from '../../engines/store/shard-store.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import type { ErrorRecord } from '../../shared/errors.js';
 import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
+import type { ClearInProgress } from './clear.js';
 import {
   COMPLETED_WORD,
   RESPONSE_HEADER_BYTES,
@@ -25,18 +25,6 @@ export interface HeldRequest {
   bytes: Buffer;
   words: Int32Array;
   length: number;
-}
-
-export interface ClearInProgress {
-  readonly spaceId: number;
-  low: Buffer | undefined;
-  high: Buffer | undefined;
-  /** Of an engine without order: where in its own the next slice begins. */
-  position: Uint8Array | undefined;
-  level: DurabilityLevel;
-  /** A transaction has locked a part of what is left: when it began to wait, and when it looks again, on performance.now()'s clock; 0: none has. */
-  blockedSinceMs: number;
-  blockedUntilMs: number;
 }
 
 export class ClientLink {

@@ -22,7 +22,8 @@ import { TimedEnv } from '../metrics/timed-env.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { isDiskFull, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
-import { Shard, type CompactRequest } from './shard.js';
+import type { CompactRequest } from './compactions.js';
+import { Shard } from './shard.js';
 import type { TransactionSettings } from './transactions.js';
 
 export interface ShardWorkerData {
@@ -175,20 +176,20 @@ export class ShardControl {
   }
 
   compact(request: CompactRequest): Promise<number> {
-    const removed = this.#shard.compact(request);
+    const removed = this.#shard.compactions.run(request);
     this.#loop.wake();
     return removed;
   }
 
   /** Resolves when what trees held in memory is in files, or cannot go there. */
   flushTrees(): Promise<void> {
-    const flushed = this.#shard.flushTrees();
+    const flushed = this.#shard.compactions.flushTrees();
     this.#loop.wake();
     return flushed;
   }
 
   cancelCompact(id: string): void {
-    this.#shard.cancelCompact(id);
+    this.#shard.compactions.cancel(id);
     this.#loop.wake();
   }
 
@@ -203,14 +204,14 @@ export class ShardControl {
 
   /** Resolves when its memory is given back. */
   async dropSpace(spaceId: number): Promise<void> {
-    const dropped = this.#shard.dropSpace(spaceId);
+    const dropped = this.#shard.moves.drop(spaceId);
     this.#loop.wake();
     await dropped;
   }
 
   /** Resolves when this shard's part of the space is held by the engine of its definition. @throws ERR_MEMORY_FULL: it stays where it was */
   async switchEngine(definition: SpaceDefinition): Promise<void> {
-    const switched = this.#shard.switchEngine(definition);
+    const switched = this.#shard.moves.switchEngine(definition);
     this.#loop.wake();
     await switched;
   }
@@ -380,7 +381,7 @@ class ShardLoop {
     const nowMs = Date.now();
     const now = performance.now();
     const untilExpiry = Math.max(shard.expiryDueAt - nowMs, this.#backgroundDue - now);
-    const untilSwitch = shard.switchDueMs > now ? shard.switchDueMs - now : Infinity;
+    const untilSwitch = shard.moves.dueMs > now ? shard.moves.dueMs - now : Infinity;
     const untilWork = Math.min(shard.workDueAtMs - nowMs, shard.heldDueMs - now, untilSwitch);
     const untilReport = shard.reportDueMs - now;
     const untilLock = shard.transactions.tickDueAtMs - nowMs;
@@ -396,7 +397,7 @@ class ShardLoop {
     }
     const dueAtMs = Math.min(shard.workDueAtMs, shard.transactions.tickDueAtMs);
     let waitMs = Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX, dueAtMs - Date.now());
-    if (shard.switchDueMs > now) waitMs = Math.min(waitMs, shard.switchDueMs - now);
+    if (shard.moves.dueMs > now) waitMs = Math.min(waitMs, shard.moves.dueMs - now);
     this.#backgroundDue = now + Math.max(1, waitMs);
   }
 

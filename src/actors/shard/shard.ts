@@ -14,11 +14,9 @@ import {
   CLEAR_HAS_HIGH,
   CLEAR_HAS_LOW,
   OPERATION_EXTENDED,
-  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
   OperationKind,
   checkOperation,
-  operationBytes,
   operationKeyAt,
   readBlobReference,
   readKeyLength,
@@ -26,14 +24,7 @@ import {
   readOperationSpace,
   readValueLength,
 } from '../../engines/operation.js';
-import {
-  Durability,
-  newTableSweep,
-  type DurabilityLevel,
-  type ShardStore,
-  type TableSweep,
-} from '../../engines/store/shard-store.js';
-import { engineOfCode, type EngineBackground } from '../../engines/engine.js';
+import { Durability, type DurabilityLevel, type ShardStore } from '../../engines/store/shard-store.js';
 import type { WriteFlow } from '../../engines/lsm/types.js';
 import type { SpaceDefinition, SwitchProgress } from '../../engines/store/space.js';
 import type { Space } from '../../engines/store/space-table.js';
@@ -50,23 +41,20 @@ import {
   type OpenGroup,
   type TransactionSettings,
 } from './transactions.js';
-import { ClientLink, type ClearInProgress } from './client-link.js';
+import { appendClear, deleteBytes, type ClearInProgress } from './clear.js';
+import { ClientLink } from './client-link.js';
+import { Compactions } from './compactions.js';
+import { coordinatorGone, memoryFull, readOnly } from './refusals.js';
+import { SpaceMoves, type Unseen } from './space-moves.js';
 import { TouchedKeys } from './touched-keys.js';
-import { NO_STALLS, WriteGate } from './write-gate.js';
+import { WriteGates, mustAskFlow } from './write-gates.js';
 
 /** Bounds of one group: latency of the callers in it, and pages that are dirty at once. */
 const GROUP_RECORDS_MAX = 4096;
 const GROUP_BYTES_MAX = 512 * 1024;
-/** Entries one slice of a clear removes. */
-const CLEAR_SLICE_ENTRIES = 512;
 /** Buffered frames of the memory level are written when they are this long, or the shard is idle. */
 const UNWRITTEN_BYTES_MAX = 1 << 20;
-/** Pages one slice of a sweep visits. */
-const SWEEP_PAGES = 64;
-const UNIT_BYTES = 4096;
 const EXPIRY_RETRY_MS = 1000;
-/** Versions of a space on its way to another engine that are copied between two groups. */
-const SWITCH_SLICE_VERSIONS = 256;
 /** Of a clear that cannot go on: not failures of the log. */
 const REFUSALS: ReadonlySet<string> = new Set([
   'ERR_MEMORY_FULL',
@@ -76,31 +64,11 @@ const REFUSALS: ReadonlySet<string> = new Set([
   'ERR_LOCK_TIMEOUT',
   'ERR_DEADLOCK',
 ]);
-const GATES_LOOK_MS = 50;
 /** A clear that meets a lock looks again after this. */
 const CLEAR_RETRY_MS = 1;
 /** So long decisions are kept for outcomes that are logged and not synced: of a shard without writes, and of one that has them. */
 const SETTLE_IDLE_MS = 1000;
 const SETTLE_BUSY_MS = 5000;
-/** What a moved space's new engine puts into its files is looked after so often. */
-const STORING_LOOK_MS = 5;
-
-/** What is to be compacted: plain data. */
-export interface CompactRequest {
-  /** By which it is cancelled. */
-  readonly id: string;
-  /** Undefined: all spaces. */
-  readonly spaceId: number | undefined;
-  /** [low, high), undefined: open. Only engines with files heed it. */
-  readonly low: Uint8Array | undefined;
-  readonly high: Uint8Array | undefined;
-}
-
-const COMPACT_ALL: CompactRequest = { id: '', spaceId: undefined, low: undefined, high: undefined };
-
-interface SwitchInProgress {
-  readonly waiters: { resolve: () => void; reject: (error: Error) => void }[];
-}
 
 /** What else depends on a request's group. */
 interface GroupNote {
@@ -142,17 +110,14 @@ export class Shard {
     admits: (bytes, start, end) => this.#admitsAll(this.#needs.of(bytes, start, end), end - start),
   };
   readonly #needs: BatchNeeds;
-  readonly #switches = new Map<number, SwitchInProgress>();
-  /** Spaces to be dropped when no checkpoint reads them. */
-  readonly #drops: { spaceId: number; resolve: () => void }[] = [];
+  /** Of engines that work behind the groups: how fast they take writes. */
+  readonly #gates: WriteGates;
+  /** Spaces on their way to another engine, and those that are to go. */
+  readonly moves: SpaceMoves;
+  /** Versions that nobody needs go. */
+  readonly compactions: Compactions;
   /** Entries that expire in one group. */
   expiryBatch = 1000;
-  /** Of engines that work behind the groups: how fast they take writes. */
-  readonly #gates = new Map<EngineBackground, WriteGate>();
-  #gatesDueMs = 0;
-  /** Moving spaces goes on then, on performance.now()'s clock: files of the new engine have to catch up. */
-  switchDueMs = 0;
-  #copiedBytes = 0;
   /** What the request at hand must wait, ms. */
   #waitMs = 0;
   /** Told when a space takes writes more slowly, not at all, or freely again. */
@@ -164,9 +129,6 @@ export class Shard {
   /** When the first entry expires, as far as known; 0: look. */
   #expiryDueAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
-  #sweep: { state: TableSweep; resolve: (removedCells: number) => void } | undefined;
-  /** What ends compactions that run, by their ids. */
-  readonly #compactions = new Map<string, (() => void)[]>();
 
   /** `clock`: of the store's machine. */
   constructor(
@@ -184,9 +146,15 @@ export class Shard {
     this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
+    this.#gates = new WriteGates(store.spaces, (spaceId, flow) => {
+      this.#meter.changed();
+      if (flow.cause === 'disk-full') this.diskIsFull();
+      this.onFlow(spaceId, flow);
+    });
+    const unseen: Unseen = (work) => this.#unseen(work);
+    this.moves = new SpaceMoves(index, store, this.#gates, unseen);
+    this.compactions = new Compactions(store, this.#counters, unseen);
     this.transactions = new ShardTransactions(index, store, control, settings);
-    // A predecessor did not get to the end of these. Each is begun when its turn comes: one that has no room must not keep the shard from starting.
-    for (const { id } of store.spaces.unfinishedSwitches) this.#switches.set(id, { waiters: [] });
   }
 
   /** Serves a client's rings from now on. A shard that took over from a dead one answers what the dead one had taken. */
@@ -239,7 +207,7 @@ export class Shard {
 
   /** The second look before parking. */
   get hasWork(): boolean {
-    if (this.#hasSwitchWork || this.#hasDrops || this.store.hasWork || this.transactions.hasDue) return true;
+    if (this.moves.hasWork || this.store.hasWork || this.transactions.hasDue) return true;
     return this.transactions.ready.length > 0 || this.#hasRequests(performance.now());
   }
 
@@ -258,7 +226,7 @@ export class Shard {
 
   /** Of those that are held, the ones that need not wait at `nowMs`. */
   #hasRequests(nowMs: number): boolean {
-    if (this.#sweep !== undefined) return true;
+    if (this.compactions.isSweeping) return true;
     // The board, the coordinator's answer, or its end wakes a shard that waits for outcomes: requests do not.
     if (!this.#isServing && this.#control.coordinatorState !== ShardState.Failed) return false;
     for (const link of this.#links) {
@@ -448,7 +416,7 @@ export class Shard {
       store.dropBlob(link.client);
       return Verdict.Done;
     }
-    if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
+    if (this.#readOnlyCause !== undefined) throw readOnly(this.index, this.#readOnlyCause);
 
     if (type === RequestType.Operation) {
       const size = checkOperation(bytes, start, end);
@@ -501,7 +469,7 @@ export class Shard {
         return Verdict.Hold;
       store.fetch(bytes, start);
       if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
-      if (mustAskFlow(space)) this.#wrote(space, needed);
+      if (mustAskFlow(space)) this.#gates.took(space, needed);
       store.append(bytes, words, start, size);
       this.#touched.add(hash);
     } else if (type === RequestType.Batch) {
@@ -627,29 +595,10 @@ export class Shard {
 
   // ---- the flow of writes ---------------------------------------------------------------------------------------------------------------
 
-  #gateOf(space: Space, background: EngineBackground): WriteGate {
-    let gate = this.#gates.get(background);
-    if (gate === undefined) {
-      gate = new WriteGate(background, (flow) => {
-        this.#meter.changed();
-        if (flow.cause === 'disk-full') this.diskIsFull();
-        this.onFlow(space.id, flow);
-      });
-      this.#gates.set(background, gate);
-    }
-    return gate;
-  }
-
   /** Whether files keep up with what is written; if not, the request is to be held for a while. @throws ERR_DISK_FULL */
   #mayWrite(space: Space): boolean {
-    const { engine, building } = space;
-    const nowMs = performance.now();
-    let waitMs = 0;
-    if (engine.background !== undefined) waitMs = this.#gateOf(space, engine.background).waitMs(nowMs);
-    const copy = building?.engine.background;
-    if (copy !== undefined) waitMs = Math.max(waitMs, this.#gateOf(space, copy).waitMs(nowMs));
-    this.#waitMs = waitMs;
-    return waitMs === 0;
+    this.#waitMs = this.#gates.waitMs(space);
+    return this.#waitMs === 0;
   }
 
   #mayWriteAll(batch: BatchNeeds): boolean {
@@ -657,29 +606,10 @@ export class Shard {
     return true;
   }
 
-  #wrote(space: Space, bytes: number): void {
-    const { engine, building } = space;
-    if (engine.background !== undefined) this.#gates.get(engine.background)?.took(bytes);
-    if (building?.engine.background !== undefined) this.#gates.get(building.engine.background)?.took(bytes);
-  }
-
-  /** So that a change is told also when nobody writes. Gates of engines that are gone go. */
-  #lookAtGates(nowMs: number): void {
-    if (this.#gates.size === 0 || nowMs < this.#gatesDueMs) return;
-    this.#gatesDueMs = nowMs + GATES_LOOK_MS;
-    const inUse = new Set<EngineBackground | undefined>();
-    for (const { engine, building } of this.store.spaces.all)
-      inUse.add(engine.background).add(building?.engine.background);
-    for (const [background, gate] of this.#gates) {
-      if (inUse.has(background)) gate.look(nowMs);
-      else this.#gates.delete(background);
-    }
-  }
-
   /** Whether files keep up with a batch, and there is room for it in memory and log. Then it counts. */
   #admitsAll(batch: BatchNeeds, recordBytes: number): boolean {
     if (!this.#mayWriteAll(batch) || !this.#admitBatch(batch, recordBytes)) return false;
-    for (const { space, bytes } of batch.spaces) this.#wrote(space, bytes);
+    for (const { space, bytes } of batch.spaces) this.#gates.took(space, bytes);
     return true;
   }
 
@@ -724,21 +654,7 @@ export class Shard {
     if (store.groupRecords > 0) return false;
     store.arena.reclaim();
     if (store.admits(space, operations, bytes, expiring, deletesOnly, largestBytes)) return true;
-    throw this.#memoryFull();
-  }
-
-  #memoryFull(): ConcordError {
-    const { arena } = this.store;
-    const capacityBytes = arena.stats().totalUnits * UNIT_BYTES;
-    return new ConcordError(
-      'ERR_MEMORY_FULL',
-      `shard ${this.index}: its ${capacityBytes} bytes of memory are used up`,
-      {
-        shard: this.index,
-        capacityBytes,
-        freeBytes: arena.freeUnits() * UNIT_BYTES,
-      },
-    );
+    throw memoryFull(this.index, store.arena);
   }
 
   /** `hasDue`: something is decided that goes before it. */
@@ -884,22 +800,8 @@ export class Shard {
   /** A shard that waits for outcomes which nobody can tell before the store is opened again refuses writes, rather than to let all wait. */
   #lookForCoordinator(): void {
     if (this.#readOnlyCause !== undefined || this.#control.coordinatorState !== ShardState.Failed) return;
-    this.#readOnlyCause = {
-      code: 'ERR_SHARD_FAILED',
-      message:
-        'the coordinator stays down, and transactions that are prepared here wait for its decision; reopen the store',
-      details: { shard: this.index },
-    };
+    this.#readOnlyCause = coordinatorGone(this.index);
     this.#control.setShardState(this.index, ShardState.ReadOnly);
-  }
-
-  #readOnlyError(): ConcordError {
-    const cause = this.#readOnlyCause!;
-    const since = cause.code === 'ERR_SHARD_FAILED' ? '' : ' since its log failed';
-    return new ConcordError('ERR_READ_ONLY', `shard ${this.index} takes no writes${since}: ${cause.message}`, {
-      shard: this.index,
-      cause: cause.code,
-    });
   }
 
   /** The next slice of a client's clear, as a group of its own. */
@@ -907,13 +809,13 @@ export class Shard {
     const { store } = this;
     const clear = link.clear!;
     try {
-      if (this.#readOnlyCause !== undefined) throw this.#readOnlyError();
+      if (this.#readOnlyCause !== undefined) throw readOnly(this.index, this.#readOnlyCause);
       const space = store.spaces.require(clear.spaceId);
       if (this.#isClearBlocked(link, clear)) return;
       store.beginGroup();
       let isLast: boolean;
       try {
-        isLast = this.#appendClear(space, clear);
+        isLast = appendClear(this.index, store, space, clear);
       } catch (error) {
         // Nothing is logged yet: what cannot be read, or finds no room, ends the clear and nothing else.
         if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
@@ -955,111 +857,6 @@ export class Shard {
     return true;
   }
 
-  /** True when it was the last part. */
-  #appendClear(space: Space, clear: ClearInProgress): boolean {
-    const { isOrdered, removesRangeAtOnce } = engineOfCode(space.engine.code);
-    const atOnce = removesRangeAtOnce === true && space.engine.background !== undefined;
-    const { building } = space;
-    if (building === undefined && atOnce) return this.#appendWholeClear(space, clear);
-    // One of the two would remember each slice, the other cannot do with one.
-    const remembers = building !== undefined && (atOnce || building.engine.background !== undefined);
-    return isOrdered && !remembers ? this.#appendClearSlice(space, clear) : this.#appendClearDeletes(space, clear);
-  }
-
-  /**
-   * For an engine that remembers the range: a few entries are deleted one by one, so that reads need not ask for it; more of them with one record.
-   * @throws ERR_MEMORY_FULL
-   */
-  #appendWholeClear(space: Space, clear: ClearInProgress): true {
-    const { store } = this;
-    const { low, high } = clear;
-    const keys: Buffer[] = [];
-    let isReadable = true;
-    const cursor = store.spaces.cursorOf(space);
-    try {
-      cursor.seek(store.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
-      for (; keys.length <= CLEAR_SLICE_ENTRIES && cursor.valid; cursor.next()) {
-        if (high !== undefined && cursor.compareKey(high, high.length) >= 0) break;
-        const key = Buffer.allocUnsafe(cursor.keyLength);
-        cursor.copyKey(key, 0);
-        keys.push(key);
-      }
-    } catch (error) {
-      // What is to be cleared need not be readable: one record covers it.
-      if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_IO')) throw error;
-      isReadable = false;
-    } finally {
-      cursor.release();
-    }
-    const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
-    if (!isReadable || keys.length > CLEAR_SLICE_ENTRIES || !store.fits(recordBytes)) {
-      if (!store.admits(space, 1, (low?.length ?? 0) + (high?.length ?? 0), 0, true)) throw this.#memoryFull();
-      store.appendClear(clear.spaceId, low, high);
-      return true;
-    }
-    const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
-    if (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true)) throw this.#memoryFull();
-    for (const key of keys) store.appendDelete(clear.spaceId, key);
-    return true;
-  }
-
-  /** Appends one range delete of a few hundred entries. True when it is the last. @throws ERR_MEMORY_FULL */
-  #appendClearSlice(space: Space, clear: ClearInProgress): boolean {
-    const { store } = this;
-    let entries = CLEAR_SLICE_ENTRIES;
-    let slice = store.sliceFrom(space, clear.low, entries);
-    // Tombstones hold the key, where a snapshot or a reader of the published state needs one.
-    while (!store.admits(space, slice.entries, slice.keyBytes, 0, true)) {
-      if (entries === 1) throw this.#memoryFull();
-      entries = Math.max(1, entries >> 2);
-      slice = store.sliceFrom(space, clear.low, entries);
-    }
-    let { boundary } = slice;
-    if (boundary === undefined || (clear.high !== undefined && boundary.compare(clear.high) >= 0))
-      boundary = clear.high;
-    store.appendClear(clear.spaceId, clear.low, boundary);
-    const isLast = boundary === clear.high;
-    clear.low = boundary;
-    return isLast;
-  }
-
-  /** The same one by one, for an engine without order: a few hundred deletes, in its own. */
-  #appendClearDeletes(space: Space, clear: ClearInProgress): boolean {
-    const { store } = this;
-    const { low, high } = clear;
-    for (let versions = CLEAR_SLICE_ENTRIES; ; versions >>= 2) {
-      const keys: Buffer[] = [];
-      let last: Buffer | undefined;
-      let isListed = false;
-      const next = space.engine.visitVersions(
-        clear.position,
-        versions,
-        (key, keyLength, _value, _valueLength, _seq, _expiresAt, isTombstone) => {
-          const bytes = Buffer.from(key.subarray(0, keyLength));
-          if ((low !== undefined && bytes.compare(low) < 0) || (high !== undefined && bytes.compare(high) >= 0)) return;
-          // Versions of one key come together, the newest last.
-          if (isListed && last?.equals(bytes) === true) keys.pop();
-          last = bytes;
-          isListed = !isTombstone;
-          if (isListed) keys.push(bytes);
-        },
-      );
-      const keyBytes = keys.reduce((sum, key) => sum + key.length, 0);
-      const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
-      // Long keys: fewer of them go into one frame of the log.
-      const fits = store.fits(recordBytes);
-      if (!fits || (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true))) {
-        if (versions > 1) continue;
-        if (fits) throw this.#memoryFull();
-      }
-      for (const key of keys) store.appendDelete(clear.spaceId, key);
-      clear.position = next;
-      return next === undefined;
-    }
-  }
-
-  // ---- answers ------------------------------------------------------------------------------------------------------------------------
-
   // ---- idle work ------------------------------------------------------------------------------------------------------------------------
 
   /** Work for a shard without requests: buffered frames are written, retired pages come back. True when there is more to do. */
@@ -1070,9 +867,9 @@ export class Shard {
       this.#countLog();
       this.#control.feedBell.ring();
     }
-    if (this.#sweep !== undefined) this.#sweepSlice(this.#sweep);
+    if (this.compactions.isSweeping) this.compactions.sweepSlice();
     else store.arena.reclaim();
-    return this.#sweep !== undefined;
+    return this.compactions.isSweeping;
   }
 
   /**
@@ -1084,15 +881,10 @@ export class Shard {
     this.transactions.tick(nowMs);
     this.#tellNews();
     if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
-    this.#lookAtGates(performance.now());
+    this.#gates.look(performance.now());
     this.#settleOutcomes(performance.now());
     if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
-    if (this.#hasDrops) this.#dropSpaces();
-    if (this.#hasSwitchWork) {
-      const [spaceId, waiting] = this.#switches.entries().next().value!;
-      this.#switchSlice(spaceId, waiting);
-      hasMore ||= this.#hasSwitchWork;
-    }
+    if (this.moves.hasWork) hasMore = this.moves.work() || hasMore;
     return hasMore;
   }
 
@@ -1132,7 +924,7 @@ export class Shard {
     } catch (error) {
       this.#failed(error);
     }
-    this.#gatesDueMs = 0;
+    this.#gates.lookAgain();
     this.#countLog();
     return store.hasWork;
   }
@@ -1203,111 +995,6 @@ export class Shard {
     });
   }
 
-  /** Resolves when its memory is given back, which waits for a checkpoint that is being written. */
-  dropSpace(spaceId: number): Promise<void> {
-    this.#endSwitch(spaceId, new ConcordError('ERR_SPACE_DROPPED', `space ${spaceId} was dropped`, { space: spaceId }));
-    return new Promise((resolve) => {
-      this.#drops.push({ spaceId, resolve });
-    });
-  }
-
-  get #hasDrops(): boolean {
-    return this.#drops.length > 0 && !this.store.isCheckpointing;
-  }
-
-  #dropSpaces(): void {
-    for (const { spaceId, resolve } of this.#drops.splice(0)) {
-      this.#unseen(() => {
-        this.store.dropSpace(spaceId);
-      });
-      resolve();
-    }
-  }
-
-  /** Resolves when the space is held by the engine of its definition. @throws ERR_MEMORY_FULL: it stays where it was; ERR_SPACE_DROPPED */
-  switchEngine(definition: SpaceDefinition): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#beginSwitch(definition, { resolve, reject });
-    });
-  }
-
-  #beginSwitch(definition: SpaceDefinition, waiter?: { resolve: () => void; reject: (error: Error) => void }): void {
-    const isBegun = this.#unseen(() => this.store.spaces.beginSwitch(definition));
-    if (!isBegun) {
-      this.#endSwitch(definition.id, undefined);
-      waiter?.resolve();
-      return;
-    }
-    const running = this.#switches.get(definition.id);
-    if (running !== undefined) {
-      if (waiter !== undefined) running.waiters.push(waiter);
-      return;
-    }
-    this.#switches.set(definition.id, { waiters: waiter === undefined ? [] : [waiter] });
-  }
-
-  /** What is copied and waits for a checkpoint to end, or for files to catch up, is no work. */
-  get #hasSwitchWork(): boolean {
-    if (this.#switches.size === 0 || performance.now() < this.switchDueMs) return false;
-    const { spaces, isCheckpointing } = this.store;
-    if (!isCheckpointing) return true;
-    for (const id of this.#switches.keys()) if (spaces.get(id)?.building?.isComplete !== true) return true;
-    return false;
-  }
-
-  #switchSlice(spaceId: number, running: SwitchInProgress): void {
-    const { store } = this;
-    const space = store.spaces.get(spaceId);
-    let isDone = space === undefined;
-    let failure: ConcordError | undefined;
-    if (space !== undefined) {
-      try {
-        if (!this.#mayCopy(space)) return;
-        isDone = this.#unseen(
-          () =>
-            !store.spaces.beginSwitch(space.definition) ||
-            (space.building !== undefined && store.switchSlice(space, SWITCH_SLICE_VERSIONS)),
-        );
-      } catch (error) {
-        // What cannot be copied (no room, a page that cannot be read) stays where it is: a successor would meet it again.
-        if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
-        failure = error.code === 'ERR_MEMORY_FULL' ? this.#memoryFull() : error;
-      }
-    }
-    if (failure !== undefined || isDone) this.#endSwitch(spaceId, failure);
-    else {
-      // All is copied, and on its way to the new engine's files.
-      if (space?.building?.isComplete === true) this.switchDueMs = performance.now() + STORING_LOOK_MS;
-      // Others have their turn.
-      this.#switches.delete(spaceId);
-      this.#switches.set(spaceId, running);
-    }
-  }
-
-  /** As for a request of what the last slice has copied. @throws ERR_DISK_FULL */
-  #mayCopy(space: Space): boolean {
-    const engine = space.building?.engine;
-    if (engine?.background === undefined) return true;
-    const gate = this.#gateOf(space, engine.background);
-    const { liveKeyBytes, liveValueBytes } = engine.counts();
-    gate.took(Math.max(0, liveKeyBytes + liveValueBytes - this.#copiedBytes));
-    this.#copiedBytes = liveKeyBytes + liveValueBytes;
-    const nowMs = performance.now();
-    const waitMs = gate.waitMs(nowMs);
-    this.switchDueMs = waitMs === 0 ? 0 : nowMs + waitMs;
-    return waitMs === 0;
-  }
-
-  #endSwitch(spaceId: number, failure: ConcordError | undefined): void {
-    const running = this.#switches.get(spaceId);
-    if (running === undefined) return;
-    this.#switches.delete(spaceId);
-    for (const { resolve, reject } of running.waiters) {
-      if (failure === undefined) resolve();
-      else reject(failure);
-    }
-  }
-
   /** When report() has something new to tell, on performance.now()'s clock; Infinity: nothing. */
   get reportDueMs(): number {
     return this.#meter.reportDueMs;
@@ -1318,7 +1005,7 @@ export class Shard {
     this.#meter.report(
       this.store.spaces.all,
       (spaceId) => this.store.switchProgress(spaceId),
-      ({ engine }) => this.#gates.get(engine.background!)?.figures() ?? NO_STALLS,
+      ({ engine }) => this.#gates.figuresOf(engine.background!),
     );
   }
 
@@ -1337,90 +1024,6 @@ export class Shard {
     } finally {
       this.#control.endGroup(this.index, undefined);
     }
-  }
-
-  /**
-   * Removes versions and tombstones no snapshot needs and merges thin pages, in slices between groups; engines with files merge them, in the
-   * background. Resolves with the cells removed from memory. @throws ERR_CONFLICT when one runs; ERR_CLOSED when it was cancelled
-   */
-  async compact({ id, spaceId, low, high }: CompactRequest = COMPACT_ALL): Promise<number> {
-    const { spaces } = this.store;
-    const wanted = spaceId === undefined ? [...spaces.all] : [spaces.require(spaceId)];
-    const trees = wanted.filter(({ engine }) => engine.background !== undefined);
-    const cancels: (() => void)[] = [];
-    this.#compactions.set(id, cancels);
-    try {
-      const merges = trees.map(
-        (space) =>
-          new Promise<void>((resolve, reject) => {
-            const { engine } = space;
-            const done = (error?: Error): void => {
-              // What is gone, or is in another engine now, needs no merging.
-              if (error === undefined || spaces.get(space.id) !== space || space.engine !== engine) resolve();
-              else reject(error);
-            };
-            cancels.push(engine.background!.compactRange(low, high, done));
-          }),
-      );
-      const isSwept = spaceId === undefined || trees.length === 0;
-      const [removed] = await Promise.all([isSwept ? this.#sweepAll(cancels) : 0, ...merges]);
-      return removed;
-    } finally {
-      this.#compactions.delete(id);
-    }
-  }
-
-  /** What trees with files hold in memory goes to files: a log that they need no more can be cut. Resolves also for those that cannot. */
-  async flushTrees(): Promise<void> {
-    const flushes: Promise<void>[] = [];
-    for (const { engine } of this.store.spaces.all) {
-      const { background } = engine;
-      if (background === undefined) continue;
-      flushes.push(
-        new Promise((resolve) => {
-          background.flush(() => {
-            resolve();
-          });
-        }),
-      );
-    }
-    await Promise.all(flushes);
-  }
-
-  /** Harmless when it has ended. */
-  cancelCompact(id: string): void {
-    for (const cancel of this.#compactions.get(id) ?? []) cancel();
-  }
-
-  #sweepAll(cancels: (() => void)[]): Promise<number> {
-    if (this.#sweep !== undefined) return Promise.reject(new ConcordError('ERR_CONFLICT', 'a compaction is running'));
-    return new Promise((resolve) => {
-      const state = newTableSweep();
-      this.#sweep = { state, resolve };
-      cancels.push(() => {
-        state.done = true;
-      });
-    });
-  }
-
-  /** A sweep changes no key's visible value: it needs no log record and takes no sequence number. */
-  #sweepSlice(sweep: { state: TableSweep; resolve: (removedCells: number) => void }): void {
-    const { store } = this;
-    try {
-      if (!sweep.state.done) {
-        this.#unseen(() => {
-          store.sweep(sweep.state, SWEEP_PAGES);
-        });
-      }
-    } catch (error) {
-      if (!(error instanceof ConcordError) || error.code !== 'ERR_MEMORY_FULL') throw error;
-      // No room to rewrite pages: what is thin stays thin. The caller learns how far it got.
-      sweep.state.done = true;
-    }
-    this.#counters[ShardCounter.SweptPages]! += SWEEP_PAGES;
-    if (!sweep.state.done) return;
-    this.#sweep = undefined;
-    sweep.resolve(sweep.state.removedCells);
   }
 
   /** Called after each group and each checkpoint. */
@@ -1445,16 +1048,6 @@ export class Shard {
     if (durable) this.#counters[ShardCounter.Checkpoints]!++;
     this.#countLog();
   }
-}
-
-/** Engines without files of their own take whatever fits. */
-function mustAskFlow(space: Space): boolean {
-  return space.engine.background !== undefined || space.building !== undefined;
-}
-
-/** In the log: of a delete that the shard itself orders, at most. */
-function deleteBytes(key: Uint8Array): number {
-  return operationBytes(key.length, 0, OPERATION_EXTENSION_BYTES);
 }
 
 /** Of a PutBlob: the length of its value, of which a space that is being moved needs a second copy. */
