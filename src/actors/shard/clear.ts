@@ -10,7 +10,17 @@
  */
 import { ConcordError } from '../../shared/errors.js';
 import { engineOfCode } from '../../engines/engine.js';
-import { OPERATION_EXTENSION_BYTES, operationBytes } from '../../engines/operation.js';
+import {
+  CLEAR_HAS_HIGH,
+  CLEAR_HAS_LOW,
+  OPERATION_EXTENSION_BYTES,
+  checkOperation,
+  operationBytes,
+  operationKeyAt,
+  readKeyLength,
+  readOperationSpace,
+  readValueLength,
+} from '../../engines/operation.js';
 import type { DurabilityLevel, ShardStore } from '../../engines/store/shard-store.js';
 import type { Space } from '../../engines/store/space-table.js';
 import { memoryFull } from './refusals.js';
@@ -28,6 +38,28 @@ export interface ClearInProgress {
   /** A transaction has locked a part of what is left: when it began to wait, and when it looks again, on performance.now()'s clock; 0: none has. */
   blockedSinceMs: number;
   blockedUntilMs: number;
+}
+
+/** The Clear request's record, from `start` to `end`. @throws ERR_CORRUPT */
+export function clearOf(bytes: Buffer, start: number, end: number, level: DurabilityLevel): ClearInProgress {
+  checkOperation(bytes, start, end);
+  const keyLength = readKeyLength(bytes, start);
+  const keyStart = operationKeyAt(bytes, start);
+  const flags = bytes[start + 1]!;
+  const spaceId = readOperationSpace(bytes, start);
+  const highStart = keyStart + keyLength;
+  return {
+    blockedSinceMs: 0,
+    blockedUntilMs: 0,
+    spaceId,
+    position: undefined,
+    low: flags & CLEAR_HAS_LOW ? Buffer.from(bytes.subarray(keyStart, highStart)) : undefined,
+    high:
+      flags & CLEAR_HAS_HIGH
+        ? Buffer.from(bytes.subarray(highStart, highStart + readValueLength(bytes, start)))
+        : undefined,
+    level,
+  };
 }
 
 /** Appends the next slice to the open group. True when it was the last. @throws ERR_MEMORY_FULL, ERR_CORRUPT, ERR_IO */

@@ -11,8 +11,6 @@ import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/erro
 import { hashBytes } from '../../shared/hash.js';
 import {
   BLOB_REFERENCE_BYTES,
-  CLEAR_HAS_HIGH,
-  CLEAR_HAS_LOW,
   OPERATION_EXTENDED,
   OPERATION_HEADER_BYTES,
   OperationKind,
@@ -41,7 +39,7 @@ import {
   type OpenGroup,
   type TransactionSettings,
 } from './transactions.js';
-import { appendClear, deleteBytes, type ClearInProgress } from './clear.js';
+import { appendClear, clearOf, deleteBytes, type ClearInProgress } from './clear.js';
 import { ClientLink } from './client-link.js';
 import { Compactions } from './compactions.js';
 import { coordinatorGone, memoryFull, readOnly } from './refusals.js';
@@ -375,7 +373,12 @@ export class Shard {
     deferred?: DeferredRequest,
   ): Verdict {
     try {
-      const outcome = this.#takeChecked(link, request, bytes, words, at, length, deferred);
+      const type = words[at >> 2]! & 0xff;
+      // Nearly all are: they are spared a call.
+      const outcome =
+        type === RequestType.Operation
+          ? this.#takeOperation(link, request, bytes, words, at, length, deferred)
+          : this.#takeOther(type, link, request, bytes, words, at, length, deferred);
       if (outcome === Verdict.Hold) {
         link.heldUntilMs = this.#waitMs === 0 ? 0 : performance.now() + this.#waitMs;
         this.#waitMs = 0;
@@ -387,7 +390,8 @@ export class Shard {
     }
   }
 
-  #takeChecked(
+  #takeOther(
+    type: number,
     link: ClientLink,
     request: number,
     bytes: Buffer,
@@ -397,9 +401,6 @@ export class Shard {
     deferred: DeferredRequest | undefined,
   ): Verdict {
     const { store, transactions } = this;
-    const head = words[at >> 2]!;
-    const type = head & 0xff;
-    const level = Math.min((head >>> 8) & 0xff, Durability.Sync) as DurabilityLevel;
     const start = at + REQUEST_HEADER_BYTES;
     const end = at + length;
     if (type === RequestType.Flush) {
@@ -418,129 +419,173 @@ export class Shard {
     }
     if (this.#readOnlyCause !== undefined) throw readOnly(this.index, this.#readOnlyCause);
 
-    if (type === RequestType.Operation) {
-      const size = checkOperation(bytes, start, end);
-      const kind = bytes[start]!;
-      const condition = (head >>> 16) & 0xff;
-      const hash = words[(at >> 2) + 1]!;
-      const isExtended = bytes[start + 1]! >= OPERATION_EXTENDED;
-      const space = store.spaces.require(isExtended ? readOperationSpace(bytes, start) : 0);
-      if (mustAskFlow(space) && kind !== OperationKind.Chunk && !this.#mayWrite(space)) return Verdict.Hold;
-      if (deferred === undefined && kind !== OperationKind.Chunk && kind !== OperationKind.ApplyBatch) {
-        const keyLength = readKeyLength(bytes, start);
-        if (transactions.isLocked(space.id, bytes, operationKeyAt(bytes, start), keyLength, hash)) {
-          transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
-          return Verdict.Deferred;
-        }
-      }
-      if (condition !== Condition.None) {
-        if (this.#groupHasBatch || this.#touched.has(hash)) return Verdict.Hold;
-        const version = store.versionOf(
-          space,
-          bytes,
-          operationKeyAt(bytes, start),
-          readKeyLength(bytes, start),
-          Date.now(),
-        );
-        const expected = condition === Condition.IfAbsent ? 0 : readRequestVersion(bytes, at);
-        if (version !== expected) {
-          if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
-          this.#counters[ShardCounter.ConditionsFailed]!++;
-          link.respond(request, ResponseStatus.ConditionFailed, '');
-          return Verdict.Done;
-        }
-      }
-      if (kind === OperationKind.ClearRange) throw new ConcordError('ERR_INTERNAL', 'a clear is a request of its own');
-      if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
-        const outcome = this.#admitBlob(link, request, bytes, at, length, deferred);
-        if (outcome !== Verdict.Done) return outcome;
-        if (kind === OperationKind.ApplyBatch) this.#noteBatch();
-      }
-      const needed =
-        kind === OperationKind.Chunk
-          ? chunkAdmissionBytes(bytes, start)
-          : kind === OperationKind.PutBlob && space.building !== undefined
-            ? size + blobBytes(bytes, start)
-            : size;
-      const expiresAt = isExtended ? readOperationExpiry(bytes, start) : 0;
-      const expiring = expiresAt === 0 ? 0 : 1;
-      const largestBytes = Math.max(size, needed);
-      if (!this.#admit(space, 1, needed, size, expiring, kind === OperationKind.Delete, largestBytes))
-        return Verdict.Hold;
-      store.fetch(bytes, start);
-      if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
-      if (mustAskFlow(space)) this.#gates.took(space, needed);
-      store.append(bytes, words, start, size);
-      this.#touched.add(hash);
-    } else if (type === RequestType.Batch) {
-      const batch = this.#needs.of(bytes, start, end);
-      if (deferred === undefined && transactions.isAnyLocked(bytes, start, end)) {
+    switch (type) {
+      case RequestType.Batch:
+        return this.#takeBatch(link, request, bytes, words, at, length, deferred);
+      case RequestType.Transaction:
+      case RequestType.Prepare:
+        return this.#takeTransaction(link, request, bytes, words, at, length, deferred);
+      case RequestType.Lock:
+        return transactions.lock(link, request, bytes, start, end, this.#openGroup);
+      case RequestType.BodyChunk:
+        transactions.takeChunk(link, bytes, start, end, words[(at >> 2) + 1]! >>> 0, readRequestVersion(bytes, at));
+        return Verdict.Done;
+      case RequestType.Clear:
+        link.clear = this.#clearOf(bytes, start, end, durabilityOf(words[at >> 2]!));
+        return Verdict.Done;
+      default:
+        throw new ConcordError('ERR_INTERNAL', `unknown request type ${type}`);
+    }
+  }
+
+  /** A single write, a chunk of a blob, or the record that ends one. */
+  #takeOperation(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    words: Int32Array,
+    at: number,
+    length: number,
+    deferred: DeferredRequest | undefined,
+  ): Verdict {
+    if (this.#readOnlyCause !== undefined) throw readOnly(this.index, this.#readOnlyCause);
+    const { store, transactions } = this;
+    const head = words[at >> 2]!;
+    const start = at + REQUEST_HEADER_BYTES;
+    const end = at + length;
+    const size = checkOperation(bytes, start, end);
+    const kind = bytes[start]!;
+    const condition = conditionOf(head);
+    const hash = words[(at >> 2) + 1]!;
+    const isExtended = bytes[start + 1]! >= OPERATION_EXTENDED;
+    const space = store.spaces.require(isExtended ? readOperationSpace(bytes, start) : 0);
+    if (mustAskFlow(space) && kind !== OperationKind.Chunk && !this.#mayWrite(space)) return Verdict.Hold;
+    if (deferred === undefined && kind !== OperationKind.Chunk && kind !== OperationKind.ApplyBatch) {
+      const keyLength = readKeyLength(bytes, start);
+      if (transactions.isLocked(space.id, bytes, operationKeyAt(bytes, start), keyLength, hash)) {
         transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
         return Verdict.Deferred;
       }
-      if (!this.#admitsAll(batch, end - start)) return Verdict.Hold;
-      if (store.isPaged) {
-        for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
-      }
-      store.appendAll(bytes, start, end);
-      this.#noteBatch();
-    } else if (type === RequestType.Transaction || type === RequestType.Prepare) {
-      const isPrepare = type === RequestType.Prepare;
-      const condition = (head >>> 16) & 0xff;
-      const version = readRequestVersion(bytes, at);
-      const verdict = transactions.take(
-        link,
-        request,
-        bytes,
-        at,
-        length,
-        isPrepare,
-        condition,
-        version,
-        this.#openGroup,
-        deferred,
-      );
-      if (verdict !== Verdict.InGroup) return verdict;
-      const id = transactions.idOfLast;
-      // A vote must outlive the process.
-      const safety = isPrepare ? Math.max(level, Durability.Os) : level;
-      if (safety > this.#level) this.#level = safety as DurabilityLevel;
-      const ends = !isPrepare && transactions.hasLocks(id) ? id : 0;
-      const isNoted = isPrepare || ends !== 0 || deferred !== undefined;
-      this.#noteMember(link, request, isNoted ? { deferred, prepares: isPrepare ? id : 0, ends } : undefined);
-      return verdict;
-    } else if (type === RequestType.Lock) {
-      return transactions.lock(link, request, bytes, start, end, this.#openGroup);
-    } else if (type === RequestType.BodyChunk) {
-      transactions.takeChunk(link, bytes, start, end, words[(at >> 2) + 1]! >>> 0, readRequestVersion(bytes, at));
-      return Verdict.Done;
-    } else if (type === RequestType.Clear) {
-      checkOperation(bytes, start, end);
-      const keyLength = readKeyLength(bytes, start);
-      const keyStart = operationKeyAt(bytes, start);
-      const flags = bytes[start + 1]!;
-      const spaceId = readOperationSpace(bytes, start);
-      store.spaces.require(spaceId);
-      const highStart = keyStart + keyLength;
-      link.clear = {
-        blockedSinceMs: 0,
-        blockedUntilMs: 0,
-        spaceId,
-        position: undefined,
-        low: flags & CLEAR_HAS_LOW ? Buffer.from(bytes.subarray(keyStart, highStart)) : undefined,
-        high:
-          flags & CLEAR_HAS_HIGH
-            ? Buffer.from(bytes.subarray(highStart, highStart + readValueLength(bytes, start)))
-            : undefined,
-        level,
-      };
-      return Verdict.Done;
-    } else {
-      throw new ConcordError('ERR_INTERNAL', `unknown request type ${type}`);
     }
+    if (condition !== Condition.None) {
+      if (this.#groupHasBatch || this.#touched.has(hash)) return Verdict.Hold;
+      const version = store.versionOf(
+        space,
+        bytes,
+        operationKeyAt(bytes, start),
+        readKeyLength(bytes, start),
+        Date.now(),
+      );
+      const expected = condition === Condition.IfAbsent ? 0 : readRequestVersion(bytes, at);
+      if (version !== expected) {
+        if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
+        this.#counters[ShardCounter.ConditionsFailed]!++;
+        link.respond(request, ResponseStatus.ConditionFailed, '');
+        return Verdict.Done;
+      }
+    }
+    if (kind === OperationKind.ClearRange) throw new ConcordError('ERR_INTERNAL', 'a clear is a request of its own');
+    if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
+      const outcome = this.#admitBlob(link, request, bytes, at, length, deferred);
+      if (outcome !== Verdict.Done) return outcome;
+      if (kind === OperationKind.ApplyBatch) this.#noteBatch();
+    }
+    const needed =
+      kind === OperationKind.Chunk
+        ? chunkAdmissionBytes(bytes, start)
+        : kind === OperationKind.PutBlob && space.building !== undefined
+          ? size + blobBytes(bytes, start)
+          : size;
+    const expiresAt = isExtended ? readOperationExpiry(bytes, start) : 0;
+    const expiring = expiresAt === 0 ? 0 : 1;
+    const largestBytes = Math.max(size, needed);
+    if (!this.#admit(space, 1, needed, size, expiring, kind === OperationKind.Delete, largestBytes))
+      return Verdict.Hold;
+    store.fetch(bytes, start);
+    if (expiresAt !== 0) this.#expiryDueAt = Math.min(this.#expiryDueAt, expiresAt);
+    if (mustAskFlow(space)) this.#gates.took(space, needed);
+    store.append(bytes, words, start, size);
+    this.#touched.add(hash);
+    this.#join(link, request, durabilityOf(head), deferred);
+    return Verdict.InGroup;
+  }
+
+  #takeBatch(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    words: Int32Array,
+    at: number,
+    length: number,
+    deferred: DeferredRequest | undefined,
+  ): Verdict {
+    const { store, transactions } = this;
+    const head = words[at >> 2]!;
+    const start = at + REQUEST_HEADER_BYTES;
+    const end = at + length;
+    const batch = this.#needs.of(bytes, start, end);
+    if (deferred === undefined && transactions.isAnyLocked(bytes, start, end)) {
+      transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
+      return Verdict.Deferred;
+    }
+    if (!this.#admitsAll(batch, end - start)) return Verdict.Hold;
+    if (store.isPaged) {
+      for (let record = start; record < end; record += checkOperation(bytes, record, end)) store.fetch(bytes, record);
+    }
+    store.appendAll(bytes, start, end);
+    this.#noteBatch();
+    this.#join(link, request, durabilityOf(head), deferred);
+    return Verdict.InGroup;
+  }
+
+  /** One that writes here only, or its part here of a larger one. */
+  #takeTransaction(
+    link: ClientLink,
+    request: number,
+    bytes: Buffer,
+    words: Int32Array,
+    at: number,
+    length: number,
+    deferred: DeferredRequest | undefined,
+  ): Verdict {
+    const { transactions } = this;
+    const head = words[at >> 2]!;
+    const isPrepare = (head & 0xff) === RequestType.Prepare;
+    const condition = conditionOf(head);
+    const version = readRequestVersion(bytes, at);
+    const verdict = transactions.take(
+      link,
+      request,
+      bytes,
+      at,
+      length,
+      isPrepare,
+      condition,
+      version,
+      this.#openGroup,
+      deferred,
+    );
+    if (verdict !== Verdict.InGroup) return verdict;
+    const id = transactions.idOfLast;
+    // A vote must outlive the process.
+    const safety = isPrepare ? Math.max(durabilityOf(head), Durability.Os) : durabilityOf(head);
+    if (safety > this.#level) this.#level = safety as DurabilityLevel;
+    const ends = !isPrepare && transactions.hasLocks(id) ? id : 0;
+    const isNoted = isPrepare || ends !== 0 || deferred !== undefined;
+    this.#noteMember(link, request, isNoted ? { deferred, prepares: isPrepare ? id : 0, ends } : undefined);
+    return verdict;
+  }
+
+  #clearOf(bytes: Buffer, start: number, end: number, level: DurabilityLevel): ClearInProgress {
+    const clear = clearOf(bytes, start, end, level);
+    this.store.spaces.require(clear.spaceId);
+    return clear;
+  }
+
+  /** A request whose records are in the group. */
+  #join(link: ClientLink, request: number, level: DurabilityLevel, deferred: DeferredRequest | undefined): void {
     if (level > this.#level) this.#level = level;
     this.#noteMember(link, request, deferred === undefined ? undefined : { deferred, prepares: 0, ends: 0 });
-    return Verdict.InGroup;
   }
 
   /** The request's fate is the group's. */
@@ -1059,4 +1104,13 @@ function blobBytes(bytes: Buffer, start: number): number {
 function chunkAdmissionBytes(bytes: Buffer, start: number): number {
   const { offset, count } = readBlobReference(bytes, start + OPERATION_HEADER_BYTES);
   return offset === 0 ? count + BLOB_REFERENCE_BYTES : readValueLength(bytes, start);
+}
+
+/** `head`: the first word of a request, see request.ts. */
+function durabilityOf(head: number): DurabilityLevel {
+  return Math.min((head >>> 8) & 0xff, Durability.Sync) as DurabilityLevel;
+}
+
+function conditionOf(head: number): number {
+  return (head >>> 16) & 0xff;
 }
