@@ -118,7 +118,7 @@ function forEachChain(u8: Uint8Array, u16: Uint16Array, base: number, visit: Cha
   }
 }
 
-export function readReference(u8: Uint8Array, at: number): number {
+function readReference(u8: Uint8Array, at: number): number {
   return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
 }
 
@@ -184,11 +184,6 @@ export class Pager {
   /** Units that the tree has in memory. */
   residentUnits(tree: PagedTree): number {
     return tree.treeUnits - this.coldTreeUnits + tree.overflowUnits - this.coldOverflowUnits;
-  }
-
-  /** A bound of the units that so many operations may bring into memory. */
-  faultUnits(operations: number, unitsPerPage: number): number {
-    return Math.min(2 * operations * unitsPerPage, this.coldTreeUnits);
   }
 
   // ---- pages in and out of memory -----------------------------------------------------------------------------------------------

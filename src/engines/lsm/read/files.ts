@@ -97,7 +97,6 @@ export class LsmFiles {
   readonly #counters = new Map<number, LsmReadCounters>();
   /** By tree: the version that was swept for. */
   readonly #swept = new Map<number, { version: UnitId; birth: number }>();
-  #openMax = FILES_OPEN_MAX;
   /** Of blocks that were read once and not kept. */
   #missed = new Int32Array(0);
   #missesUntilLook = 0;
@@ -145,11 +144,6 @@ export class LsmFiles {
 
   get openFiles(): number {
     return this.#tables.size + this.#blobs.size;
-  }
-
-  /** Tables and blob files, each: at least 1. */
-  set openFilesMax(count: number) {
-    this.#openMax = Math.max(1, count);
   }
 
   /** Of this thread's reads of the space; lives as long as this object. */
@@ -311,7 +305,7 @@ export class LsmFiles {
     const key = tree * TREE_NUMBERS + number;
     const known = files.get(key);
     // Only where one may have to go soon does it matter which was read last.
-    if (known !== undefined && 2 * files.size >= this.#openMax) {
+    if (known !== undefined && 2 * files.size >= FILES_OPEN_MAX) {
       files.delete(key);
       files.set(key, known);
     }
@@ -329,7 +323,7 @@ export class LsmFiles {
     const { directory, storeId, shard } = this.#layout;
     const path = `${directory}/${treeDirectoryName(tree)}/${name}`;
     const file = { reader: open(path, { storeId, shard, tree }), number, tree, users: 0, isDropped: false };
-    if (files.size >= this.#openMax) {
+    if (files.size >= FILES_OPEN_MAX) {
       const [oldest, other] = files.entries().next().value!;
       files.delete(oldest);
       drop(other);
