@@ -194,10 +194,16 @@ async function main() {
     const { url, pid } = name === 'bare' ? bare : store;
     const requests = requestsOf(operation, generation);
     const cpuBefore = cpuMicros(pid);
-    const threadsBefore = threadMicros(pid);
-    const ownBefore = process.cpuUsage();
-    const result = await autocannon({ url, connections, duration: secondsNow, requests });
-    const own = process.cpuUsage(ownBefore);
+    const load = autocannon({ url, connections, duration: secondsNow, requests });
+    let threadsBefore;
+    let ownBefore;
+    // Until then it makes its requests, thousands for each connection.
+    load.once('start', () => {
+      threadsBefore = threadMicros(pid);
+      ownBefore = threadMicros(process.pid);
+    });
+    const result = await load;
+    const own = ownBefore && difference(ownBefore, threadMicros(process.pid));
     const cpuAfter = cpuMicros(pid);
     const costs =
       threadsBefore &&
@@ -242,7 +248,7 @@ async function main() {
 
   function printCosts() {
     const cores = availableParallelism();
-    console.log('\nCPU, µs per request: generator, server, shard, all other threads');
+    console.log('\nCPU, µs per request: generator, server, shard, all other threads of both processes');
     for (const operation of ['get', 'put']) {
       const bounds = {};
       for (const name of ['bare', 'concordkv']) {

@@ -84,18 +84,19 @@ export function readProfiles(directory, pid, fromUs, toUs) {
 }
 
 /**
- * What a run cost, µs per request: of the client's process, the server's main thread, its busiest other thread if that is a shard's, and the rest
- * (collector, compiler, other workers). cpu: difference().
+ * What a run cost, µs per request: of the client's thread, the server's main thread, its busiest other thread if that is a shard's, and all the rest
+ * (collectors, compilers, other workers). cpu, clientCpu: difference(), of the server and of this process.
  */
-export function costsOf(pid, cpu, clientUs, requests, hasShard) {
+export function costsOf(pid, cpu, clientCpu, requests, hasShard) {
   const perRequest = ({ user, kernel }) => ({ user: user / requests, kernel: kernel / requests });
   const workers = cpu.filter(({ tid }) => tid !== pid).sort((a, b) => total(b) - total(a));
   const shard = hasShard ? workers.shift() : undefined;
+  const rest = [...workers, ...clientCpu.filter(({ tid }) => tid !== process.pid)];
   return {
-    client: { user: clientUs.user / requests, kernel: clientUs.system / requests },
+    client: perRequest(clientCpu.find(({ tid }) => tid === process.pid)),
     server: perRequest(cpu.find(({ tid }) => tid === pid)),
     ...(shard && { shard: perRequest(shard) }),
-    others: perRequest(workers.reduce(plus, { user: 0, kernel: 0 })),
+    others: perRequest(rest.reduce(plus, { user: 0, kernel: 0 })),
   };
 }
 
