@@ -97,6 +97,15 @@ export const ShardCounter = {
   Clients: 13,
   Expired: 14,
   RetainedLogBytes: 15,
+  /** Of transactions, see ShardTransactions.count(). */
+  Prepared: 16,
+  InDoubt: 17,
+  LocksHeld: 18,
+  LocksAwaited: 19,
+  SetAside: 20,
+  LockWaits: 21,
+  LockTimeouts: 22,
+  TransactionConflicts: 23,
 } as const;
 
 export const PoolState = { Open: 1, Closing: 2, Closed: 3 } as const;

@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ConcordPool, type PoolOptions, type PoolStats } from '../../dist/index.js';
-import { scratchDirectory } from '../support/pool-scene.js';
+import { keysOfShard, scratchDirectory } from '../support/pool-scene.js';
 
 async function openStore(options?: PoolOptions, directory = ':memory:'): Promise<ConcordPool> {
   const db = await ConcordPool.open(directory, { shards: 2, ...options });
@@ -252,4 +252,44 @@ test('calls in flight of every thread are told per shard', async () => {
   expect(db.stats().shards[0]!.pendingRequests).toBe(500);
   await puts;
   expect(db.stats().shards[0]!.pendingRequests).toBe(0);
+});
+
+describe('transactions', () => {
+  test('locks that are held and awaited are told of their shard, and how long was waited', async () => {
+    const db = await openStore();
+    const [key] = keysOfShard(1, 2, 1);
+    const locks = (shard: number): PoolStats['shards'][number]['locks'] => db.stats().shards[shard]!.locks;
+    const [first, second] = [db.begin({ mode: 'pessimistic' }), db.begin({ mode: 'pessimistic' })];
+    await first.getForUpdate(key!);
+    const awaited = second.getForUpdate(key!);
+    const put = db.put(key!, 'later');
+    await vi.waitFor(() => {
+      expect(locks(1)).toMatchObject({ held: 1, awaited: 1, setAside: 1, waits: 2, timeouts: 0 });
+    }, 10_000);
+    expect(locks(1).wait.count).toBe(0);
+    expect(locks(0)).toMatchObject({ held: 0, awaited: 0, setAside: 0, waits: 0 });
+    await first.commit();
+    await awaited;
+    await second.rollback();
+    await put;
+    await vi.waitFor(() => {
+      expect(locks(1)).toMatchObject({ held: 0, awaited: 0, setAside: 0, waits: 2 });
+    }, 10_000);
+    expect(locks(1).wait.count).toBe(2);
+    expect(locks(1).wait.maxUs).toBeGreaterThan(0);
+  });
+
+  test('each phase of a commit in several shards is timed', async () => {
+    const db = await openStore();
+    const keys = [keysOfShard(0, 2, 1)[0]!, keysOfShard(1, 2, 1)[0]!];
+    for (const value of ['1', '2', '3'])
+      await db.transaction((tx) => {
+        for (const key of keys) void tx.put(key, value);
+      });
+    const { transactions, coordinator, shards } = db.stats();
+    expect(transactions).toMatchObject({ manyShards: 3, votes: { count: 3 } });
+    expect(coordinator).toMatchObject({ decisions: 3, aborts: 0, decision: { count: 3 }, apply: { count: 3 } });
+    for (const { transactions: own } of shards)
+      expect(own).toMatchObject({ prepared: 0, inDoubt: 0, conflicts: 0, voteToOutcome: { count: 3 } });
+  });
 });

@@ -8,19 +8,20 @@ import { Coordinator } from '../../engines/txn/coordinator.js';
 import type { DecisionLog } from '../../engines/txn/decision-log.js';
 import { WaitGraph } from '../../engines/txn/wait-graph.js';
 import { ShardState, type ControlBlock } from '../control-block.js';
+import { CoordinatorHistogram } from '../metrics/board.js';
+import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
 import { CoordinatorCounter } from './counters.js';
 import { DecisionQueue, type Decide } from './decision-queue.js';
 import type { CoordinatorToShard, ShardToCoordinator } from './messages.js';
 
 const REQUESTS_MAX = 4096;
+const NS_PER_MS = 1e6;
 
 export interface CoordinatorActorOptions {
   /** The log survives this thread. */
   readonly isKept: boolean;
   /** A predecessor in this process died. */
   readonly isRestart: boolean;
-  /** See CoordinatorCounter. */
-  readonly counters: Float64Array;
   /** Messages to a shard that is not there are lost. */
   readonly post: (shard: number, message: CoordinatorToShard) => void;
 }
@@ -29,10 +30,10 @@ export class CoordinatorActor {
   readonly coordinator: Coordinator;
   readonly #control: ControlBlock;
   readonly #log: DecisionLog;
-  readonly #options: CoordinatorActorOptions;
   readonly #graph: WaitGraph;
   readonly #queues: DecisionQueue[] = [];
   readonly #byClient = new Map<number, DecisionQueue>();
+  readonly #counters: Float64Array;
   #isCaughtUp = false;
 
   constructor(log: DecisionLog, control: ControlBlock, options: CoordinatorActorOptions) {
@@ -40,7 +41,8 @@ export class CoordinatorActor {
     const shardBells = Array.from({ length: control.shards }, (_, shard) => control.shardDoorbell(shard));
     this.#control = control;
     this.#log = log;
-    this.#options = options;
+    this.#counters = control.board.coordinatorCounters();
+    const histograms = control.board.coordinatorHistograms();
     this.coordinator = new Coordinator(
       log,
       control.commits,
@@ -61,6 +63,15 @@ export class CoordinatorActor {
         answer: (client, request, error) => this.#byClient.get(client)?.answer(request, error),
         tellOutcome: (shard, txn, committed) => {
           post(shard, { type: 'outcome', txn, committed });
+        },
+        clock: {
+          nowMs: () => performance.now(),
+          decided: (ms) => {
+            record(histograms, CoordinatorHistogram.Decision * HISTOGRAM_LENGTH, ms * NS_PER_MS);
+          },
+          applied: (ms) => {
+            record(histograms, CoordinatorHistogram.Apply * HISTOGRAM_LENGTH, ms * NS_PER_MS);
+          },
         },
       },
       options.isKept,
@@ -186,7 +197,7 @@ export class CoordinatorActor {
   }
 
   #count(): void {
-    const { counters } = this.#options;
+    const counters = this.#counters;
     const { decisions, aborts, fences, syncs, groups } = this.coordinator.counts;
     counters[CoordinatorCounter.Decisions] = decisions;
     counters[CoordinatorCounter.Aborts] = aborts;
@@ -198,7 +209,7 @@ export class CoordinatorActor {
   }
 
   #countWaits(): void {
-    const { counters } = this.#options;
+    const counters = this.#counters;
     const { waits, kills } = this.#graph.figures;
     counters[CoordinatorCounter.Waiting] = waits;
     counters[CoordinatorCounter.Deadlocks] = kills;

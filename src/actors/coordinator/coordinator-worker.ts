@@ -17,6 +17,7 @@ import type { WalRecovery, WalRecoveryMode } from '../../engines/wal/recovery.js
 import { ControlBlock, ShardState } from '../control-block.js';
 import { exposeControl } from '../runtime/control-channel.js';
 import { CoordinatorActor } from './coordinator-actor.js';
+import { CoordinatorCounter } from './counters.js';
 import type { ShardToCoordinator } from './messages.js';
 
 export interface CoordinatorWorkerData {
@@ -24,7 +25,6 @@ export interface CoordinatorWorkerData {
   readonly directory: string | undefined;
   readonly storeId: Uint8Array;
   readonly control: SharedArrayBuffer;
-  readonly counters: SharedArrayBuffer;
   /** Of a store without a directory: fences outlive the thread there. */
   readonly fences: SharedArrayBuffer | undefined;
   readonly port: MessagePort;
@@ -63,6 +63,7 @@ class CoordinatorThread {
   readonly #log: DecisionLog;
   readonly #actor: CoordinatorActor;
   readonly #isRestart: boolean;
+  readonly #counters: Float64Array;
   readonly #ports = new Map<number, MessagePort>();
   #parked = false;
   #lastWork = 0;
@@ -74,10 +75,11 @@ class CoordinatorThread {
     this.#control = control;
     this.#log = log;
     this.#isRestart = data.isRestart;
+    this.#counters = control.board.coordinatorCounters();
+    this.#counters.fill(0);
     this.#actor = new CoordinatorActor(log, control, {
       isKept: data.directory !== undefined,
       isRestart: data.isRestart,
-      counters: new Float64Array(data.counters),
       post: (shard, message) => this.#ports.get(shard)?.postMessage(message),
     });
   }
@@ -168,6 +170,7 @@ class CoordinatorThread {
             this.#parked = true;
             void bell.parkAsync(this.#parkMs(now)).then(() => {
               this.#parked = false;
+              this.#counters[CoordinatorCounter.Wakeups]!++;
               this.#run();
             });
             return;

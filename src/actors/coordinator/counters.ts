@@ -1,4 +1,4 @@
-/** What the coordinator counts, in shared memory of its own: one f64 each, written by its thread, read by any. They begin anew with a new thread. */
+/** What the coordinator counts, on the board of metrics: one f64 each, written by its thread, read by any. They begin anew with a new thread. */
 
 /** Index of each counter. */
 export const CoordinatorCounter = {
@@ -17,6 +17,8 @@ export const CoordinatorCounter = {
   Waiting: 7,
   /** Transactions that were ended because they waited for each other. */
   Deadlocks: 8,
+  /** Times its thread came back from a pause for which it had parked: it was rung for, or something was due. */
+  Wakeups: 9,
 } as const;
 
 export const COORDINATOR_COUNTERS = 16;

@@ -18,7 +18,6 @@ import { createFenceTable } from '../../engines/txn/fence-table.js';
 import type { WalRecovery, WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js';
 import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
-import { COORDINATOR_COUNTERS } from './counters.js';
 import type { CoordinatorControl, CoordinatorEvent, CoordinatorWorkerData } from './coordinator-worker.js';
 import { DECISION_RESPONSE_RING_BYTES, DECISION_RING_BYTES } from './decision-queue.js';
 
@@ -50,7 +49,6 @@ export interface SupervisorOptions {
 }
 
 export class CoordinatorSupervisor {
-  readonly counters: Float64Array<SharedArrayBuffer>;
   readonly #options: SupervisorOptions;
   readonly #rings = new Map<number, CoordinatorRings>();
   readonly #fences: SharedArrayBuffer | undefined;
@@ -69,7 +67,6 @@ export class CoordinatorSupervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options;
     if (options.directory === undefined) this.#fences = createFenceTable();
-    this.counters = new Float64Array(new SharedArrayBuffer(COORDINATOR_COUNTERS * 8));
   }
 
   get #isFailed(): boolean {
@@ -84,7 +81,6 @@ export class CoordinatorSupervisor {
       directory,
       storeId,
       control: control.sab,
-      counters: this.counters.buffer,
       fences: this.#fences,
       port: port2,
       isRestart,

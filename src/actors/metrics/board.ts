@@ -7,6 +7,7 @@
  *   pending         per client and shard: calls that are not settled
  *   shards          histograms of groups (their shard's thread) and of checkpoints (the host's)
  *   documents       per shard: sequence lock, length, JSON of what only the shard knows
+ *   coordinator     counters and histograms of the coordinator's thread
  *
  * Blocks 0 … MAX_CLIENTS are fixed: one per client slot for spaces that found no block of their own, and one for those of threads that left. The others are
  * claimed by a thread that uses a space, which sets `state` last. The host alone takes blocks away: when a thread has left, or a space is gone, it
@@ -19,6 +20,7 @@
 import { EXPIRY_SPACE_ID, SPACE_ID_MAX } from '../../engines/engine.js';
 import { toOwnerId } from '../../shared/memory/lock-owner.js';
 import { SEQLOCK_WORDS, SeqLock } from '../../shared/memory/seqlock.js';
+import { COORDINATOR_COUNTERS } from '../coordinator/counters.js';
 import { HISTOGRAM_LENGTH, Histogram, addHistogram } from './histogram.js';
 
 /** What is counted per thread and space. In shared memory only: numbers may change with LAYOUT_VERSION of the control block. */
@@ -56,9 +58,22 @@ export const WRITE_HISTOGRAM = READ_HISTOGRAM + HISTOGRAM_LENGTH;
 export const SCAN_HISTOGRAM = WRITE_HISTOGRAM + HISTOGRAM_LENGTH;
 export const BLOCK_LENGTH = SCAN_HISTOGRAM + HISTOGRAM_LENGTH;
 
-/** What is told of groups and checkpoints. Nanoseconds, but for the first. */
-export const ShardHistogram = { GroupRecords: 0, Log: 1, Sync: 2, Apply: 3, Answer: 4, Checkpoint: 5 } as const;
-const SHARD_HISTOGRAMS = 6;
+/** What is told of groups, checkpoints, and transactions over several shards from the vote to the outcome. Nanoseconds, but for the first. */
+export const ShardHistogram = {
+  GroupRecords: 0,
+  Log: 1,
+  Sync: 2,
+  Apply: 3,
+  Answer: 4,
+  Checkpoint: 5,
+  LockWait: 6,
+  Prepared: 7,
+} as const;
+const SHARD_HISTOGRAMS = 8;
+
+/** Of transactions over several shards, nanoseconds: from the request to the log; from there until every shard has applied it. */
+export const CoordinatorHistogram = { Decision: 0, Apply: 1 } as const;
+const COORDINATOR_HISTOGRAMS = 2;
 
 const LINE_BYTES = 64;
 const BLOCK_BYTES = LINE_BYTES + Math.ceil((BLOCK_LENGTH * 8) / LINE_BYTES) * LINE_BYTES;
@@ -74,6 +89,8 @@ const LEFT = 0x7fffffff;
 /** Space of a fixed block. */
 const OTHER_SPACES = -1;
 
+const COORDINATOR_BYTES =
+  Math.ceil(((COORDINATOR_COUNTERS + COORDINATOR_HISTOGRAMS * HISTOGRAM_LENGTH) * 8) / LINE_BYTES) * LINE_BYTES;
 const SHARD_BYTES = Math.ceil((SHARD_HISTOGRAMS * HISTOGRAM_LENGTH * 8) / LINE_BYTES) * LINE_BYTES;
 /** 400 spaces of a kilobyte fit. */
 const DOCUMENT_BYTES = 512 << 10;
@@ -88,7 +105,8 @@ function layoutOf(clients: number, shards: number) {
   const pendingAt = LINE_BYTES + blocks * BLOCK_BYTES;
   const shardsAt = pendingAt + Math.ceil((clients * shards * 4) / LINE_BYTES) * LINE_BYTES;
   const documentsAt = shardsAt + shards * SHARD_BYTES;
-  return { blocks, pendingAt, shardsAt, documentsAt, bytes: documentsAt + shards * DOCUMENT_BYTES };
+  const coordinatorAt = documentsAt + shards * DOCUMENT_BYTES;
+  return { blocks, pendingAt, shardsAt, documentsAt, coordinatorAt, bytes: coordinatorAt + COORDINATOR_BYTES };
 }
 
 /** Bytes of the control block the board takes. */
@@ -314,6 +332,17 @@ export class MetricsBoard {
   shardHistograms(shard: number): Float64Array {
     const at = this.#at + this.#layout.shardsAt + shard * SHARD_BYTES;
     return new Float64Array(this.#sab, at, SHARD_HISTOGRAMS * HISTOGRAM_LENGTH);
+  }
+
+  /** The coordinator's thread counts here, see CoordinatorCounter. */
+  coordinatorCounters(): Float64Array<SharedArrayBuffer> {
+    return new Float64Array(this.#sab, this.#at + this.#layout.coordinatorAt, COORDINATOR_COUNTERS);
+  }
+
+  /** See CoordinatorHistogram; HISTOGRAM_LENGTH each. */
+  coordinatorHistograms(): Float64Array {
+    const at = this.#at + this.#layout.coordinatorAt + COORDINATOR_COUNTERS * 8;
+    return new Float64Array(this.#sab, at, COORDINATOR_HISTOGRAMS * HISTOGRAM_LENGTH);
   }
 
   shardDocument(shard: number): SharedDocument {

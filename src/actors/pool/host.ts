@@ -553,11 +553,6 @@ export class PoolHost extends EventEmitter<HostEvents> {
     await this.#coordinator?.kill();
   }
 
-  /** What the coordinator counts, see CoordinatorCounter; undefined: there is none. */
-  get coordinatorCounters(): Float64Array | undefined {
-    return this.#coordinator?.counters;
-  }
-
   /** Ends the threads of the background pool wherever they are: for tests. Resolves with their number. */
   killBackground(): Promise<number> {
     return this.#background.kill();

@@ -5,13 +5,14 @@
  */
 import { Counter, Gauge, Histogram as PrometheusHistogram, Registry } from 'prom-client';
 import { invalidArgument } from '../../shared/errors.js';
-import { ShardHistogram, UsageTotals } from '../metrics/board.js';
+import { CoordinatorHistogram, ShardHistogram, UsageTotals } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
 import { renderBlockCache, renderLsm } from './lsm-metrics.js';
 import type { SpaceSource } from './source.js';
 import {
   collectStats,
   statsBasis,
+  type CoordinatorStats,
   type PoolStats,
   type ShardStats,
   type SpaceStats,
@@ -46,6 +47,19 @@ const SHARD_GAUGES: readonly Row<ShardStats>[] = [
   ['concordkv_memory_capacity_bytes', 'Shared memory reserved.', (stats) => stats.memory.capacityBytes],
   ['concordkv_log_bytes', 'Log a recovery would read.', (stats) => stats.logBytes],
   ['concordkv_log_retained_bytes', 'Log kept for change feeds behind that.', (stats) => stats.retainedLogBytes],
+  ['concordkv_locks_held', 'Locks of keys and ranges that are held.', ({ locks }) => locks.held],
+  ['concordkv_locks_awaited', 'Locks that transactions wait for.', ({ locks }) => locks.awaited],
+  ['concordkv_writes_set_aside', 'Writes and commits that wait for locks.', ({ locks }) => locks.setAside],
+  [
+    'concordkv_transactions_prepared',
+    'Transactions voted for, whose outcome is not applied.',
+    ({ transactions }) => transactions.prepared,
+  ],
+  [
+    'concordkv_transactions_in_doubt',
+    'Of these: found in the log of a predecessor.',
+    ({ transactions }) => transactions.inDoubt,
+  ],
   ['concordkv_tree_height', 'Levels of the default space.', (stats) => stats.tree.height],
   ['concordkv_tree_leaf_pages', 'Leaf pages.', (stats) => stats.tree.leafPages],
   ['concordkv_tree_branch_pages', 'Branch pages.', (stats) => stats.tree.branchPages],
@@ -65,7 +79,31 @@ const SHARD_COUNTERS: readonly Row<ShardStats>[] = [
   ['concordkv_write_errors_total', 'Groups that failed.', (stats) => stats.errors],
   ['concordkv_expired_total', 'Entries removed because their time had come.', (stats) => stats.expired],
   ['concordkv_checkpoints_total', 'Checkpoints written.', (stats) => stats.checkpoints],
+  ['concordkv_lock_waits_total', 'Requests that waited for a lock.', ({ locks }) => locks.waits],
+  ['concordkv_lock_timeouts_total', 'Of these, those that waited too long.', ({ locks }) => locks.timeouts],
+  [
+    'concordkv_transaction_conflicts_total',
+    'Commits, votes and locks refused because of what others had written or locked.',
+    ({ transactions }) => transactions.conflicts,
+  ],
   ['concordkv_shard_restarts_total', 'Times the shard thread was restarted.', (stats) => stats.restarts],
+];
+
+const COORDINATOR_GAUGES: readonly Row<CoordinatorStats>[] = [
+  ['concordkv_coordinator_log_bytes', 'Log of decisions.', (stats) => stats.logBytes],
+  ['concordkv_coordinator_known_transactions', 'Transactions the coordinator keeps in mind.', (stats) => stats.known],
+  ['concordkv_coordinator_lock_waits', 'Waits for locks it knows of.', (stats) => stats.lockWaits],
+];
+
+const COORDINATOR_COUNTERS: readonly Row<CoordinatorStats>[] = [
+  ['concordkv_coordinator_decisions_total', 'Transactions decided to be committed.', (stats) => stats.decisions],
+  ['concordkv_coordinator_aborts_total', 'Transactions refused or given up.', (stats) => stats.aborts],
+  ['concordkv_coordinator_fences_total', 'Of these: nothing was heard of them.', (stats) => stats.fences],
+  ['concordkv_coordinator_frames_total', 'Frames of decisions in its log.', (stats) => stats.frames],
+  ['concordkv_coordinator_syncs_total', 'fdatasync calls on its log.', (stats) => stats.syncs],
+  ['concordkv_coordinator_deadlocks_total', 'Waits ended because they were a circle.', (stats) => stats.deadlocks],
+  ['concordkv_coordinator_wakeups_total', 'Times its thread was woken.', (stats) => stats.wakeups],
+  ['concordkv_coordinator_restarts_total', 'Times its thread was restarted.', (stats) => stats.restarts],
 ];
 
 const SPACE_GAUGES: readonly Row<SpaceStats>[] = [
@@ -219,7 +257,7 @@ export async function renderMetrics(
   }
   renderGroups(source, registry);
   renderBlockCache(registry, stats);
-  renderTransactions(source, stats.transactions, registry);
+  renderTransactions(source, stats, registry);
   if (withSpaces) renderSpaces(source, stats, basis.usage, registry);
   else {
     const all = basis.usage.get(undefined)!;
@@ -241,6 +279,11 @@ function renderGroups(source: SpaceSource, registry: Registry): void {
   );
   const parts = seconds('concordkv_group_duration_seconds', 'Time of groups, by its part: log, sync, apply, answer.');
   const checkpoints = seconds('concordkv_checkpoint_duration_seconds', 'Time of checkpoints.');
+  const lockWaits = seconds('concordkv_lock_wait_seconds', 'Time of waits for locks, granted or not.');
+  const votes = seconds(
+    'concordkv_vote_to_outcome_seconds',
+    'Time from the vote of the shard until the outcome shows.',
+  );
   for (let shard = 0; shard < shards; shard++) {
     const counts = board.shardHistograms(shard);
     const histogram = (which: number): Histogram => new Histogram(counts, which * HISTOGRAM_LENGTH);
@@ -250,10 +293,13 @@ function renderGroups(source: SpaceSource, registry: Registry): void {
     parts.fill({ shard, kind: 'apply' }, histogram(ShardHistogram.Apply));
     parts.fill({ shard, kind: 'answer' }, histogram(ShardHistogram.Answer));
     checkpoints.fill({ shard }, histogram(ShardHistogram.Checkpoint));
+    lockWaits.fill({ shard }, histogram(ShardHistogram.LockWait));
+    votes.fill({ shard }, histogram(ShardHistogram.Prepared));
   }
 }
 
-function renderTransactions({ core }: SpaceSource, stats: TransactionStats, registry: Registry): void {
+function renderTransactions({ core, client }: SpaceSource, all: PoolStats, registry: Registry): void {
+  const { transactions: stats, coordinator } = all;
   const registers = [registry];
   const name = 'concordkv_transaction';
   const gauge = (what: string, help: string, value: number): void => {
@@ -270,7 +316,25 @@ function renderTransactions({ core }: SpaceSource, stats: TransactionStats, regi
   for (const [kind, of] of Object.entries(COMMIT_KINDS)) commits.inc({ kind }, of(stats));
   const help = 'Time of transactions that were committed.';
   const durations = new FilledHistogram(registry, `${name}_duration_seconds`, help, SECONDS_BOUNDS, NS_PER_SECOND);
-  durations.fill({}, transactionTotals(core.settings.transactionBoard).durations);
+  const totals = transactionTotals(core.settings.transactionBoard);
+  durations.fill({}, totals.durations);
+
+  for (const [row, rowHelp, of] of COORDINATOR_GAUGES)
+    new Gauge({ name: row, help: rowHelp, registers }).set(of(coordinator));
+  for (const [row, rowHelp, of] of COORDINATOR_COUNTERS)
+    new Counter({ name: row, help: rowHelp, registers }).inc(of(coordinator));
+  const { board } = client.control;
+  const phases = new FilledHistogram(
+    registry,
+    `${name}_phase_duration_seconds`,
+    'Time of commits in several shards, by phase: votes, decision, apply.',
+    SECONDS_BOUNDS,
+    NS_PER_SECOND,
+  );
+  const times = board.coordinatorHistograms();
+  phases.fill({ kind: 'votes' }, totals.votes);
+  phases.fill({ kind: 'decision' }, new Histogram(times, CoordinatorHistogram.Decision * HISTOGRAM_LENGTH));
+  phases.fill({ kind: 'apply' }, new Histogram(times, CoordinatorHistogram.Apply * HISTOGRAM_LENGTH));
 }
 
 function renderLatencies(registry: Registry, of: readonly { labels: Labels; usage: UsageTotals }[]): void {

@@ -6,8 +6,9 @@ import { UNIT_BYTES } from '../../shared/memory/arena.js';
 import { toOwnerId } from '../../shared/memory/lock-owner.js';
 import { PageCache } from '../../shared/memory/page-cache.js';
 import type { SpaceView } from '../client/space-view.js';
-import { ShardCounter, ShardState } from '../control-block.js';
-import { ShardHistogram, UsageTotals } from '../metrics/board.js';
+import { ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
+import { CoordinatorCounter } from '../coordinator/counters.js';
+import { CoordinatorHistogram, ShardHistogram, UsageTotals } from '../metrics/board.js';
 import { HISTOGRAM_LENGTH, Histogram } from '../metrics/histogram.js';
 import { readShardReport, type ShardReport } from '../metrics/shard-meter.js';
 import { lsmStats, type LsmStats } from './lsm-stats.js';
@@ -88,6 +89,28 @@ export interface ShardStats {
     readonly apply: LatencyStats;
     readonly answer: LatencyStats;
     readonly checkpoint: LatencyStats;
+  };
+  /** Locks of keys and ranges, those of transactions and those of writes that were set aside for them. Now: held; awaited by transactions; writes and commits that wait for locks. */
+  readonly locks: {
+    readonly held: number;
+    readonly awaited: number;
+    readonly setAside: number;
+    /** Since the thread was started: requests that waited; of these, that waited too long. */
+    readonly waits: number;
+    readonly timeouts: number;
+    /** From the request until the lock was granted or refused, of those that waited. */
+    readonly wait: LatencyStats;
+  };
+  /** Of transactions over several shards, and of all that commit here. */
+  readonly transactions: {
+    /** Now: voted for here, and not applied or given up. */
+    readonly prepared: number;
+    /** Of these: found in the log of a predecessor; the shard serves nothing else until their outcome is known. */
+    readonly inDoubt: number;
+    /** Refused because of what others had written or locked, since the thread was started. */
+    readonly conflicts: number;
+    /** From the vote until what was decided shows here. */
+    readonly voteToOutcome: LatencyStats;
   };
   /** Spaces on their way to another engine, and how many versions have been copied. Up to 250 ms old. */
   readonly moving: readonly {
@@ -181,6 +204,32 @@ export interface TransactionStats {
   readonly waiting: number;
   /** From the call to the answer, of what was committed. */
   readonly durations: LatencyStats;
+  /** From the first request until all shards had voted yes, of commits in several shards. */
+  readonly votes: LatencyStats;
+}
+
+/** Of the thread that decides transactions that write in several shards. Counts begin anew with a new thread, times do not. */
+export interface CoordinatorStats {
+  readonly restarts: number;
+  /** To commit; refused or given up; of these, given up because nothing was heard of them. */
+  readonly decisions: number;
+  readonly aborts: number;
+  readonly fences: number;
+  /** Frames of decisions, and syncs, of its log. */
+  readonly frames: number;
+  readonly syncs: number;
+  readonly logBytes: number;
+  /** Transactions that it keeps in mind. */
+  readonly known: number;
+  /** Waits for locks that it knows of now, and those that it has ended because they were a circle. */
+  readonly lockWaits: number;
+  readonly deadlocks: number;
+  /** Times its thread was woken, or woke by itself. */
+  readonly wakeups: number;
+  /** From the request to decide until the decision is logged, as durable as asked. */
+  readonly decision: LatencyStats;
+  /** From there until every shard has applied it. */
+  readonly apply: LatencyStats;
 }
 
 export interface PoolStats {
@@ -200,6 +249,7 @@ export interface PoolStats {
   readonly operations: OperationStats;
   readonly latency: OperationLatencies;
   readonly transactions: TransactionStats;
+  readonly coordinator: CoordinatorStats;
   /** Attached threads, this one included. */
   readonly clients: number;
   readonly openSnapshots: number;
@@ -344,7 +394,7 @@ export function spaceStats(
 }
 
 function transactionStats(board: SharedArrayBuffer): TransactionStats {
-  const { counts, durations } = transactionTotals(board);
+  const { counts, durations, votes } = transactionTotals(board);
   const count = (name: keyof typeof TransactionCounter): number => counts[TransactionCounter[name]]!;
   return {
     begun: count('Begun'),
@@ -362,6 +412,29 @@ function transactionStats(board: SharedArrayBuffer): TransactionStats {
     open: listedTransactions(board).length,
     waiting: count('Waiting'),
     durations: latencyOf(durations),
+    votes: latencyOf(votes),
+  };
+}
+
+function coordinatorStats({ board, coordinatorRestarts }: ControlBlock): CoordinatorStats {
+  const counters = board.coordinatorCounters();
+  const histograms = board.coordinatorHistograms();
+  const count = (name: keyof typeof CoordinatorCounter): number => counters[CoordinatorCounter[name]]!;
+  const latency = (which: number): LatencyStats => latencyOf(new Histogram(histograms, which * HISTOGRAM_LENGTH));
+  return {
+    restarts: coordinatorRestarts,
+    decisions: count('Decisions'),
+    aborts: count('Aborts'),
+    fences: count('Fences'),
+    frames: count('Groups'),
+    syncs: count('Syncs'),
+    logBytes: count('LogBytes'),
+    known: count('Known'),
+    lockWaits: count('Waiting'),
+    deadlocks: count('Deadlocks'),
+    wakeups: count('Wakeups'),
+    decision: latency(CoordinatorHistogram.Decision),
+    apply: latency(CoordinatorHistogram.Apply),
   };
 }
 
@@ -419,6 +492,20 @@ export function collectStats(
         answer: latencyOf(histogram(ShardHistogram.Answer)),
         checkpoint: latencyOf(histogram(ShardHistogram.Checkpoint)),
       },
+      locks: {
+        held: counters[ShardCounter.LocksHeld]!,
+        awaited: counters[ShardCounter.LocksAwaited]!,
+        setAside: counters[ShardCounter.SetAside]!,
+        waits: counters[ShardCounter.LockWaits]!,
+        timeouts: counters[ShardCounter.LockTimeouts]!,
+        wait: latencyOf(histogram(ShardHistogram.LockWait)),
+      },
+      transactions: {
+        prepared: counters[ShardCounter.Prepared]!,
+        inDoubt: counters[ShardCounter.InDoubt]!,
+        conflicts: counters[ShardCounter.TransactionConflicts]!,
+        voteToOutcome: latencyOf(histogram(ShardHistogram.Prepared)),
+      },
       moving: (basis.reports[shard]?.spaces ?? []).flatMap(({ id, moving }) => {
         const record = core.registry.withId(id);
         return moving === undefined || record === undefined ? [] : [{ space: record.name, ...moving }];
@@ -452,6 +539,7 @@ export function collectStats(
     operations: operationsOf(usage),
     latency: latenciesOf(usage),
     transactions: transactionStats(core.settings.transactionBoard),
+    coordinator: coordinatorStats(control),
     clients: control.clients,
     openSnapshots: control.openSnapshots,
     oldestSnapshotMs: oldest === undefined ? 0 : Math.max(0, Date.now() - oldest),

@@ -290,6 +290,7 @@ export class Shard {
       taken++;
     }
     if (links.some((link) => link.leaving !== undefined)) this.#removeLeaving();
+    transactions.count(this.#counters);
     this.#tellNews();
     return taken + (hasDue ? 1 : 0);
   }

@@ -35,8 +35,10 @@ import type { LockPoint, LockWait } from '../../engines/txn/locks/lock.js';
 import { LockTable, type DeadlockPolicy } from '../../engines/txn/locks/lock-table.js';
 import { LockMode } from '../../engines/txn/locks/mode.js';
 import { Validator } from '../../engines/txn/validator.js';
-import type { ControlBlock } from '../control-block.js';
+import { ShardCounter, type ControlBlock } from '../control-block.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../coordinator/messages.js';
+import { ShardHistogram } from '../metrics/board.js';
+import { HISTOGRAM_LENGTH, record } from '../metrics/histogram.js';
 import type { ClientLink } from './client-link.js';
 import {
   BODY_IN_CHUNKS,
@@ -48,6 +50,7 @@ import {
 } from './request.js';
 
 const TWO_32 = 2 ** 32;
+const NS_PER_MS = 1e6;
 /** So long a prepared transaction waits before its shard asks what became of it. */
 const ASK_AFTER_MS = 2000;
 const ASK_EVERY_MS = 1000;
@@ -88,6 +91,8 @@ export class DeferredRequest {
   body: BodyStream | undefined;
   /** Memory that it is counted with; 0: it is not, or no more. */
   countedBytes = 0;
+  /** Since when it waits, on performance.now()'s clock; 0: it does not. */
+  sinceMs = 0;
 
   constructor(link: ClientLink, request: number, source: Uint8Array, at: number, length: number) {
     this.link = link;
@@ -105,6 +110,8 @@ interface WaitingLock {
   readonly request: number;
   readonly call: LockCall;
   isAnswered: boolean;
+  /** As DeferredRequest has it. */
+  sinceMs: number;
 }
 
 type Waiting = DeferredRequest | WaitingLock;
@@ -116,6 +123,7 @@ interface BodyStream {
 
 /** Of a transaction that is prepared here. */
 interface Participant {
+  /** On performance.now()'s clock; 0: a predecessor has prepared it. */
   readonly sinceMs: number;
   /** Of the keys that it writes. */
   readonly hashes: readonly number[];
@@ -176,12 +184,14 @@ export class ShardTransactions {
   #hashes = new Int32Array(64);
   #nextTickMs = 0;
   readonly #coordinatorBell: Doorbell;
+  readonly #histograms: Float64Array;
 
   constructor(index: number, store: ShardStore, control: ControlBlock, settings: TransactionSettings) {
     this.#index = index;
     this.#store = store;
     this.#control = control;
     this.#coordinatorBell = control.coordinatorDoorbell;
+    this.#histograms = control.board.shardHistograms(index);
     this.#settings = settings;
     this.#validator = new Validator(store);
     this.locks = new LockTable<Waiting>(
@@ -262,7 +272,10 @@ export class ShardTransactions {
     // First: whoever sees that all is applied goes by it. Also of a shard whose log has failed, which applies without a record.
     this.#control.setDecisionsNeededFrom(this.#index, this.#store.decisionsNeededFrom);
     let isLast = false;
+    const nowMs = performance.now();
     for (const { id, index } of this.#due) {
+      const sinceMs = this.#participants.get(id)?.sinceMs ?? 0;
+      if (sinceMs > 0) this.#record(ShardHistogram.Prepared, nowMs - sinceMs);
       if (commits.setApplied(this.#index, index)) isLast = true;
       this.#ended(id);
     }
@@ -347,6 +360,7 @@ export class ShardTransactions {
     const age = this.#control.nextSequence;
     const wait = this.locks.waitAnonymous(points, waiting.link.client, age, 0, deadline, now, waiting);
     if (wait === undefined) this.ready.push(waiting);
+    else if (waiting.holder === 0) waiting.sinceMs = performance.now();
   }
 
   /**
@@ -386,6 +400,7 @@ export class ShardTransactions {
 
   #granted(wait: LockWait<Waiting>): void {
     const { context } = wait;
+    this.#countWait(context);
     if (context instanceof DeferredRequest) this.#grantDeferred(context, wait.age);
     else this.#grantLock(context);
   }
@@ -405,9 +420,31 @@ export class ShardTransactions {
 
   #failed(waiting: Waiting, error: ErrorRecord): void {
     const { link, request } = waiting;
+    this.#countWait(waiting);
     if (waiting instanceof DeferredRequest) this.#letGo(waiting);
     else waiting.isAnswered = true;
     link.respondError(request, error);
+  }
+
+  #countWait({ sinceMs }: Waiting): void {
+    if (sinceMs > 0) this.#record(ShardHistogram.LockWait, performance.now() - sinceMs);
+  }
+
+  #record(which: number, ms: number): void {
+    record(this.#histograms, which * HISTOGRAM_LENGTH, ms * NS_PER_MS);
+  }
+
+  /** What there is now, for whoever reads the shard's counters. */
+  count(counters: Float64Array): void {
+    const { held, waiting, waits, timeouts } = this.locks.figures;
+    counters[ShardCounter.Prepared] = this.#participants.size;
+    counters[ShardCounter.InDoubt] = this.#inDoubt.size;
+    counters[ShardCounter.LocksHeld] = held;
+    counters[ShardCounter.LocksAwaited] = waiting;
+    counters[ShardCounter.SetAside] = this.#setAside;
+    counters[ShardCounter.LockWaits] = waits;
+    counters[ShardCounter.LockTimeouts] = timeouts;
+    counters[ShardCounter.TransactionConflicts] = this.conflicts;
   }
 
   // ---- bodies ---------------------------------------------------------------------------------------------------------------------------
@@ -782,7 +819,7 @@ export class ShardTransactions {
     const { locks } = this;
     const now = Date.now();
     const owner = locks.owner(call.txn, call.age, call.priority, link.client);
-    const waiting: WaitingLock = { link, request, call, isAnswered: false };
+    const waiting: WaitingLock = { link, request, call, isAnswered: false, sinceMs: 0 };
     const mode = MODES[call.mode];
     const deadline = now + Math.max(1, call.timeoutMs);
     const { key } = call;
@@ -816,7 +853,10 @@ export class ShardTransactions {
       return Verdict.Done;
     }
     // It may have ended before the call returned: an answer comes once.
-    if (!waiting.isAnswered) link.respond(request, ResponseStatus.Deferred, '');
+    if (!waiting.isAnswered) {
+      waiting.sinceMs = performance.now();
+      link.respond(request, ResponseStatus.Deferred, '');
+    }
     return Verdict.Deferred;
   }
 

@@ -2,7 +2,7 @@
  * The board of transactions: which are open, in any thread, and what became of the others. One region of shared memory with a part per client thread,
  * which that thread alone writes, plainly.
  *
- *   part    counters (TransactionCounter) · durations (histogram) · LISTED_MAX slots
+ *   part    counters (TransactionCounter) · durations, times of votes (histograms) · LISTED_MAX slots
  *   slot    turn i32 (0: free) · state i32 · flags i32 (isolation, mode) · priority i32 · id f64 · began f64 (ms since the epoch)
  *
  * A reader that meets another turn after it has read a slot than before has read a mixture, and passes over it. Counters outlive their thread: the next
@@ -33,8 +33,11 @@ const COUNTERS = 16;
 /** Listed at a time, per thread. */
 export const LISTED_MAX = 256;
 const SLOT_BYTES = 32;
-const PART_BYTES = Math.ceil(((COUNTERS + HISTOGRAM_LENGTH) * 8 + LISTED_MAX * SLOT_BYTES) / 64) * 64;
-const SLOTS_BYTE = (COUNTERS + HISTOGRAM_LENGTH) * 8;
+const DURATIONS = COUNTERS;
+const VOTES = DURATIONS + HISTOGRAM_LENGTH;
+const COUNTS_LENGTH = VOTES + HISTOGRAM_LENGTH;
+const SLOTS_BYTE = COUNTS_LENGTH * 8;
+const PART_BYTES = Math.ceil((SLOTS_BYTE + LISTED_MAX * SLOT_BYTES) / 64) * 64;
 const TURN = 0;
 const STATE = 1;
 const FLAGS = 2;
@@ -71,7 +74,7 @@ export class TransactionBoardPart {
 
   constructor(sab: SharedArrayBuffer, client: number) {
     const at = client * PART_BYTES;
-    this.counts = new Float64Array(sab, at, COUNTERS + HISTOGRAM_LENGTH);
+    this.counts = new Float64Array(sab, at, COUNTS_LENGTH);
     this.#words = new Int32Array(sab, at + SLOTS_BYTE, (LISTED_MAX * SLOT_BYTES) / 4);
     this.#doubles = new Float64Array(sab, at + SLOTS_BYTE, (LISTED_MAX * SLOT_BYTES) / 8);
     this.#free = new Int32Array(LISTED_MAX);
@@ -115,7 +118,12 @@ export class TransactionBoardPart {
   }
 
   took(ms: number): void {
-    record(this.counts, COUNTERS, ms * 1e6);
+    record(this.counts, DURATIONS, ms * 1e6);
+  }
+
+  /** All shards have voted for it. */
+  votesTook(ms: number): void {
+    record(this.counts, VOTES, ms * 1e6);
   }
 }
 
@@ -152,14 +160,19 @@ export function unlistAll(sab: SharedArrayBuffer, client: number): void {
   for (let slot = 0; slot < LISTED_MAX; slot++) words[slot * (SLOT_BYTES / 4) + TURN] = 0;
 }
 
-/** Any thread: counters and durations of all threads, those that have left included. */
-export function transactionTotals(sab: SharedArrayBuffer): { counts: Float64Array; durations: Histogram } {
-  const sums = new Float64Array(COUNTERS + HISTOGRAM_LENGTH);
+/** Any thread: counters and times of all threads, those that have left included. */
+export function transactionTotals(sab: SharedArrayBuffer): {
+  readonly counts: Float64Array;
+  readonly durations: Histogram;
+  readonly votes: Histogram;
+} {
+  const sums = new Float64Array(COUNTS_LENGTH);
   for (let client = 0; client < sab.byteLength / PART_BYTES; client++) {
-    const counts = new Float64Array(sab, client * PART_BYTES, COUNTERS + HISTOGRAM_LENGTH);
+    const counts = new Float64Array(sab, client * PART_BYTES, COUNTS_LENGTH);
     if (counts[TransactionCounter.Begun] === 0) continue;
     for (let index = 0; index < COUNTERS; index++) sums[index]! += counts[index]!;
-    addHistogram(sums, COUNTERS, counts, COUNTERS);
+    addHistogram(sums, DURATIONS, counts, DURATIONS);
+    addHistogram(sums, VOTES, counts, VOTES);
   }
-  return { counts: sums, durations: new Histogram(sums, COUNTERS) };
+  return { counts: sums, durations: new Histogram(sums, DURATIONS), votes: new Histogram(sums, VOTES) };
 }

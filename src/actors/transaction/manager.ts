@@ -428,6 +428,11 @@ export class TransactionManager {
     this.#board.counts[core.commitRun === undefined ? TransactionCounter.OneShard : TransactionCounter.ManyShards]!++;
   }
 
+  /** All shards have voted for a commit. */
+  votesTook(ms: number): void {
+    this.#board.votesTook(ms);
+  }
+
   // ---- their lives ------------------------------------------------------------------------------------------------------------------------
 
   /** The place of the admission is taken. `age`: of the first attempt; 0: this is it. */

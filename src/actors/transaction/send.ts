@@ -85,13 +85,18 @@ export function sendCommit(core: TransactionCore, caller: Caller): void {
     parts.push({ shard, body: writer, writes });
   }
   const hasReaders = parts.some(({ writes }) => !writes);
+  const askedMs = performance.now();
   const run = new CommitRun(
     manager.port,
     core.id,
     parts,
     level,
     hasReaders ? 1 + restarts : 0,
-    () => !hasReaders || core.control.restarts === restarts,
+    // Asked when all have voted.
+    () => {
+      manager.votesTook(performance.now() - askedMs);
+      return !hasReaders || core.control.restarts === restarts;
+    },
   );
   core.commitRun = run;
   run.run(caller);

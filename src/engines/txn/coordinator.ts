@@ -1,6 +1,6 @@
 /**
  * The coordinator of transactions over several shards: decides, each once, and carries decisions to the shards by the commit board. A state machine
- * without threads or a clock; actors/coordinator is the thread around it.
+ * without threads, which gets times from its callers; actors/coordinator is the thread around it.
  *
  * What is known of an id, and what becomes of it. Whatever is not in the table is passed over.
  *
@@ -119,6 +119,8 @@ export interface CoordinatorPorts {
   answer(client: number, request: number, error: ErrorRecord | undefined): void;
   /** To a shard that has asked. */
   tellOutcome(shard: number, id: number, isCommitted: boolean): void;
+  /** For who wants to know how long it takes, ms: from the request to the log; from there until every shard has applied it. */
+  readonly clock?: { nowMs(): number; decided(ms: number): void; applied(ms: number): void };
 }
 
 export interface CoordinatorCounts {
@@ -144,6 +146,8 @@ class Decision implements DecisionRecord {
   isSafe = false;
   /** From an earlier life: there may be requests of which nothing is known yet. */
   isRecovered = false;
+  /** On the clock of the ports: since when it has been open, then decided; 0: unknown. */
+  sinceMs = 0;
 
   constructor(
     readonly id: number,
@@ -199,6 +203,7 @@ export class Coordinator {
   readonly #awaiting: Awaiting[] = [];
   #collected: Awaiting | undefined;
   #collectedCount = 0;
+  #collectedMs = 0;
   /** Of the last step. */
   #nowMs = 0;
   #isBegun = false;
@@ -373,6 +378,7 @@ export class Coordinator {
     }
     const decision = new Decision(id, maskLow, maskHigh, client, level, [client, request]);
     decision.requests = 1;
+    decision.sinceMs = this.#ports.clock?.nowMs() ?? 0;
     this.#decisions.set(id, decision);
     this.#group.push(decision);
   }
@@ -484,8 +490,12 @@ export class Coordinator {
     for (const [id, client] of fencing) this.#fenced.set(id, client);
     this.counts.fences += fencing.size;
     this.counts.aborts += fencing.size;
+    const { clock } = this.#ports;
+    const loggedMs = group.length === 0 ? 0 : (clock?.nowMs() ?? 0);
     for (const decision of group) {
       decision.state = State.Decided;
+      clock?.decided(loggedMs - decision.sinceMs);
+      decision.sinceMs = loggedMs;
       this.#queue.push(decision);
     }
     this.counts.decisions += group.length;
@@ -607,6 +617,11 @@ export class Coordinator {
     const decision = this.#decisions.get(id);
     if (decision === undefined) return;
     decision.state = State.Applied;
+    const { clock } = this.#ports;
+    if (clock !== undefined && decision.sinceMs > 0) {
+      if (this.#collectedCount === 1) this.#collectedMs = clock.nowMs();
+      clock.applied(this.#collectedMs - decision.sinceMs);
+    }
     this.#tellAll(decision, undefined);
     if (this.#isKept) {
       const batch = (this.#collected ??= { ids: [], maskLow: 0, maskHigh: 0, highestNumber: 0 });

@@ -245,7 +245,6 @@ async function run(seed: number, options: Options): Promise<Outcome> {
       const fresh = new CoordinatorActor(log, control, {
         isKept: options.isKept,
         isRestart,
-        counters: new Float64Array(16),
         post: (shard: number, message: CoordinatorToShard) => {
           if (message.type === 'outcome' && !message.committed) participants[shard]!.release(message.txn);
         },

@@ -26,7 +26,6 @@ import { DecisionLog } from '../../../dist/engines/txn/decision-log.js';
 import { commitBoardBytes } from '../../../dist/actors/commit-board.js';
 import { ControlBlock, MAX_SNAPSHOTS, ShardState } from '../../../dist/actors/control-block.js';
 import { CoordinatorActor } from '../../../dist/actors/coordinator/coordinator-actor.js';
-import { COORDINATOR_COUNTERS } from '../../../dist/actors/coordinator/counters.js';
 import type { CoordinatorToShard, ShardToCoordinator } from '../../../dist/actors/coordinator/messages.js';
 import type { Caller } from '../../../dist/actors/client/caller.js';
 import { ShardLink, newRequest } from '../../../dist/actors/client/shard-link.js';
@@ -517,7 +516,6 @@ export class World {
       const actor = new CoordinatorActor(log, control, {
         isKept: true,
         isRestart,
-        counters: new Float64Array(COORDINATOR_COUNTERS),
         post: (shard, message) => {
           const end = ports[shard];
           if (end === undefined) return;
