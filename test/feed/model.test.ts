@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { ConcordPool, type Change, type PoolOptions } from '../../dist/index.js';
 import { scratchDirectory, shardOf } from '../support/pool-scene.js';
-import { sleep } from '../threads/scene.js';
+import { sleep, until } from '../threads/scene.js';
 // @ts-expect-error a plain JavaScript helper
 import { Replica as PlainReplica, differences, entriesOf, runLoad } from './load.mjs';
 
@@ -144,6 +144,7 @@ describe('a map that follows the feed', () => {
     for (let life = 0; life < 4; life++) {
       const db = await ConcordPool.open(`${directory}/store`, options);
       const feed = db.watch({ space: '*', since });
+      const toldBefore = replica.changes;
       const following = follow(feed, replica);
       const load = underLoad(db, seed + 100 * life, 400, 0).catch((error: unknown) => {
         // Calls that a dead shard had taken.
@@ -151,7 +152,7 @@ describe('a map that follows the feed', () => {
       });
       if (life % 2 === 1) {
         await db.flush();
-        await sleep(100);
+        await until('the feed of this life has told something', () => replica.changes > toldBefore);
       }
       await load;
       // Sometimes in the middle: the rest comes in the next life.
