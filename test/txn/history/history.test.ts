@@ -2,12 +2,13 @@
  * Threads play transactions and the history checker judges what they saw: at each level, in each mode, mixed, over several shards, spaces and engines. For longer:
  * TRANSACTIONS=20000 npx vitest run test/txn/history/history.test.ts, or node test/txn/history/stress.mjs --transactions 1000000.
  */
-import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ConcordPool } from '../../../dist/index.js';
 import { newDirectory, removeDirectory } from '../../threads/scene.js';
 // @ts-expect-error a plain JavaScript helper
 import { runHistory as untypedRun } from './run.mjs';
+// @ts-expect-error a plain JavaScript helper
+import { FAULTS as untypedFaults, stressTransactions as untypedStress } from './stress.mjs';
 
 interface Report {
   isClean: boolean;
@@ -21,10 +22,11 @@ interface Report {
   checkSeconds: number;
   deaths?: { shards: number; coordinator: number };
 }
+const FAULTS = untypedFaults as string[];
+const stressTransactions = untypedStress as (options: object) => Promise<{ problems: string[] }>;
 const runHistory = untypedRun as (db: ConcordPool, options: object) => Promise<Report>;
 
 const TRANSACTIONS = Number(process.env['TRANSACTIONS'] ?? 500);
-const FAULTY_TRANSACTIONS = 1200;
 const SHARDS = 3;
 
 let directory: string;
@@ -43,8 +45,8 @@ function newSeed(): number {
   return seed;
 }
 
-function open(shards = SHARDS, engineModules: string[] = [], place = directory): Promise<ConcordPool> {
-  return ConcordPool.open(place, { shards, durability: 'os', memoryBytes: 96 << 20, engineModules });
+function open(shards = SHARDS, place = directory): Promise<ConcordPool> {
+  return ConcordPool.open(place, { shards, durability: 'os', memoryBytes: 96 << 20 });
 }
 
 function expectClean({ text, counts, transactions, committed, edges, seconds, checkSeconds, deaths }: Report): void {
@@ -76,7 +78,7 @@ describe('transactions of two threads over three shards keep their level', () =>
 
   beforeAll(async () => {
     place = newDirectory();
-    db = await open(SHARDS, [], place);
+    db = await open(SHARDS, place);
   });
 
   afterAll(async () => {
@@ -129,26 +131,22 @@ describe('so they do while shards and the coordinator die', () => {
   );
 });
 
-describe('the checker finds what is switched off in the store:', () => {
-  /** The threads of shards import a module that takes it away. Few keys, so that it shows at once. */
-  const withFault = async (fault: string): Promise<Report> => {
-    const db = await open(SHARDS, [fileURLToPath(new URL(`./faults/${fault}.mjs`, import.meta.url))]);
-    const options = { kind: 'list', level: 'serializable', mode: 'optimistic', groups: 3, seed: newSeed() };
-    const report = await runHistory(db, { ...options, transactions: FAULTY_TRANSACTIONS });
-    await db.close();
-    console.log(report.names.join(', '), JSON.stringify(report.counts));
-    return report;
-  };
-
-  test('the validation of what was read', async () => {
-    expect((await withFault('no-validation')).names).toContain('lost-update');
-  });
-
-  test('that of the ranges', async () => {
-    expect((await withFault('no-ranges')).names.join()).toMatch(/G2/);
-  });
-
-  test('the log of what a shard has voted for, when it dies', async () => {
-    expect((await withFault('lost-votes')).names).toContain('lost-write');
-  });
+describe('the rounds of the stress, of much and of little contention, find what is switched off in the store:', () => {
+  /** The threads of shards import a module that takes it away. */
+  test.each([
+    { plant: 'no-validation', what: 'the validation of what was read', finding: /lost-update/ },
+    { plant: 'no-ranges', what: 'that of the ranges', finding: /G2/ },
+    { plant: 'lost-votes', what: 'the log of what a shard has voted for, when it dies', finding: /lost-write/ },
+  ])(
+    '$what',
+    async ({ plant, finding }) => {
+      expect(FAULTS).toContain(plant);
+      const { problems } = await stressTransactions({
+        ...{ plant, directory, transactions: 60_000, level: 'serializable', mode: 'mixed', kinds: ['list'] },
+        ...{ shards: SHARDS, threads: 2, callers: 8, kills: false, durability: 'os', seed: newSeed() },
+      });
+      expect(problems.join('\n')).toMatch(finding);
+    },
+    300_000,
+  );
 });

@@ -1,13 +1,11 @@
 /**
- * Transactions by the million, judged by the history checker.
- *
- *   node test/txn/history/stress.mjs [--transactions 1000000] [--level all|serializable,…|mixed] [--mode mixed|optimistic|pessimistic] [--kind list|register|both]
- *     [--seconds n] [--shards 3] [--threads 2] [--callers 8] [--groups n] [--kills] [--durability os] [--seed 7] [--directory <folder>]
+ * Transactions by the million, judged by the history checker. USAGE says how it is called.
  *
  * So many transactions for each level (--seconds: or as long), in rounds with keys of their own, each judged when it is over. Of three rounds one has few keys that
  * everybody wants, one more, one many (--groups: all have so many groups of keys). --kills: shards and the coordinator die meanwhile. The store is opened anew for
  * each round: a shard that dies five times in a minute would stay down.
- * Exit code 1 when a round was not clean, or check() found something in the end.
+ * With --plant a fault is put into the store (faults/), which must be found: the same rounds, until one is not clean. What only a loss of power shows, as votes that
+ * are not synced, is planted in the simulation (test/txn/simulation/plants.ts).
  */
 import * as fs from 'node:fs';
 import * as os from 'node:os';
@@ -18,7 +16,26 @@ import { ConcordPool } from '../../../dist/index.js';
 import { LEVELS } from '../../support/history/history.mjs';
 import { runHistory } from './run.mjs';
 
+/** In the folder faults. */
+export const FAULTS = ['no-validation', 'no-ranges', 'lost-votes'];
+const USAGE = `npm run stress:txn -- [options]: histories of transactions, judged
+
+  --transactions 1000000   of each level; --seconds n: as long as that instead
+  --level all              all, or some of ${LEVELS.join(', ')}, mixed, with commas
+  --mode mixed             optimistic, pessimistic or mixed
+  --kind both              list, register or both
+  --shards 3  --threads 2  --callers 8 (of each thread)
+  --groups n               groups of keys in use; default: rounds of 6, 24 and 96
+  --kills                  shards and the coordinator die meanwhile
+  --durability os          memory, os or sync
+  --seed n  --directory d  default: of the clock; a temporary folder
+  --plant all              a fault that must be found: ${FAULTS.join(', ')}, or each of them
+
+Exit code 1 when a round was not clean, or check() found something; with --plant: when nothing was found.
+`;
 const PER_ROUND = 20_000;
+/** Enough to show a fault. */
+const PER_PLANTED_ROUND = 2000;
 /** Groups of keys in use at a time: much contention, some, little. */
 const GROUPS = [6, 24, 96];
 
@@ -38,7 +55,10 @@ export async function stressTransactions(options) {
     durability,
     seed,
     directory,
+    plant,
   } = options;
+  const engineModules = plant === undefined ? [] : [fileURLToPath(new URL(`./faults/${plant}.mjs`, import.meta.url))];
+  const perRound = plant === undefined ? PER_ROUND : PER_PLANTED_ROUND;
   const problems = [];
   const totals = { transactions: 0, committed: 0, edges: 0, deaths: 0 };
   const started = performance.now();
@@ -47,9 +67,10 @@ export async function stressTransactions(options) {
   for (let round = 0, done = 0; problems.length === 0 && !isOver(done); round++) {
     const db = await ConcordPool.open(directory, {
       ...{ shards, durability, memoryBytes: 192 << 20, segmentBytes: 4 << 20, checkpointLogBytes: 16 << 20 },
+      engineModules,
     });
     db.events.on('shard-restarted', () => totals.deaths++);
-    const size = seconds === undefined ? Math.min(PER_ROUND, transactions - done) : PER_ROUND;
+    const size = seconds === undefined ? Math.min(perRound, transactions - done) : perRound;
     const kind = kinds[round % kinds.length];
     const inUse = groups ?? GROUPS[round % GROUPS.length];
     const report = await runHistory(db, {
@@ -88,12 +109,23 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       durability: { type: 'string', default: 'os' },
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
       directory: { type: 'string' },
+      plant: { type: 'string' },
+      help: { type: 'boolean', default: false },
     },
   });
-  const levels = values.level === 'all' ? [...LEVELS, 'mixed'] : values.level.split(',');
+  if (values.help) {
+    process.stdout.write(USAGE);
+    process.exit();
+  }
+  const plants = values.plant === 'all' ? FAULTS : values.plant === undefined ? [undefined] : values.plant.split(',');
+  for (const plant of plants) {
+    if (plant !== undefined && !FAULTS.includes(plant)) throw new Error(`no fault ${plant}: ${FAULTS.join(', ')}`);
+  }
+  const isPlanted = values.plant !== undefined;
+  const levels = values.level !== 'all' ? values.level.split(',') : isPlanted ? ['serializable'] : [...LEVELS, 'mixed'];
   const seed = Number(values.seed);
   console.log(`stress: levels ${levels.join(', ')}, seed ${seed}`);
-  for (const level of levels) {
+  for (const [plant, level] of plants.flatMap((each) => levels.map((one) => [each, one]))) {
     const directory = values.directory ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-history-'));
     const { problems, totals } = await stressTransactions({
       ...{ transactions: Number(values.transactions), level, mode: values.mode, kills: values.kills, seed, directory },
@@ -102,11 +134,15 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       ...{ shards: Number(values.shards), threads: Number(values.threads), callers: Number(values.callers) },
       groups: values.groups === undefined ? undefined : Number(values.groups),
       durability: values.durability,
+      plant,
     });
     console.log(`${level}: ${JSON.stringify(totals)}`);
     if (values.directory === undefined) fs.rmSync(directory, { recursive: true, force: true });
-    if (problems.length === 0) continue;
-    console.error(problems.slice(0, 20).join('\n'));
+    if (problems.length > 0 === isPlanted) {
+      if (isPlanted) console.log(`${plant} was found: ${problems[0].slice(0, 300)}`);
+      continue;
+    }
+    console.error(isPlanted ? `${plant} was not found` : problems.slice(0, 20).join('\n'));
     process.exitCode = 1;
     break;
   }
