@@ -332,9 +332,10 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
 
   /**
    * Runs the function with a transaction on this space (tx.space() gives others), and commits when it returns or its promise resolves; rolls back when it
-   * throws, and rethrows that. After a conflict, a deadlock, or a lock that was not granted in time, it is run again, `retries` times at most: it should
-   * do nothing else that cannot be done twice. Resolves with what it returned. docs/transactions.md says what each isolation allows.
-   * @throws ERR_INVALID_ARG, ERR_CONFLICT, ERR_DEADLOCK, ERR_LOCK_TIMEOUT, ERR_TRANSACTION_TIMEOUT, ERR_TRANSACTION_TOO_LARGE, ERR_CLOSED; as put; AbortError
+   * throws, and rethrows that. After a conflict, a deadlock, or a lock that was not granted in time, it is run again, `retries` times at most (default 10): it
+   * should do nothing else that cannot be done twice. Resolves with what it returned. docs/transactions.md says what each isolation allows.
+   * @throws ERR_INVALID_ARG, ERR_CONFLICT, ERR_DEADLOCK, ERR_LOCK_TIMEOUT, ERR_BUSY, ERR_TRANSACTION_TIMEOUT, ERR_TRANSACTION_TOO_LARGE,
+   *   ERR_TRANSACTION_READ_ONLY, ERR_CLOSED; as put (ERR_SHARD_RESTARTED, ERR_IO, ERR_SHARD_FAILED: outcome unknown); the reason of the signal
    */
   transaction<T>(fn: (tx: Transaction<K, V>) => T | Promise<T>, options?: TransactionOptions): Promise<T> {
     const { source } = this;
@@ -345,8 +346,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
 
   /**
    * A transaction on this space that the caller commits or rolls back: `await using tx = db.begin()` rolls back what is left open. It counts among the
-   * transactions of the thread, but does not wait for a place, and is not tried again.
-   * @throws ERR_INVALID_ARG, ERR_CLOSED, ERR_SPACE_DROPPED; AbortError
+   * transactions of the thread, but does not wait for a place, and is not tried again. Its time (`timeoutMs`) runs from this call on.
+   * @throws ERR_INVALID_ARG, ERR_CLOSED, ERR_SPACE_DROPPED; the reason of a signal that was aborted before
    */
   begin(options?: BeginOptions): Transaction<K, V> {
     const { source } = this;

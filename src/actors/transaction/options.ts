@@ -14,22 +14,25 @@ export interface BeginOptions {
   readonly isolation?: IsolationName | undefined;
   /** optimistic: nothing is locked, the commit looks whether all still holds. pessimistic: what is read and written is locked. Default 'optimistic'. */
   readonly mode?: TransactionMode | undefined;
-  /** -1000 … 1000: who goes first when transactions wait, and who survives a deadlock. Default 0. */
+  /** An integer, -1000 … 1000: who goes first when transactions wait for a place or a lock, and who survives a deadlock. Default 0. */
   readonly priority?: number | undefined;
-  /** From the beginning, attempts and waiting included, until the commit is decided. Default: the store's, see docs/configuration.md. */
+  /**
+   * From the call, attempts and waiting included, until the commit is decided; then it fails with ERR_TRANSACTION_TIMEOUT. Above 0, below 2^31. Default: the
+   * store's `transactions.timeoutMs`, 30,000.
+   */
   readonly timeoutMs?: number | undefined;
-  /** How long one lock is waited for. Default: the store's. */
+  /** How long one lock is waited for, in pessimistic mode; then ERR_LOCK_TIMEOUT. Above 0, below 2^31. Default: the store's, 10,000. */
   readonly lockTimeoutMs?: number | undefined;
-  /** Writes are refused. Default false. */
+  /** Writes are refused with ERR_TRANSACTION_READ_ONLY. Default false. */
   readonly readOnly?: boolean | undefined;
   /** As for single writes; the votes and the decision of a commit over several shards are at least 'os'. Default: the store's. */
   readonly durability?: DurabilityName | undefined;
-  /** Rolls it back, unless the commit was decided. */
+  /** Rolls it back when it aborts, unless the commit was decided; what is called then rejects with its reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface TransactionOptions extends BeginOptions {
-  /** How often it is tried again after a conflict, a deadlock, or a lock that was not granted in time. Default: the store's. */
+  /** How often it is tried again after ERR_CONFLICT, ERR_DEADLOCK, ERR_LOCK_TIMEOUT or ERR_BUSY: 0 … 1,000,000. Default: the store's, 10. */
   readonly retries?: number | undefined;
 }
 

@@ -880,7 +880,7 @@ export class Transaction<K = string, V = string> extends TransactionReads<K, V> 
     return traced(this.#contextOf('commit'), () => manager.commitBegun(this.#core, this));
   }
 
-  /** Nothing of it stays. Harmless when it has ended. */
+  /** Nothing of it stays. Harmless when it has ended. @throws ERR_TRANSACTION_CLOSED: it is being committed; ERR_INVALID_ARG: that of db.transaction(), which throws instead */
   rollback(): Promise<void> {
     const { manager, phase } = this.#core;
     if (phase === Phase.Ended || !isTraced()) return manager.rollbackBegun(this.#core, this);

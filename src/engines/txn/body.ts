@@ -12,7 +12,8 @@
  *       36     4  ranges
  *       40     4  writes
  *       44     8  mask          shards that are written to: low u32, high u32
- *       52     4  lockEpoch     restarts of the shard when the first lock there was taken (pessimistic)
+ *       52     4  lockEpoch     pessimistic: restarts of the shard when the first lock there was taken. Optimistic: 0, or 1 + the restarts of all shards as of
+ *                               which others were asked for their votes, which they keep by locks
  *       56     …  reads         seq seen f64 (0: absent) · space u32 · keyLength u16 · zero u16 · key · padding to 8
  *        …     …  ranges        space u32 · lowLength u16 · highLength u16 (RANGE_OPEN: no bound) · low · high · padding to 8
  *        …     …  writes        Put and Delete records (operation.ts), all but the last joined to the next, to the body's end

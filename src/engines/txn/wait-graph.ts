@@ -12,7 +12,7 @@
  *                            ▼ unwait: the edges go; no unwait in KILL_MS: look again
  *
  * A shard tells a wait when it begins and whenever its blockers change, with a revision that counts up. It confirms an edge if that wait goes on and
- * has had that blocker without a break since the revision that is named. Edges of a cycle were all told before the first question was sent, and all stood after
+ * has had that blocker without a break since the revision that is named, and the blocker may still wait for others. Edges of a cycle were all told before the first question was sent, and all stood after
  * it: so all stood at one instant, and transactions that wait for each other at one instant wait for ever. Messages that are late only make a check fail.
  *
  * Late, doubled and reordered messages are harmless: older revisions are passed over, waits that ended are remembered for a while, answers to no
