@@ -5,7 +5,7 @@
  *     ReadersVote ──all yes──▶ Applying ──answer──▶ Committed | Aborted (it says why) | Unknown (the shard was replaced)
  *   several writers
  *     AllVote ──all yes──▶ Deciding ──done──▶ Committed
- *                                   ──refused: nothing was decided──▶ Aborted
+ *                                   ──refused, or not sent: nothing was decided──▶ Aborted
  *                                   ──anything else──▶ Unknown
  *   no writer (are the locks still there?)
  *     AllVote ──all yes──▶ Committed

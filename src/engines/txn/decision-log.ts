@@ -79,7 +79,7 @@ export interface DecisionLogOptions {
   /** As of the shards' logs. */
   readonly recoveryMode?: WalRecoveryMode | undefined;
   readonly segmentBytes?: number | undefined;
-  /** Default 8 MiB. */
+  /** What it may grow by, see LOG_BYTES_MAX. Default 8 MiB. */
   readonly logBytesMax?: number | undefined;
   /** Of a store that keeps nothing: see fence-table.ts. Without one nothing is fenced there. */
   readonly fences?: SharedArrayBuffer | undefined;

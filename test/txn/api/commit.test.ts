@@ -199,6 +199,17 @@ describe('several writers', () => {
     await expect(outcomeOf(run)).rejects.toMatchObject({ code: 'ERR_SHARD_FAILED' });
     expect(port.names()).toEqual(['prepare 0', 'release 0']);
   });
+
+  test('whose decision cannot be asked for release all', async () => {
+    const port = new ScriptedPort();
+    port.throwsAt = { what: 'decide', shard: -1, code: 'ERR_SHARD_FAILED' };
+    const run = new CommitRun(port, TXN, parts([0, 1]), 1);
+    const failed = expect(outcomeOf(run)).rejects.toMatchObject({ code: 'ERR_SHARD_FAILED' });
+    for (const shard of [0, 1]) await answer(port, 'prepare', shard);
+    await failed;
+    expect(run.state).toBe(CommitState.Aborted);
+    expect(port.names()).toEqual(['prepare 0', 'prepare 1', 'release 0', 'release 1']);
+  });
 });
 
 describe('a shard that only reads, replaced after its yes', () => {
