@@ -42,6 +42,7 @@ import {
 import { appendClear, clearOf, deleteBytes, type ClearInProgress } from './clear.js';
 import { ClientLink } from './client-link.js';
 import { Compactions } from './compactions.js';
+import { GroupMembers } from './group-members.js';
 import { coordinatorGone, memoryFull, readOnly } from './refusals.js';
 import { SpaceMoves, type Unseen } from './space-moves.js';
 import { TouchedKeys } from './touched-keys.js';
@@ -90,12 +91,11 @@ export class Shard {
   #level: DurabilityLevel = Durability.Memory;
   #syncAsked = false;
   #next = 0;
-  // Requests with records in the open group, to answer them if it fails.
-  readonly #groupLinks: ClientLink[] = [];
-  readonly #groupRequests: number[] = [];
+  /** Requests with records in the open group, to answer them if it fails. */
+  readonly #members = new GroupMembers();
+  readonly #groupNotes: GroupNote[] = [];
   /** As the coordinator was told last. */
   #decisionsNeeded = 0;
-  readonly #groupNotes: (GroupNote | undefined)[] = [];
   /** Locks, votes, what is decided. */
   readonly transactions: ShardTransactions;
   readonly #openGroup: OpenGroup = {
@@ -591,9 +591,8 @@ export class Shard {
 
   /** The request's fate is the group's. */
   #noteMember(link: ClientLink, request: number, note: GroupNote | undefined): void {
-    this.#groupLinks.push(link);
-    this.#groupRequests.push(request);
-    this.#groupNotes.push(note);
+    this.#members.add(link, request);
+    if (note !== undefined) this.#groupNotes.push(note);
   }
 
   #noteBatch(): void {
@@ -706,8 +705,6 @@ export class Shard {
   /** `hasDue`: something is decided that goes before it. */
   #commitGroup(hasDue: boolean): void {
     const { store, transactions } = this;
-    const links = this.#groupLinks;
-    const requests = this.#groupRequests;
     let failure: ErrorRecord | undefined;
     try {
       if (this.#readOnlyCause !== undefined) {
@@ -731,10 +728,9 @@ export class Shard {
       }
     } catch (error) {
       failure = this.#failed(error);
-      for (let i = 0; i < links.length; i++) links[i]!.respondError(requests[i]!, failure);
+      this.#members.respondError(failure);
     }
     for (const note of this.#groupNotes) {
-      if (note === undefined) continue;
       const { deferred, prepares, ends } = note;
       if (failure !== undefined && prepares !== 0) transactions.notPrepared(prepares);
       if (failure === undefined && ends !== 0) transactions.release(ends);
@@ -742,9 +738,8 @@ export class Shard {
       if (failure === undefined) deferred.link.respond(deferred.request, ResponseStatus.Done, '');
       transactions.endDeferred(deferred);
     }
-    links.length = 0;
-    requests.length = 0;
-    this.#groupNotes.length = 0;
+    this.#members.clear();
+    if (this.#groupNotes.length > 0) this.#groupNotes.length = 0;
   }
 
   /** Takes numbers, commits the store's group, behind what is decided with lower ones; announces the publication. */
