@@ -56,7 +56,7 @@ const INDEX_KEY_BYTES_BEFORE = 16;
 const SECOND_HASH_SEED = 0x6c696e65;
 /** Spaces that are moved at a time: each takes another row of the meta page, which has room for all spaces and about a hundred more. */
 const BUILDINGS_MAX = 32;
-/** Asked for at once where something is prepared, beside twice what was asked: operations of so many bytes. */
+/** Asked for at once, beside twice what was asked: operations of so many bytes. */
 const GRANTED_OPERATIONS = 16;
 const GRANTED_BYTES = 256;
 const NO_SNAPSHOTS = new Float64Array(0);
@@ -156,7 +156,7 @@ export class SpaceTable {
   readonly #reserved = new Set<Space>();
   #reservedUnitsGroup = 0;
   #reservedUnitsKnown = 0;
-  /** What is sure of a group of one space beside what is prepared. */
+  /** What is sure of a group of one space, beside what is prepared. */
   readonly #granted = { group: 0, operations: 0, bytes: 0, largest: 0, expiring: 0, deletesOnly: false };
 
   /**
@@ -295,38 +295,16 @@ export class SpaceTable {
     return true;
   }
 
-  #admitsAsked(deletesOnly: boolean): boolean {
-    if (this.#reserved.size > 0) return this.#admitsBesideReserved(deletesOnly);
-    const asked = this.#asked;
-    const indexOperations = this.#indexOperationsOf(this.#askedOperations, this.#askedExpiring);
-    const first = asked[0]!;
-    if (asked.length === 1 && indexOperations === 0 && first.building === undefined) {
-      return first.engine.admits(first.askedOperations, first.askedBytes, deletesOnly, first.askedLargest);
-    }
-    let units = 0;
-    for (const { engine, building, askedOperations, askedBytes, askedLargest } of asked) {
-      if (!engine.admits(askedOperations, askedBytes, deletesOnly, askedLargest)) return false;
-      units += engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
-      if (building !== undefined) units += building.engine.unitsNeeded(askedOperations, askedBytes, askedLargest);
-    }
-    if (indexOperations > 0) {
-      units += this.#indexUnits(indexOperations);
-    }
-    if (units <= this.#arena.freeUnits(deletesOnly)) return true;
-    this.#arena.reclaim();
-    return units <= this.#arena.freeUnits(deletesOnly);
-  }
-
   /**
-   * Beside what is prepared. Where the group is of one space, twice as much as it asks is asked for first, so that the answer is good for the next
-   * ones: they are many, and it takes some microseconds to find.
+   * Where the group is of one space, twice as much as it asks is asked for first, so that the answer is good for the next ones: they are many, and it
+   * takes longer to find than the rest of what is done with a request before it is applied.
    */
-  #admitsBesideReserved(deletesOnly: boolean): boolean {
+  #admitsAsked(deletesOnly: boolean): boolean {
     const asked = this.#asked;
+    if (asked.length > 1) return this.#admitsTimes(1, 0, deletesOnly);
+    const first = asked[0]!;
     const operations = this.#askedOperations;
     const expiring = this.#askedExpiring;
-    const first = asked[0]!;
-    if (asked.length > 1) return this.#admitsBeside(1, 0, operations, expiring, deletesOnly);
     const granted = this.#granted;
     if (
       granted.group === this.#askedGroup &&
@@ -338,8 +316,7 @@ export class SpaceTable {
     ) {
       return true;
     }
-    if (!this.#admitsBeside(2, GRANTED_OPERATIONS, operations, expiring, deletesOnly))
-      return this.#admitsBeside(1, 0, operations, expiring, deletesOnly);
+    if (!this.#admitsTimes(2, GRANTED_OPERATIONS, deletesOnly)) return this.#admitsTimes(1, 0, deletesOnly);
     granted.group = this.#askedGroup;
     granted.operations = 2 * operations + GRANTED_OPERATIONS;
     granted.bytes = 2 * first.askedBytes + GRANTED_OPERATIONS * GRANTED_BYTES;
@@ -349,8 +326,14 @@ export class SpaceTable {
     return true;
   }
 
-  /** `times` as much as is asked for, and so many operations more: a group before the one that applies what is prepared, which finds a tree that has grown. */
-  #admitsBeside(times: number, more: number, operations: number, expiring: number, deletesOnly: boolean): boolean {
+  /**
+   * `times` as much as is asked for, and so many operations more. Beside what is prepared: a group before the one that applies that, which finds a tree
+   * that has grown.
+   */
+  #admitsTimes(times: number, more: number, deletesOnly: boolean): boolean {
+    const operations = times * this.#askedOperations + more;
+    const indexOperations = this.#indexOperationsOf(operations, times * this.#askedExpiring);
+    const isAlone = this.#asked.length === 1 && indexOperations === 0 && this.#reserved.size === 0;
     let units = this.#reservedUnitsNow();
     for (const space of this.#asked) {
       const { engine, building, reservedOperations, reservedBytes } = space;
@@ -358,10 +341,10 @@ export class SpaceTable {
       const bytes = times * space.askedBytes + more * GRANTED_BYTES;
       const largest = Math.max(space.askedLargest, space.reservedLargest);
       if (!engine.admits(count + reservedOperations, bytes + reservedBytes, deletesOnly, largest)) return false;
+      if (isAlone && building === undefined) return true;
       units += engine.unitsNeeded(count, bytes, space.askedLargest);
       if (building !== undefined) units += building.engine.unitsNeeded(count, bytes, space.askedLargest);
     }
-    const indexOperations = this.#indexOperationsOf(times * operations + more, times * expiring);
     if (indexOperations > 0) units += this.#indexUnits(indexOperations);
     if (units <= this.#arena.freeUnits(deletesOnly)) return true;
     this.#arena.reclaim();
