@@ -18,6 +18,8 @@
  *
  * The producer: reserve → write payload → (shrink) → reserve … → publish. The consumer: next → read payload → next … → release.
  *
+ * A record that finds the ring empty may go to offset 0 although there is room behind the last one: so a ring of which little is used stays in the caches.
+ *
  * Invariants: what lies between released and published is whole records. A record is at most half the ring, so it fits at every
  * position once the ring is empty. What a producer had not published when it died is invisible; a new producer starts at the
  * published position, a new consumer at the released one. The consumer believes no byte: lengths and positions that cannot be
@@ -41,6 +43,8 @@ const PRODUCER = 0;
 const CONSUMER = 16;
 const RECORD_HEADER_BYTES = 8;
 const SKIP = -1;
+/** An empty ring begins at its start again from here on. */
+const REWIND_BYTES = 64 * 1024;
 
 assert(4 * (RING_USER_WORDS + RING_USER_LINES * RING_USER_LINE_WORDS) === RING_HEADER_BYTES, 'ring header layout');
 
@@ -100,7 +104,7 @@ export class RingProducer {
     let start = this.#head;
     let at = start & this.#mask;
     const bytesToEnd = this.capacity - at;
-    const skipBytes = recordBytes > bytesToEnd ? bytesToEnd : 0;
+    const skipBytes = recordBytes > bytesToEnd || this.#mayRewind(at, recordBytes) ? bytesToEnd : 0;
     const neededBytes = skipBytes + recordBytes;
     if (neededBytes > this.capacity - ((start - this.#tail) | 0)) {
       this.#loadTail();
@@ -118,6 +122,16 @@ export class RingProducer {
     this.#lastOffset = at + RECORD_HEADER_BYTES;
     this.#head = (start + recordBytes) | 0;
     return at + RECORD_HEADER_BYTES;
+  }
+
+  /**
+   * Whether the next record may go to the start although there is room here: when the consumer has everything. So a ring that empties now and then stays in
+   * the caches, whatever its capacity.
+   */
+  #mayRewind(at: number, recordBytes: number): boolean {
+    if (at < REWIND_BYTES || at < recordBytes || this.#head !== this.#published) return false;
+    this.#loadTail();
+    return this.#tail === this.#head;
   }
 
   /** The record reserved last, at `offset`, and not yet published, has only `length` bytes: the rest is room again. */

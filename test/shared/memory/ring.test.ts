@@ -127,6 +127,54 @@ describe('scenes', () => {
     }
   });
 
+  test('a large ring that has been emptied begins at its start again, whatever is put into it', () => {
+    const sab = createRing(512 * 1024);
+    const producer = new RingProducer(sab);
+    const consumer = new RingConsumer(sab);
+    let farthest = 0;
+    for (let round = 0; round < 200; round++) {
+      for (let i = 0; i < 10; i++) put(producer, `${round} ${i} ${'x'.repeat(1000)}`);
+      producer.publish();
+      for (let i = 0; i < 10; i++) {
+        expect(take(consumer)?.startsWith(`${round} ${i} x`)).toBe(true);
+        farthest = Math.max(farthest, consumer.position & (512 * 1024 - 1));
+      }
+      consumer.release();
+    }
+    expect(farthest).toBeLessThan(128 * 1024);
+    expect(producer.free()).toBe(512 * 1024);
+    // There is room for the longest record wherever the last one ended.
+    for (let round = 0; round < 300; round++) {
+      put(producer, 'x'.repeat(8000 * (round % 12)));
+      producer.publish();
+      consumer.next();
+      consumer.release();
+      expect(producer.reserve(producer.maxRecordBytes)).toBeGreaterThan(0);
+      producer.publish();
+      expect(consumer.next()).toBeGreaterThan(0);
+      expect(consumer.length).toBe(producer.maxRecordBytes);
+      consumer.release();
+    }
+  });
+
+  test('a large ring goes on where it is while the consumer has not released everything', () => {
+    const sab = createRing(512 * 1024);
+    const producer = new RingProducer(sab);
+    const consumer = new RingConsumer(sab);
+    for (let round = 0; round < 100; round++) {
+      put(producer, 'x'.repeat(2000));
+      producer.publish();
+      expect(take(consumer)?.length).toBe(2000);
+    }
+    expect(consumer.position).toBe(100 * 2008);
+    consumer.release();
+    put(producer, 'first');
+    put(producer, 'second');
+    producer.publish();
+    expect(consumer.next()).toBe(8);
+    expect(take(consumer)).toBe('second');
+  });
+
   test('counters wrap at 2^32 without a gap', () => {
     const { producer, consumer } = pair(2 ** 32 - 3 * 1024);
     for (let i = 0; i < 400; i++) {
