@@ -42,6 +42,7 @@ export class GroupRecords {
   readonly #log: GroupLog;
   /** The memory under the log's buffer, as words. */
   #logWords: Int32Array = new Int32Array(0);
+  #wordsAreOf: Buffer | undefined;
   /** Blobs given up that no committed group has told of. */
   readonly #dropped: DroppedBlob[];
   /** How many of them the open group tells of. */
@@ -175,8 +176,11 @@ export class GroupRecords {
   }
 
   #wordsOf(bytes: Buffer): Int32Array {
-    if (bytes.buffer !== this.#logWords.buffer)
+    // To ask a Buffer for its memory costs more than to copy a record.
+    if (bytes !== this.#wordsAreOf) {
+      this.#wordsAreOf = bytes;
       this.#logWords = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >> 2);
+    }
     return this.#logWords;
   }
 }
