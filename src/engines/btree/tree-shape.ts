@@ -212,6 +212,10 @@ export abstract class TreeShape {
         unit = this.pager!.fault(this.unit[level]!, index);
       }
     }
+    this.#enterLeaf(unit);
+  }
+
+  #enterLeaf(unit: UnitId): void {
     this.unit[0] = unit;
     this.fingerValid = true;
     this.loadLeaf();
@@ -242,6 +246,10 @@ export abstract class TreeShape {
         this.#fingerMisses = 0;
         return position;
       }
+      if (at > 0 && this.#stepRight(key, keyStart, keyLength, seq)) {
+        this.#fingerMisses = 0;
+        return searchLeaf(this.u8, this.u16, this.u32, this.base, key, keyStart, keyLength, seq);
+      }
     }
     this.#fingerMisses++;
     this.descend(key, keyStart, keyLength, seq);
@@ -268,25 +276,35 @@ export abstract class TreeShape {
 
   #isBeforeRightSeparator(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
     const level = this.turnLevel(1);
-    if (level === 0) return true;
+    return level === 0 || this.#isBeforeSeparator(level, this.index[level]! + 1, key, keyStart, keyLength, seq);
+  }
+
+  #isBeforeSeparator(
+    level: number,
+    index: number,
+    key: Uint8Array,
+    keyStart: number,
+    keyLength: number,
+    seq: number,
+  ): boolean {
     const unit = this.unit[level]!;
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
-    const arena = this.arena;
-    const next = this.index[level]! + 1;
-    return (
-      compareSeparator(
-        arena.u8[segment]!,
-        arena.u16[segment]!,
-        arena.u32[segment]!,
-        base,
-        next,
-        key,
-        keyStart,
-        keyLength,
-        seq,
-      ) > 0
-    );
+    const { u8, u16, u32 } = this.arena;
+    return compareSeparator(u8[segment]!, u16[segment]!, u32[segment]!, base, index, key, keyStart, keyLength, seq) > 0;
+  }
+
+  /** From the path's leaf to the next one of its branch, if (key, seq), which is behind the leaf, belongs there: the usual step in a group, which is in order. */
+  #stepRight(key: Uint8Array, keyStart: number, keyLength: number, seq: number): boolean {
+    const branch = this.unit[1]!;
+    const next = this.index[1]! + 1;
+    // Of the last one the end is known higher up.
+    if (this.height < 2 || next + 1 >= this.#countOf(branch)) return false;
+    const child = this.#childOf(branch, next);
+    if (child >= COLD || !this.#isBeforeSeparator(1, next + 1, key, keyStart, keyLength, seq)) return false;
+    this.index[1] = next;
+    this.#enterLeaf(child);
+    return true;
   }
 
   /** Whether the separator between the leaf and its neighbour cuts through the versions of one key. */
@@ -680,7 +698,7 @@ export abstract class TreeShape {
    * the branches in the readers' caches. False when the page has no room for it.
    *
    * Where no slot points: a cell that an earlier change of this page left behind, once every reader that may stand on it has gone
-   * (the writer remembers one beside the page, see ArenaWriter.spareOffset), else the gap. Bytes that are neither in the gap nor in a cell are counted as
+   * (the writer remembers a few beside the page, see SparePlaces), else the gap. Bytes that are neither in the gap nor in a cell are counted as
    * garbage only after they have become it, so a writer that dies in between leaves a sound page with a few bytes in it that nothing counts. What the dead
    * writer's last changes did to the counts of live entries the successor finds out by counting (live-counts.ts).
    */
@@ -690,16 +708,11 @@ export abstract class TreeShape {
     const half = base >>> 1;
     const prefixLength = u16[half + PREFIX_LENGTH_HALFWORD]!;
     const offset = leafOffsetsHalfword(u16, base) + position;
-    const spare = arena.spareOffset[unit]!;
-    const spareBytes = spare === 0 ? 0 : this.leafCellBytes(base + spare);
-    let at = spare;
-    if (spareBytes >= cellBytes && arena.spareEpoch[unit]! <= arena.safeEpoch) {
-      arena.spareOffset[unit] = 0;
-      this.pager?.dirtied(this.unit, this.height);
-      u16[half + GARBAGE_HALFWORD]! -= cellBytes;
-    } else {
-      if (cellBytes > gap) return false;
-      this.pager?.dirtied(this.unit, this.height);
+    let at = arena.spares.take(unit, cellBytes, arena.safeEpoch);
+    if (at === 0 && cellBytes > gap) return false;
+    this.pager?.dirtied(this.unit, this.height);
+    if (at !== 0) u16[half + GARBAGE_HALFWORD]! -= cellBytes;
+    else {
       at = u16[half + CELL_START_HALFWORD]! - cellBytes;
       u16[half + CELL_START_HALFWORD] = at;
     }
@@ -708,11 +721,7 @@ export abstract class TreeShape {
     if ((this.cellFlags & CellFlag.Tombstone) !== 0) this.#noteTombstone(base + at, 1);
     Atomics.store(u16, offset, at);
     u16[half + GARBAGE_HALFWORD]! += oldBytes;
-    // One that is large enough for the next cell, and of those the oldest: it can be used first.
-    if (at === spare || oldBytes > spareBytes) {
-      arena.spareEpoch[unit] = arena.unpublishedEpoch;
-      arena.spareOffset[unit] = old;
-    }
+    arena.spares.add(unit, old, oldBytes, arena.unpublishedEpoch);
     return true;
   }
 

@@ -32,6 +32,7 @@ import { toOwnerId } from './lock-owner.js';
 import type { PageCacheLayout } from './page-cache.js';
 import { RetireQueue } from './retire-queue.js';
 import { RwLock, rwLockWords } from './rwlock.js';
+import { SparePlaces } from './spare-places.js';
 import { UnitAllocator } from './unit-allocator.js';
 
 /** Number of a page's first 4 KiB unit; 0 is "none". */
@@ -329,12 +330,8 @@ export class ArenaWriter extends ArenaReader {
   #held: { unit: number; birth: number; retire: number }[] = [];
   #epoch: number;
   #longPinCount = 0;
-  /**
-   * For the owner of a page: offset of a cell in it that no slot points to any more, 0 for none, and the epoch at which the last reader that may
-   * stand on it has left. Forgotten when the page's unit is allocated anew, and with the writer.
-   */
-  readonly spareOffset: Uint16Array;
-  readonly spareEpoch: Float64Array;
+  /** For the owner of a page. Forgotten when the page's unit is allocated anew, and with the writer. */
+  readonly spares: SparePlaces;
   /** For the owner of a page: how many tombstones stand in it. 0 when the page's unit is allocated anew. */
   readonly tombstonesIn: Uint16Array;
   /** Taken over from a writer that is dead: it may have changed published pages after the last publication. */
@@ -356,8 +353,7 @@ export class ArenaWriter extends ArenaReader {
     if (!adopting && this.published() !== 0)
       throw invalidArgument('the arena has published data: use ArenaWriter.adopt');
     this.#allocator = new UnitAllocator(this.totalUnits, HEADER_UNITS);
-    this.spareOffset = new Uint16Array(this.totalUnits);
-    this.spareEpoch = new Float64Array(this.totalUnits);
+    this.spares = new SparePlaces(this.totalUnits);
     this.tombstonesIn = new Uint16Array(this.totalUnits);
     this.#epoch = this.loadEpoch();
     this.unpublishedEpoch = 0;
@@ -455,7 +451,7 @@ export class ArenaWriter extends ArenaReader {
   }
 
   #startPage(unit: UnitId, order: number): void {
-    this.spareOffset[unit] = 0;
+    this.spares.forget(unit);
     this.tombstonesIn[unit] = 0;
     const u32 = this.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     const word = (unit & SEGMENT_UNIT_MASK) << (UNIT_SHIFT - 2);

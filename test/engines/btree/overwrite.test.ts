@@ -57,6 +57,51 @@ test('an overwrite of equal size that stands for itself replaces its cell withou
   expect(tree.check()).toEqual([]);
 });
 
+test('several overwrites of one leaf in a group take the places that those of the group before have left', () => {
+  const { tree, put, publish, reader, read, root } = scene();
+  const before = root();
+  tree.overwritesInPlace = true;
+  for (let generation = 1; generation <= 200; generation++) {
+    const written = [0, 1, 2, 3].map((index) => (generation * 4 + index) % KEYS);
+    // No longer than before: the leaf has room for a few cells, not for all of these.
+    for (const index of written) put(index, generation, 100 - (generation % 2));
+    publish();
+    for (const index of written)
+      expect(read(reader.published(), index)).toBe(valueOf(index, generation, 100 - (generation % 2)).toString());
+    expect(tree.check()).toEqual([]);
+  }
+  expect(root()).toBe(before);
+});
+
+test('operations in the order of their keys find each leaf from the one before it, also where versions of a key go over several', () => {
+  const { tree, put, del, lastSeq, publish, reader, read } = scene();
+  const random = new Random(7);
+  const written = new Map(Array.from({ length: KEYS }, (_, index) => [index, 0]));
+  const openSnapshots = new Float64Array(2000);
+  for (let generation = 1; generation <= 60; generation++) {
+    tree.overwritesInPlace = generation % 3 !== 0;
+    // Of every moment, or none.
+    for (let i = 0; i < openSnapshots.length; i++) openSnapshots[i] = lastSeq() + i;
+    tree.setSnapshots(openSnapshots, generation % 2 === 0 ? openSnapshots.length : 0);
+    for (let index = 0; index < 3000; index += 1 + random.below(1 + (generation % 40))) {
+      if (random.below(4) === 0) {
+        expect(del(index)).toBe(written.delete(index));
+      } else {
+        put(index, generation, 20 + random.below(60));
+        written.set(index, generation);
+      }
+      if (index % 700 >= 3) continue;
+      // With snapshots all of these stay, which are more than a leaf holds.
+      for (let i = 0; i < 30; i++) put(index, generation, 100);
+      written.set(index, generation);
+    }
+    publish();
+    if (generation % 10 === 0) expect(tree.check()).toEqual([]);
+  }
+  for (const [index, generation] of written)
+    expect(read(reader.published(), index)?.startsWith(`${index}:${generation};`)).toBe(true);
+});
+
 test('overwrites that belong together are invisible until their publication', () => {
   const { tree, put, publish, reader, read, root } = scene();
   const before = root();
