@@ -247,7 +247,7 @@ async function main() {
     seed: configuration.seed,
     inProcess: values['in-process'],
     mixNames,
-    mixOperations: isQuick ? 80_000 : 2_000_000,
+    mixOperations: isQuick ? 80_000 : 4_000_000,
     onRows: (rows) => {
       printGrid([HEADER, ...rows.map(cellsOf)]);
       console.log('');

@@ -21,8 +21,8 @@ export const MIXES = {
 const THREADS = 8;
 const LIVE_KEYS = 100_000;
 const LOAD_BATCH = 1000;
-/** Operations per thread. */
-const WARM_UP = 40_000;
+/** Operations per thread: what is compiled again when more is known of the types is compiled by then. */
+const WARM_UP = 150_000;
 const WARM_UP_SPACE = 'warm-up';
 
 /** Sum of what a histogram of the stats holds that was added since. */
