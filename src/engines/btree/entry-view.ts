@@ -13,6 +13,7 @@ import {
   type ArenaReader,
   type UnitId,
 } from '../../shared/memory/arena.js';
+import { sliceUtf8 } from '../../shared/codec/text.js';
 import { ConcordError } from '../../shared/errors.js';
 import { CopyPool } from '../../shared/memory/copy-pool.js';
 import { WORD_COPY_BYTES_MAX, copyWords } from '../../shared/memory/copy-words.js';
@@ -218,15 +219,15 @@ export abstract class EntryView {
   /** The value as UTF-8 text, without a copy in between. */
   valueUtf8(): string {
     if ((this.viewFlags & CellFlag.Overflow) !== 0) return this.#copyChain().toString('utf8');
-    return this.arena.buffers[this.viewSegment]!.toString('utf8', this.#bodyAt, this.#bodyAt + this.#valueLength);
+    return sliceUtf8(this.arena.buffers[this.viewSegment]!, this.#bodyAt, this.#bodyAt + this.#valueLength);
   }
 
   /** The key as UTF-8 text. */
   keyUtf8(): string {
     const buffer = this.arena.buffers[this.viewSegment]!;
-    if (this.#prefixLength === 0) return buffer.toString('utf8', this.#suffixAt, this.#suffixAt + this.#suffixLength);
+    if (this.#prefixLength === 0) return sliceUtf8(buffer, this.#suffixAt, this.#suffixAt + this.#suffixLength);
     const key = Buffer.allocUnsafe(this.keyLength);
-    return key.toString('utf8', 0, this.copyKey(key, 0));
+    return sliceUtf8(key, 0, this.copyKey(key, 0));
   }
 
   /** Copies value bytes [from, from + length) to into[at …], fewer at the value's end; returns how many. */

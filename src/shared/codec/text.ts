@@ -64,10 +64,15 @@ export function writeUtf8(text: string, into: Buffer, at: number): number {
   return (into as TextBuffer).utf8Write(text, at, into.length - at);
 }
 
+/** The string of `bytes[start, end)`, with U+FFFD for what is no UTF-8. */
+export function sliceUtf8(bytes: Buffer, start: number, end: number): string {
+  return (bytes as TextBuffer).utf8Slice(start, end);
+}
+
 /** The string of `bytes[start, end)`, or undefined if that is not UTF-8. */
 export function readUtf8(bytes: Buffer, start: number, end: number): string | undefined {
   if (start === end) return '';
-  const text = (bytes as TextBuffer).utf8Slice(start, end);
+  const text = sliceUtf8(bytes, start, end);
   // Decoding replaces what is malformed by U+FFFD. Only a string that has one needs the full check, and that on a copy, since
   // the check does not take shared memory.
   if (text.includes('\ufffd') && !isUtf8(Uint8Array.from(bytes.subarray(start, end)))) return undefined;
