@@ -236,8 +236,8 @@ export class ArenaReader {
   /** Protects the published version against reclamation, and returns its meta unit (0 before the first publication). */
   pin(slot: number): UnitId {
     const control = this.control;
-    const epoch = Atomics.load(control, EPOCH_WORD);
-    Atomics.store(control, SLOT_WORD + slot * SLOT_WORDS, epoch);
+    // Any epoch that was there lately will do: an older one only protects more.
+    Atomics.store(control, SLOT_WORD + slot * SLOT_WORDS, control[EPOCH_WORD]!);
     return Atomics.load(control, META_WORD) >>> 0;
   }
 

@@ -216,6 +216,18 @@ export class Mutex implements Recoverable {
     return ownerOf(Atomics.load(this.#words, this.#state));
   }
 
+  /** The same without ordering guarantees: a hint. */
+  get seemsHeld(): boolean {
+    return ownerOf(this.#words[this.#state]!) !== 0;
+  }
+
+  /** What one who took the lock at this moment would find; undefined while somebody holds it. */
+  get freeCondition(): Acquired | undefined {
+    const state = Atomics.load(this.#words, this.#state);
+    if (ownerOf(state) !== 0) return undefined;
+    return (state & OWNER_DIED) !== 0 ? 'owner-died' : 'clean';
+  }
+
   /** Whether a holder died and nobody has called markConsistent() since. */
   get ownerDied(): boolean {
     return (Atomics.load(this.#words, this.#state) & OWNER_DIED) !== 0;

@@ -91,7 +91,7 @@ export class RwLock implements Recoverable {
 
   /** A read hold if there is no writer; undefined if there is. */
   tryAcquireRead(): Acquired | undefined {
-    return this.#enter() ? this.#condition() : undefined;
+    return this.#enter();
   }
 
   /** A read hold, blocking the thread. ERR_TIMEOUT when that takes too long. */
@@ -105,12 +105,14 @@ export class RwLock implements Recoverable {
       return this.#condition();
     }
     for (let i = 0; i < SPIN_LOADS; i++) {
-      if (this.#enter()) return this.#condition();
+      const found = this.#enter();
+      if (found !== undefined) return found;
     }
     const deadline = deadlineAfter(timeoutMs);
     for (let lossCount = 0; lossCount < DETOUR_AFTER_LOSSES; lossCount++) {
       const gate = this.#knock();
-      if (this.#enter()) return this.#condition();
+      const found = this.#enter();
+      if (found !== undefined) return found;
       const leftMs = remainingMs(deadline);
       if (leftMs <= 0) this.#throwTimeout('read', timeoutMs);
       Atomics.wait(this.#words, this.#gate, gate, leftMs);
@@ -126,13 +128,15 @@ export class RwLock implements Recoverable {
     const timeoutMs = options.timeoutMs ?? Infinity;
     checkTimeout(timeoutMs);
     options.signal?.throwIfAborted();
-    if (this.#enter()) return this.#condition();
+    const atOnce = this.#enter();
+    if (atOnce !== undefined) return atOnce;
     const deadline = deadlineAfter(timeoutMs);
     const watch = AbortWatch.of(options.signal);
     try {
       for (let lossCount = 0; lossCount < DETOUR_AFTER_LOSSES; lossCount++) {
         const gate = this.#knock();
-        if (this.#enter()) return this.#condition();
+        const found = this.#enter();
+        if (found !== undefined) return found;
         const leftMs = remainingMs(deadline);
         if (leftMs <= 0) this.#throwTimeout('read', timeoutMs);
         await changeOf(this.#words, this.#gate, gate, leftMs, watch);
@@ -295,13 +299,15 @@ export class RwLock implements Recoverable {
     return this.#mutex.owner;
   }
 
-  #enter(): boolean {
-    if (this.#mutex.owner !== 0) return false;
+  /** What a reader finds that is in now; undefined if a writer is. */
+  #enter(): Acquired | undefined {
+    // What counts is the look behind the addition.
+    if (this.#mutex.seemsHeld) return undefined;
     this.#readCount++;
     Atomics.add(this.#words, this.#mine, 1);
-    if (this.#mutex.owner === 0) return true;
-    this.#leave();
-    return false;
+    const found = this.#mutex.freeCondition;
+    if (found === undefined) this.#leave();
+    return found;
   }
 
   /** With the mutex held there is no writer, and none comes before it is passed on. */
