@@ -12,7 +12,12 @@ const freshRoot = (): string => fs.mkdtempSync(join(base, 'root-'));
 
 envSuite('node-env', () => ({ env: new NodeEnv(), root: freshRoot() }));
 
-const genuine = { readSync: fs.readSync, writeSync: fs.writeSync, fdatasyncSync: fs.fdatasyncSync };
+const genuine = {
+  openSync: fs.openSync,
+  readSync: fs.readSync,
+  writeSync: fs.writeSync,
+  fdatasyncSync: fs.fdatasyncSync,
+};
 afterEach(() => patch(genuine));
 
 /** Replaces a function of node:fs until the end of the test. */
@@ -33,6 +38,29 @@ test('files get mode 0600 and directories 0700', () => {
   const mode = (path: string): number => fs.statSync(join(root, path)).mode & 0o777;
   expect([mode('a'), mode('a/b'), mode('a/b/f')]).toEqual([0o700, 0o700, 0o600]);
 });
+
+test.runIf(process.platform === 'linux')(
+  'files are opened for reading without noting when, where the owner allows',
+  () => {
+    const env = new NodeEnv();
+    const path = join(freshRoot(), 'f');
+    fs.writeFileSync(path, 'text');
+    const flags: number[] = [];
+    let isOwner = true;
+    patch({
+      openSync: ((name: string, flag: number, mode: number) => {
+        flags.push(flag & fs.constants.O_NOATIME);
+        if (!isOwner && (flag & fs.constants.O_NOATIME) !== 0) throw systemError('EPERM');
+        return genuine.openSync(name, flag, mode);
+      }) as typeof fs.openSync,
+    });
+    expect(readText(env, path)).toBe('text');
+    isOwner = false;
+    expect(readText(env, path)).toBe('text');
+    const { O_NOATIME } = fs.constants;
+    expect(flags).toEqual([O_NOATIME, O_NOATIME, 0]);
+  },
+);
 
 test('a full device is ERR_DISK_FULL and the message names the file', () => {
   const file = new NodeEnv().open('/dev/full', 'write');
