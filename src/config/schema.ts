@@ -128,7 +128,7 @@ const lsmShape = {
     kind: 'bytes',
     description: 'size of a data block before compression: what a read of one entry reads',
     changes: 'restart',
-    unset: '4KiB',
+    unset: '1KiB, on level 0 4KiB',
   }),
   restartInterval: key(integer(1, 256), {
     kind: 'integer',

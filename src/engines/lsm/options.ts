@@ -28,7 +28,7 @@ export interface LsmTuning {
   readonly frozenMax?: number | undefined;
   /** Of data blocks: one for all levels, or a list by level of which the last counts for those below. Default 'lz4'. */
   readonly compression?: CompressionName | readonly CompressionName[] | undefined;
-  /** Of a data block before compression, 512 … 65,536. Default 4,096. */
+  /** Of a data block before compression, 512 … 65,536. Default 1,024; on level 0 4,096. */
   readonly blockBytes?: number | undefined;
   /** Entries of a block between two whole keys, 1 … 256. Default 8. */
   readonly restartInterval?: number | undefined;
@@ -74,6 +74,10 @@ const MEMTABLE_BYTES_DEFAULT = 64 * MIB;
 /** A memtable of less would be full when it is begun. */
 const MEMTABLE_BYTES_MIN = 64 * 1024;
 const BITS_PER_KEY_DEFAULT = 10;
+/** A read of one entry reads so much. */
+const BLOCK_BYTES_DEFAULT = 1024;
+/** Level 0 is mostly written and merged, which larger blocks make cheaper. */
+const LEVEL_0_BLOCK_BYTES_DEFAULT = 4096;
 
 function integer(name: string, value: number | undefined, otherwise: number, min: number, max: number): number {
   if (value === undefined) return otherwise;
@@ -128,11 +132,18 @@ export function resolveLsmOptions(tuning: LsmTuning = {}, arenaBytes = Infinity)
   const levelBytes = integer('levelBytes', tuning.levelBytes, 256 * MIB, 4096, 2 ** 50);
   const levelFactor = integer('levelFactor', tuning.levelFactor, 10, 2, 100);
   const bits = bitsByLevel(tuning, levelBytes, levelFactor);
-  const blockBytes = integer('blockBytes', tuning.blockBytes, 4096, 512, 65_536);
+  const blockBytesAt = (level: number): number =>
+    integer(
+      'blockBytes',
+      tuning.blockBytes,
+      level === 0 ? LEVEL_0_BLOCK_BYTES_DEFAULT : BLOCK_BYTES_DEFAULT,
+      512,
+      65_536,
+    );
   const restartInterval = integer('restartInterval', tuning.restartInterval, 8, 1, 256);
   const prefixFilterBytes = integer('prefixFilterBytes', tuning.prefixFilterBytes, 0, 0, 255);
   const tables = Array.from({ length: LSM_LEVELS }, (_, level): TableOptions => ({
-    blockBytes,
+    blockBytes: blockBytesAt(level),
     restartInterval,
     compression: compressionOf(tuning, level),
     bitsPerKey: bits[level]!,

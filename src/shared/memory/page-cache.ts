@@ -12,10 +12,10 @@
  * hash behind (a ghost). A block whose ghost is met goes straight to the main ring, which gives read blocks further rounds. So one long scan passes
  * through the small ring and leaves the main one alone. Rings are logs: blocks of any sizes lie one after another and nothing is ever in pieces.
  *
- * Reading takes no lock: entry, header, copy, and then a look whether the ring's tail has passed the block meanwhile (the tail moves before
- * anything is overwritten). An entry is stored last, so a half-written block is never found. Inserting takes the stripe's lock or, if
- * another thread has it, does not insert: a cache may forget. A thread that dies inside leaves the lock behind; until recover() has emptied its stripe,
- * that stripe is read-only.
+ * Reading takes no lock: entry (or the place that a reader remembers), header, copy, and then a look whether the ring's tail has passed the block meanwhile
+ * (the tail moves before anything is overwritten). Where it lies is stored in a block's header when the block is whole, and the entry last, so a half-written
+ * block is never found. Inserting takes the stripe's lock or, if another thread has it, does not insert: a cache may forget. A thread that dies inside leaves the
+ * lock behind; until recover() has emptied its stripe, that stripe is read-only.
  *
  * Threads: any; one PageCache object per thread and layout. Nothing here waits.
  */
@@ -57,7 +57,7 @@ const INSERTIONS_WORD = 19;
 const EVICTIONS_WORD = 20;
 const SMALL_TAIL_WORD = 32;
 const MAIN_TAIL_WORD = 33;
-const LOOKUPS_WORD = 48;
+const HITS_WORD = 48;
 const MISSES_WORD = 49;
 const SKIPPED_WORD = 50;
 const CONTROL_WORDS = 64;
@@ -89,6 +89,8 @@ const STRIPE_BYTES_MIN = 1 << 20;
 const STRIPE_BYTES_MAX = 1 << 30;
 const STRIPE_COUNT_MAX = 64;
 const SMALL_SHARE = 10;
+/** Most blocks are that large, or larger: the index has room for as many as fit. */
+const SMALL_BLOCK_BYTES = 1024;
 
 interface StripeSizes {
   readonly buckets: number;
@@ -102,9 +104,9 @@ function powerOfTwoUpTo(value: number): number {
 }
 
 function sizesOf(bytes: number): StripeSizes {
-  // Room for twice as many blocks of 4 KiB as fit: blocks may be smaller, and buckets do not fill evenly.
-  const buckets = powerOfTwoUpTo(Math.max(16, bytes / 4096 / 4));
-  const ghosts = powerOfTwoUpTo(Math.max(64, bytes / 4096));
+  // Room for half as many blocks of 1 KiB again as fit: buckets do not fill evenly.
+  const buckets = 2 ** Math.ceil(Math.log2(Math.max(16, (1.5 * bytes) / SMALL_BLOCK_BYTES / BUCKET_ENTRIES)));
+  const ghosts = powerOfTwoUpTo(Math.max(64, bytes / SMALL_BLOCK_BYTES));
   const overhead = CONTROL_WORDS * 4 + buckets * (BUCKET_WORDS * 4 + BUCKET_ENTRIES) + ghosts * 4;
   const granules = Math.floor((bytes - overhead) / GRANULE_BYTES);
   const smallGranules = Math.floor(granules / SMALL_SHARE);
@@ -161,11 +163,12 @@ export class PageCache {
    * Where the block lies in shared memory, to look at it there without a copy; returns its length, 0: it is not here. Any moment it may become something else:
    * whoever looks must survive any bytes, copy what is needed, and believe it only if confirm() says so afterwards. Each locate() that found something
    * is followed by one confirm(). expectedBytes: about its length, if it is known: then its end comes from memory while its head is looked at.
+   * place: foundPlace of another time, or any number. If the block is still there, the index is not looked at: good for blocks that are never forgotten.
    */
-  locate(file: number, block: number, expectedBytes = 0): number {
+  locate(file: number, block: number, expectedBytes = 0, place = 0): number {
     const hash = hashOf(file, block);
     const stripe = this.#stripeOf(hash);
-    const length = stripe.locate(hash, file, block, expectedBytes);
+    const length = stripe.locate(hash, file, block, expectedBytes, place);
     if (length !== 0) {
       this.#foundIn = stripe;
       this.foundBytes = stripe.bytes;
@@ -173,6 +176,11 @@ export class PageCache {
       this.foundAt = stripe.foundAt;
     }
     return length;
+  }
+
+  /** Where locate() found the block: for the next time. */
+  get foundPlace(): number {
+    return this.#foundIn.foundWhere;
   }
 
   /** Whether the block that locate() found last was there, whole, until now. */
@@ -260,6 +268,8 @@ class Stripe {
   readonly #i32: Int32Array;
   readonly #u8: Uint8Array;
   readonly #indexMask: number;
+  /** Entries are a power of two. */
+  readonly #entryMask: number;
   readonly #ghostMask: number;
   readonly #ghostWord: number;
   readonly #heatAt: number;
@@ -270,11 +280,12 @@ class Stripe {
   #moved: Uint8Array | undefined;
   #movedAgain: Uint8Array | undefined;
   #rounds = 0;
-  /** Where the block lies that #find() found, and the word of its header. */
-  #foundWhere = 0;
+  /** Where the block lies that #find() found, the word of its header, and how often it was read, with the place of that. */
+  foundWhere = 0;
   #foundHeader = 0;
-  /** Its entry and first byte, after locate(). */
-  #foundEntry = 0;
+  #foundHeat = 0;
+  #foundHeatAt = 0;
+  /** Its first byte, after locate(). */
   foundAt = 0;
   /** Nobody reads it: loads whose result is used are made. */
   touched = 0;
@@ -287,6 +298,7 @@ class Stripe {
     const words = this.#u32;
     if (words[MAGIC_WORD] !== MAGIC) throw new ConcordError('ERR_FORMAT_VERSION', 'page cache: unknown layout');
     this.#indexMask = words[INDEX_MASK_WORD]!;
+    this.#entryMask = BUCKET_ENTRIES * (this.#indexMask + 1) - 1;
     this.#ghostMask = words[GHOST_MASK_WORD]!;
     const smallGranules = words[SMALL_GRANULES_WORD]!;
     const mainGranules = words[MAIN_GRANULES_WORD]!;
@@ -319,26 +331,15 @@ class Stripe {
     const words = this.#u32;
     const entry = this.#find(hash, file, block);
     if (entry >= 0) {
-      // As it was found: by now the entry may lead to another key's block.
-      const where = this.#foundWhere;
       const header = this.#foundHeader;
       const length = words[header + LENGTH]!;
       // Anything may stand there by now: it is only looked at, and not beyond the ring.
       if (length <= into.length - at && header * 4 + HEADER_BYTES + length <= this.#u8.length) {
         const start = header * 4 + HEADER_BYTES;
         into.set(this.#u8.subarray(start, start + length), at);
-        // Counting is a full fence too: the copy was made before the tail is looked at.
-        Atomics.add(this.#i32, LOOKUPS_WORD, 1);
-        if (this.#isLive(where) && length > 0) {
-          const heat = this.#u8[this.#heatAt + entry]!;
-          if (heat < HEAT_MAX) this.#u8[this.#heatAt + entry] = heat + 1;
-          return length;
-        }
-        Atomics.add(this.#i32, MISSES_WORD, 1);
-        return 0;
+        return this.confirm() && length > 0 ? length : 0;
       }
     }
-    Atomics.add(this.#i32, LOOKUPS_WORD, 1);
     Atomics.add(this.#i32, MISSES_WORD, 1);
     return 0;
   }
@@ -352,32 +353,30 @@ class Stripe {
   }
 
   /** 0: not here. */
-  locate(hash: number, file: number, block: number, expectedBytes: number): number {
-    const entry = this.#find(hash, file, block, expectedBytes);
-    if (entry >= 0) {
+  locate(hash: number, file: number, block: number, expectedBytes: number, place: number): number {
+    const isThere = place !== 0 && this.#isAt(place, file, block, expectedBytes);
+    if (isThere || this.#find(hash, file, block, expectedBytes) >= 0) {
       const header = this.#foundHeader;
       const length = this.#u32[header + LENGTH]!;
       const start = header * 4 + HEADER_BYTES;
       if (length > 0 && start + length <= this.#u8.length) {
-        this.#foundEntry = entry;
         this.foundAt = start;
         return length;
       }
     }
-    Atomics.add(this.#i32, LOOKUPS_WORD, 1);
     Atomics.add(this.#i32, MISSES_WORD, 1);
     return 0;
   }
 
   confirm(): boolean {
     // A full fence too: what was read was read before the tail is looked at.
-    Atomics.add(this.#i32, LOOKUPS_WORD, 1);
-    if (!this.#isLive(this.#foundWhere)) {
+    Atomics.add(this.#i32, HITS_WORD, 1);
+    if (!this.#isLive(this.foundWhere)) {
+      Atomics.sub(this.#i32, HITS_WORD, 1);
       Atomics.add(this.#i32, MISSES_WORD, 1);
       return false;
     }
-    const heat = this.#u8[this.#heatAt + this.#foundEntry]!;
-    if (heat < HEAT_MAX) this.#u8[this.#heatAt + this.#foundEntry] = heat + 1;
+    if (this.#foundHeat < HEAT_MAX) this.#u8[this.#foundHeatAt] = this.#foundHeat + 1;
     return true;
   }
 
@@ -385,7 +384,6 @@ class Stripe {
   lengthOf(hash: number, file: number, block: number): number {
     const entry = this.#find(hash, file, block);
     if (entry < 0) {
-      Atomics.add(this.#i32, LOOKUPS_WORD, 1);
       Atomics.add(this.#i32, MISSES_WORD, 1);
       return 0;
     }
@@ -430,12 +428,10 @@ class Stripe {
 
   addStats(sum: { -readonly [Name in keyof PageCacheStats]: number }): void {
     const words = this.#u32;
-    const lookups = words[LOOKUPS_WORD]!;
-    const misses = words[MISSES_WORD]!;
     sum.bytes += this.#u8.length;
     sum.usedBytes += (this.#used(this.#small) + this.#used(this.#main)) * GRANULE_BYTES;
-    sum.hits += lookups - misses;
-    sum.misses += misses;
+    sum.hits += words[HITS_WORD]!;
+    sum.misses += words[MISSES_WORD]!;
     sum.insertions += words[INSERTIONS_WORD]!;
     sum.evictions += words[EVICTIONS_WORD]!;
     sum.skipped += words[SKIPPED_WORD]!;
@@ -474,24 +470,32 @@ class Stripe {
     for (let word = first; word < first + BUCKET_WORDS; word += 2) {
       if (words[word] !== tag) continue;
       const where = Atomics.load(words, word + 1);
-      const header = this.#headerWord(where);
-      // Neither load waits for what the header says.
-      if (expectedBytes > 0) {
-        const first = header + HEADER_BYTES / 4;
-        this.touched = words[first + (expectedBytes >>> 3)]! ^ words[first + (expectedBytes >>> 2) - 4]!;
-      }
-      if (
-        words[header + FILE] === file &&
-        words[header + BLOCK] === block &&
-        words[header + WHERE] === where &&
-        this.#isLive(where)
-      ) {
-        this.#foundWhere = where;
-        this.#foundHeader = header;
-        return (word - CONTROL_WORDS) >>> 1;
-      }
+      if (this.#isAt(where, file, block, expectedBytes)) return (word - CONTROL_WORDS) >>> 1;
     }
     return -1;
+  }
+
+  /** Whether the key's block is there, as far as can be told without a lock. */
+  #isAt(where: number, file: number, block: number, expectedBytes: number): boolean {
+    const words = this.#u32;
+    const header = this.#headerWord(where);
+    // Neither load waits for what the header says.
+    if (expectedBytes > 0) {
+      const first = header + HEADER_BYTES / 4;
+      this.touched = words[first + (expectedBytes >>> 3)]! ^ words[first + (expectedBytes >>> 2) - 4]!;
+    }
+    const isThere =
+      words[header + FILE] === file &&
+      words[header + BLOCK] === block &&
+      words[header + WHERE] === where &&
+      this.#isLive(where);
+    if (!isThere) return false;
+    this.foundWhere = where;
+    this.#foundHeader = header;
+    // Now, so that its load does not wait behind the fence of confirm(). The entry is anything if another block has come here meanwhile.
+    this.#foundHeatAt = this.#heatAt + (words[header + ENTRY]! & this.#entryMask);
+    this.#foundHeat = this.#u8[this.#foundHeatAt]!;
+    return true;
   }
 
   // ---- with the lock ------------------------------------------------------------------------------------------------------------
@@ -513,9 +517,10 @@ class Stripe {
     words[header + LENGTH] = length;
     words[header + ENTRY] = entry;
     words[header + GRANULES] = granules;
-    words[header + WHERE] = where;
     words[header + TAG] = tag;
     this.#u8.set(bytes.subarray(at, at + length), header * 4 + HEADER_BYTES);
+    // Whoever has been here before finds it from now on.
+    Atomics.store(words, header + WHERE, where);
     this.#advance(ring, ring.headWord, granules);
     this.#u8[this.#heatAt + entry] = 0;
     const word = this.#entryWord(entry);
@@ -610,7 +615,7 @@ class Stripe {
     const to = this.#makeRoom(main, granules);
     const target = this.#headerWord(to);
     this.#u8.set(copy.subarray(0, bytes), target * 4);
-    words[target + WHERE] = to;
+    Atomics.store(words, target + WHERE, to);
     this.#advance(main, main.headWord, granules);
     this.#u8[this.#heatAt + entry] = ring === main ? heat - 1 : 0;
     // The entry may have gone to another key while room was made.

@@ -72,6 +72,36 @@ describe('a page cache', () => {
     expect(cache.stats()).toMatchObject({ hits: 1, misses: 2 });
   });
 
+  test('finds a block at the place where it was found before, and elsewhere when it is no longer there', () => {
+    const random = new Random(7);
+    const cache = cacheOf(256 * 1024);
+    const places = new Map<number, number>();
+    const lengthOf = (block: number): number => 100 + ((block * 97) % 3000);
+    let again = 0;
+    let moved = 0;
+    for (let i = 0; i < 20_000; i++) {
+      const block = Math.floor(random.nextFloat() ** 2 * 400);
+      const length = lengthOf(block);
+      const known = places.get(block) ?? 0;
+      // Now and then another block's place, or none at all.
+      const place = i % 10 === 0 ? Math.floor(random.nextFloat() * 2 ** 32) : (places.get((i * 7) % 400) ?? 0);
+      const found = cache.locate(3, block, length, i % 3 === 0 ? place : known);
+      if (found === 0) {
+        cache.insert(3, block, blockOf(3, block, length), 0, length);
+        continue;
+      }
+      const { foundBytes, foundAt, foundPlace } = cache;
+      expect(found).toBe(length);
+      expect(blockOf(3, block, length).equals(foundBytes.subarray(foundAt, foundAt + length))).toBe(true);
+      expect(cache.confirm()).toBe(true);
+      if (known === foundPlace) again++;
+      else if (known !== 0) moved++;
+      places.set(block, foundPlace);
+    }
+    expect(again).toBeGreaterThan(1000);
+    expect(moved).toBeGreaterThan(100);
+  });
+
   test('forgets a block on request and takes its new content', () => {
     const cache = cacheOf(MIB);
     cache.insert(1, 1, blockOf(1, 1, 4096), 0, 4096);
@@ -82,17 +112,18 @@ describe('a page cache', () => {
     expect(into[100]).toBe(9);
   });
 
-  test('holds nearly as many pages as its bytes allow', () => {
+  test.each([1024, 4096])('holds nearly as many blocks of %i bytes as its own allow', (length) => {
+    const count = (16 * MIB) / length;
     const cache = cacheOf(4 * MIB);
-    for (let i = 0; i < 4000; i++) cache.insert(1, i, blockOf(1, i, 4096), 0, 4096);
+    for (let i = 0; i < count; i++) cache.insert(1, i, blockOf(1, i, length), 0, length);
     let held = 0;
-    for (let i = 0; i < 4000; i++) if (isThere(cache, 1, i, 4096)) held++;
-    expect(held).toBeGreaterThan(0.85 * 1024);
+    for (let i = 0; i < count; i++) if (isThere(cache, 1, i, length)) held++;
+    expect(held).toBeGreaterThan((0.85 * 4 * MIB) / length);
     const stats = cache.stats();
     expect(stats.bytes).toBeLessThanOrEqual(4 * MIB);
     expect(stats.usedBytes).toBeGreaterThan(0.85 * 4 * MIB);
     expect(stats.insertions - stats.evictions).toBe(held);
-    expect(stats.hits + stats.misses).toBe(4000);
+    expect(stats.hits + stats.misses).toBe(count);
     expect(stats.hits).toBe(held);
   });
 

@@ -66,7 +66,7 @@ const BITS_PER_KEY_MAX = 20;
 const NO_BYTES = new Uint8Array(0);
 /** Of tables that do not say how they were written. */
 const OPTIONS_UNKNOWN: TableOptions = {
-  blockBytes: 4096,
+  blockBytes: 1024,
   restartInterval: 8,
   compression: 'lz4',
   bitsPerKey: 10,

@@ -5,10 +5,14 @@
  *       10     2  count         entries, 1 …
  *       12     2  prefixLength  of what all keys of the page have in common
  *       24     4  height        0: the words are the user's; else `a` is the unit of a page one lower, and the key its last one
- *       32     …  prefix · pad to 4 · heads u32[count] · (a u32 · b u32)[count] · ends u16[count] · suffixes
+ *       32     …  prefix · pad to 4 · tops u32[⌈count / 16⌉] · pad to 64 · heads u32[count] · (a u32 · b u32 · note u32)[count] · ends u16[count] · suffixes
  *
- * A head is the first 4 bytes, big-endian and zero-padded, of the key behind the prefix; `ends` are where the suffixes (the keys behind the prefix) end,
- * counted from the first suffix. So a search stays in one small array of numbers and touches a key only where heads are equal.
+ * A head is the first 4 bytes, big-endian and zero-padded, of the key behind the prefix, a top the last head of each 16; `ends` are where the suffixes (the keys
+ * behind the prefix) end, counted from the first suffix. So a search looks at the tops, then at one cache line of heads, and touches a key only where heads are
+ * equal.
+ *
+ * A note is 0 when the page is made; readers of any thread may leave one for each other, which says where they found what the entry leads to, or may be
+ * anything. Nothing else of a page ever changes.
  *
  * A search looks for the first entry whose key is ≥ the one given: keys are upper bounds of what the entry stands for. Keys ascend; equal ones may follow
  * each other.
@@ -32,10 +36,18 @@ import {
 
 const HEIGHT_WORD = 6;
 const PREFIX_OFFSET = 32;
-/** Head, a, b, end. */
-const ENTRY_BYTES = 14;
+/** Head, a, b, note, end. */
+const ENTRY_BYTES = 18;
+const VALUE_WORDS = 3;
+/** Heads of a cache line: each such group has a top. */
+const GROUP_ENTRIES = 16;
+const GROUP_SHIFT = 4;
+/** Of the words of a cache line. */
+const LINE_MASK = 15;
 /** One unit: the fewer keys a page has, the more they have in common, and the more of the rest is in their heads. */
 const PAGE_BYTES_TARGET = 4096;
+/** Of those, without what comes before the tops and heads, and what lies between. */
+const PAGE_BYTES_ROOM = PAGE_BYTES_TARGET - PREFIX_OFFSET - 64 - 4;
 /** Entries that a search looks at one by one. */
 const EQUAL_HEADS_NEAR = 4;
 /** Two keys of 4 KiB in a page of 32 KiB at least: 2^32 entries are far below it. */
@@ -55,7 +67,16 @@ function commonLength(one: Uint8Array, other: Uint8Array, limit: number): number
 
 /** Of entries from … to with keys ascending. */
 function pageBytesOf(prefixLength: number, keyBytes: number, count: number): number {
-  return PREFIX_OFFSET + ((prefixLength + 3) & ~3) + count * ENTRY_BYTES + keyBytes - count * prefixLength;
+  return headsWord(prefixLength, count) * 4 + count * ENTRY_BYTES + keyBytes - count * prefixLength;
+}
+
+function topsWord(prefixLength: number): number {
+  return (PREFIX_OFFSET + prefixLength + 3) >>> 2;
+}
+
+/** Of the page, which begins at a cache line. */
+function headsWord(prefixLength: number, count: number): number {
+  return (topsWord(prefixLength) + ((count + GROUP_ENTRIES - 1) >>> GROUP_SHIFT) + LINE_MASK) & ~LINE_MASK;
 }
 
 /** Collects entries in key order and makes pages of them. Whatever fails, abort() gives all of them back. */
@@ -160,15 +181,20 @@ export class FenceTreeBuilder {
     u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD] = prefixLength;
     u32[(base >>> 2) + HEIGHT_WORD] = height;
     u8.set(first.subarray(0, prefixLength), base + PREFIX_OFFSET);
-    const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
-    const ends = (heads + 3 * count) * 2;
+    const tops = (base >>> 2) + topsWord(prefixLength);
+    const heads = (base >>> 2) + headsWord(prefixLength, count);
+    const ends = (heads + (1 + VALUE_WORDS) * count) * 2;
     const suffixes = ends * 2 + count * 2;
     let end = 0;
     for (let index = 0; index < count; index++) {
       const { key, a, b } = entries[from + index]!;
-      u32[heads + index] = headOf(key, prefixLength, key.length - prefixLength);
-      u32[heads + count + 2 * index] = a;
-      u32[heads + count + 2 * index + 1] = b;
+      const head = headOf(key, prefixLength, key.length - prefixLength);
+      u32[heads + index] = head;
+      u32[tops + (index >>> GROUP_SHIFT)] = head;
+      const value = heads + count + VALUE_WORDS * index;
+      u32[value] = a;
+      u32[value + 1] = b;
+      u32[value + 2] = 0;
       u8.set(key.subarray(prefixLength), suffixes + end);
       end += key.length - prefixLength;
       u16[ends + index] = end;
@@ -181,7 +207,7 @@ export class FenceTreeBuilder {
 export function fenceTreeUnits(count: number, keyBytes: number): number {
   if (count === 0) return 0;
   // Two pages that follow each other have together more than one page's bytes; each height has at most half the pages of the one below.
-  const leaves = Math.ceil((2 * (count * ENTRY_BYTES + keyBytes)) / PAGE_BYTES_TARGET) + 1;
+  const leaves = Math.ceil((2 * (count * (ENTRY_BYTES + 4 / GROUP_ENTRIES) + keyBytes)) / PAGE_BYTES_ROOM) + 1;
   return (PAGE_BYTES_TARGET / 4096) * (2 * leaves + 2);
 }
 
@@ -197,9 +223,9 @@ export function walkFenceTree(
     if (page.height >= heightBelow) throw corruptPage(unit, `height ${page.height} below ${heightBelow}`);
     const words = arena.u32[unit >>> SEGMENT_UNIT_SHIFT]!;
     for (let index = 0; index < page.count; index++) {
-      const pair = page.heads + page.count + 2 * index;
-      const a = words[pair]!;
-      if (page.height === 0) onEntry(a, words[pair + 1]!);
+      const value = page.heads + page.count + VALUE_WORDS * index;
+      const a = words[value]!;
+      if (page.height === 0) onEntry(a, words[value + 1]!);
       else visit(a, page.height);
     }
     onPage(unit, lsmPageUnits(arena, unit));
@@ -219,7 +245,7 @@ function readFencePage(arena: ArenaReader, unit: UnitId): FencePage {
   const segment = unit >>> SEGMENT_UNIT_SHIFT;
   const count = arena.u16[segment]![(base >>> 1) + COUNT_HALFWORD]!;
   const prefixLength = arena.u16[segment]![(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
-  const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
+  const heads = (base >>> 2) + headsWord(prefixLength, count);
   checkRoom(arena, unit, base, heads, count);
   return { height: arena.u32[segment]![(base >>> 2) + HEIGHT_WORD]!, count, heads };
 }
@@ -228,6 +254,21 @@ function checkRoom(arena: ArenaReader, unit: UnitId, base: number, heads: number
   if (count === 0 || heads * 4 + count * ENTRY_BYTES - base > lsmPageBytes(arena, unit)) {
     throw corruptPage(unit, `${count} entries do not fit the page`);
   }
+}
+
+/**
+ * The place in words[from, from + count), which ascend, of the first that is not less than the head, or of the last one. Halves without a branch, which a
+ * processor could only guess. Heads lose their last bit, so that differences fit 32.
+ */
+function lessThan(words: Uint32Array, from: number, count: number, head: number): number {
+  const wanted = head >>> 1;
+  let low = from;
+  for (let rest = count; rest > 1;) {
+    const half = rest >>> 1;
+    low += half & (((words[low + half - 1]! >>> 1) - wanted) >> 31);
+    rest -= half;
+  }
+  return low;
 }
 
 /** A place in a tree. */
@@ -244,6 +285,8 @@ export class FenceCursor {
   // Of the page that was entered last.
   #segment = 0;
   #heads = 0;
+  /** Of the entry. */
+  #noteWord = 0;
   #count = 0;
   #height = 0;
   #base = 0;
@@ -319,7 +362,7 @@ export class FenceCursor {
     const arena = this.#arena;
     const u8 = arena.u8[this.#segment]!;
     const count = this.#count;
-    const ends = (this.#heads + 3 * count) * 2;
+    const ends = (this.#heads + (1 + VALUE_WORDS) * count) * 2;
     const suffixes = ends * 2 + count * 2;
     const u16 = arena.u16[this.#segment]!;
     const start = index === 0 ? 0 : u16[ends + index - 1]!;
@@ -381,14 +424,24 @@ export class FenceCursor {
 
   #take(index: number): void {
     const words = this.#arena.u32[this.#segment]!;
-    const pair = this.#heads + this.#count + 2 * index;
-    this.a = words[pair]!;
-    this.b = words[pair + 1]!;
+    const value = this.#heads + this.#count + VALUE_WORDS * index;
+    this.a = words[value]!;
+    this.b = words[value + 1]!;
+    this.#noteWord = value + 2;
     this.valid = true;
   }
 
+  /** Of the entry: see the head of this file. */
+  get note(): number {
+    return this.#arena.u32[this.#segment]![this.#noteWord]!;
+  }
+
+  set note(note: number) {
+    this.#arena.u32[this.#segment]![this.#noteWord] = note;
+  }
+
   #wordA(index: number): number {
-    return this.#arena.u32[this.#segment]![this.#heads + this.#count + 2 * index]!;
+    return this.#arena.u32[this.#segment]![this.#heads + this.#count + VALUE_WORDS * index]!;
   }
 
   #pageBytes(): number {
@@ -402,7 +455,7 @@ export class FenceCursor {
     const u16 = arena.u16[segment]!;
     const count = u16[(base >>> 1) + COUNT_HALFWORD]!;
     const prefixLength = u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
-    const heads = (base + PREFIX_OFFSET + ((prefixLength + 3) & ~3)) >>> 2;
+    const heads = (base >>> 2) + headsWord(prefixLength, count);
     checkRoom(arena, unit, base, heads, count);
     const height = arena.u32[segment]![(base >>> 2) + HEIGHT_WORD]!;
     // Pages of one height all the way: a tree has no leaf higher than others.
@@ -434,15 +487,10 @@ export class FenceCursor {
     if (keyLength < prefixLength) return 0;
     const heads = this.#heads;
     const head = headOf(key, prefixLength, keyLength - prefixLength);
-    // How many heads are less: halves without a branch, which a processor could only guess. Heads lose their last bit, so that differences fit 32.
-    const wanted = head >>> 1;
-    let low = heads;
-    for (let rest = count; rest > 1;) {
-      const half = rest >>> 1;
-      low += half & (((words[low + half - 1]! >>> 1) - wanted) >> 31);
-      rest -= half;
-    }
-    low -= heads;
+    const tops = (this.#base >>> 2) + topsWord(prefixLength);
+    const group = (lessThan(words, tops, (count + GROUP_ENTRIES - 1) >>> GROUP_SHIFT, head) - tops) << GROUP_SHIFT;
+    const rest = count - group;
+    let low = lessThan(words, heads + group, rest < GROUP_ENTRIES ? rest : GROUP_ENTRIES, head) - heads;
     // Few heads are equal, mostly: one after the other, and by halves where they are many.
     const near = low + EQUAL_HEADS_NEAR < count ? low + EQUAL_HEADS_NEAR : count;
     for (; low < near; low++) if (!this.#isBelow(unit, low, head, key, keyLength)) return low;
@@ -465,7 +513,7 @@ export class FenceCursor {
     const arena = this.#arena;
     const u16 = arena.u16[this.#segment]!;
     const count = this.#count;
-    const ends = (this.#heads + 3 * count) * 2;
+    const ends = (this.#heads + (1 + VALUE_WORDS) * count) * 2;
     const start = index === 0 ? 0 : u16[ends + index - 1]!;
     const ownLength = u16[ends + index]! - start;
     const at = ends * 2 + count * 2 + start;

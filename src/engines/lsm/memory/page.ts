@@ -5,8 +5,8 @@
  *     └─────▶ range tombstones
  *
  * All begin with the header of btree/page.ts: kind 7, the level byte says which of the pages below it is. Built where no reader looks, shown by the
- * publication of the row that leads to them, never changed, and retired when no published state leads there any more. None is part of a version that
- * long pins hold: checkpoints pass them over.
+ * publication of the row that leads to them, never changed (but for the notes of a fence tree), and retired when no published state leads there any more. None
+ * is part of a version that long pins hold: checkpoints pass them over.
  *
  * Shared memory only, never on disk. Threads: reading any, under a pin; building and retiring the shard thread only.
  */

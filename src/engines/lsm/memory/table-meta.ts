@@ -334,10 +334,11 @@ export function isResident(arena: ArenaReader, unit: UnitId): boolean {
 }
 
 /** Of blocks, where the table itself cannot be asked. */
-const BLOCK_BYTES_USUAL = 4096;
+const BLOCK_BYTES_USUAL = 1024;
+const PARTITION_BYTES_USUAL = 8192;
 const FILTER_BITS_USUAL = 10;
 /** Besides the key. */
-const INDEX_ENTRY_BYTES = 14;
+const INDEX_ENTRY_BYTES = 19;
 
 /** About how many units the table will take, from what the manifest says of it: for deciding whether it shall be resident. */
 export function tableMetaUnits(
@@ -349,7 +350,7 @@ export function tableMetaUnits(
   const blocks = Math.ceil(Math.max(info.bytes, info.rawBytes) / (options.blockBytes ?? BLOCK_BYTES_USUAL)) + 1;
   const indexKeyBytes = blocks * keyBytes;
   if (!options.resident) {
-    const partitions = Math.ceil((indexKeyBytes + 8 * blocks) / (2 * BLOCK_BYTES_USUAL));
+    const partitions = Math.ceil((indexKeyBytes + 8 * blocks) / PARTITION_BYTES_USUAL);
     return page + fenceTreeUnits(partitions, partitions * keyBytes);
   }
   const filterBytes = (info.entries * (options.bitsPerKey ?? FILTER_BITS_USUAL)) / 8;

@@ -33,7 +33,7 @@ const TREE_NUMBERS = 2 ** 32;
 /** Of the cache's memory: it is never used to the last byte. */
 const FULL_SHARE = 0.8;
 const MISSES_PER_LOOK = 1024;
-const MISSED_BLOCK_BYTES = 4096;
+const MISSED_BLOCK_BYTES = 1024;
 const MISSED_SLOTS_MAX = 1 << 20;
 
 interface OpenFile<Reader> {

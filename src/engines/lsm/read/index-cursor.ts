@@ -64,6 +64,15 @@ export class IndexCursor {
     return true;
   }
 
+  /** Where in the cache a reader found the block that seek() has found, or 0. */
+  get place(): number {
+    return this.#isResident ? this.#fences.note : 0;
+  }
+
+  set place(place: number) {
+    if (this.#isResident) this.#fences.note = place;
+  }
+
   first(): boolean {
     return this.#edge(false);
   }

@@ -51,7 +51,8 @@ export const RESTART_INTERVAL_MAX = 256;
 /** Up to here a loop is faster than a call into the engine's copy. */
 const LOOP_BYTES_MAX = 48;
 
-function copy(from: Uint8Array, start: number, length: number, into: Uint8Array, at: number): void {
+/** Of keys, which are short mostly. */
+export function copy(from: Uint8Array, start: number, length: number, into: Uint8Array, at: number): void {
   if (length > LOOP_BYTES_MAX) into.set(from.subarray(start, start + length), at);
   else for (let index = 0; index < length; index++) into[at + index] = from[start + index]!;
 }

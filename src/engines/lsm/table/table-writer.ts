@@ -10,7 +10,7 @@ import { U48_MAX } from '../../../shared/codec/fixed.js';
 import { ConcordError, invalidArgument } from '../../../shared/errors.js';
 import { decodeBlobReference } from '../blob/reference.js';
 import { CompressionCode, type BlobUse, type LsmIdentity, type TableInfo, type TableOptions } from '../types.js';
-import { BlockBuilder, HANDLE_BYTES_MAX, RESTART_INTERVAL_MAX, writeHandle } from './block.js';
+import { BlockBuilder, HANDLE_BYTES_MAX, RESTART_INTERVAL_MAX, copy, writeHandle } from './block.js';
 import { checkCompression, compress } from './compression.js';
 import { EntryFlag, KEY_BYTES_MAX, VALUE_BYTES_MAX } from './entry.js';
 import { BITS_PER_KEY_MAX, FILTER_LINE_BYTES, FilterBuilder, KeyHash, type FilterShape } from './filter.js';
@@ -332,15 +332,14 @@ export class TableWriter {
       }
     }
     if (this.#keys++ === 0) this.#smallestKey = Uint8Array.from(key.subarray(0, keyLength));
-    if (keyLength - this.#shared > 48) last.set(key.subarray(this.#shared, keyLength), this.#shared);
-    else for (let at = this.#shared; at < keyLength; at++) last[at] = key[at]!;
+    copy(key, this.#shared, keyLength - this.#shared, last, this.#shared);
     this.#lastKeyLength = keyLength;
   }
 
   #endBlock(): void {
     const block = this.#block;
     this.#pendingKeyLength = block.lastKeyLength;
-    this.#pendingKey.set(block.lastKey.subarray(0, block.lastKeyLength));
+    copy(block.lastKey, 0, block.lastKeyLength, this.#pendingKey, 0);
     this.#pendingSeq = this.#lastSeq;
     this.#pendingOffset = this.#offset;
     const plainBytes = block.finish();
@@ -450,25 +449,25 @@ export function separate(
   let same = 0;
   while (same < most && last[same] === next[same]) same++;
   if (same === lastLength) {
-    into.set(last.subarray(0, lastLength));
+    copy(last, 0, lastLength, into, 0);
     return lastLength;
   }
   if (nextLength > same + 1) {
-    into.set(next.subarray(0, same + 1));
+    copy(next, 0, same + 1, into, 0);
     return same + 1;
   }
   if (last[same]! + 1 < next[same]!) {
-    into.set(last.subarray(0, same));
+    copy(last, 0, same, into, 0);
     into[same] = last[same]! + 1;
     return same + 1;
   }
   let at = same + 1;
   while (at < lastLength && last[at] === 0xff) at++;
   if (at < lastLength) {
-    into.set(last.subarray(0, at));
+    copy(last, 0, at, into, 0);
     into[at] = last[at]! + 1;
     return at + 1;
   }
-  into.set(last.subarray(0, lastLength));
+  copy(last, 0, lastLength, into, 0);
   return lastLength;
 }

@@ -116,6 +116,25 @@ describe('a fence tree', () => {
     );
   });
 
+  test('keeps a note at each entry, which changes nothing else of it', () => {
+    const arena = arenaOf();
+    const keys = Array.from({ length: 3000 }, (_, index) => bytes(String(index).padStart(8, '0')));
+    const root = tree(arena, keys);
+    const cursor = new FenceCursor(arena);
+    for (const [index, key] of keys.entries()) {
+      cursor.seek(root, key, key.length);
+      expect(cursor.note).toBe(0);
+      cursor.note = 0xffffffff - index;
+    }
+    const own = new Uint8Array(4096);
+    let index = 0;
+    for (let more = cursor.first(root); more; more = cursor.next(), index++) {
+      expect([cursor.a, cursor.b, cursor.note]).toEqual([index, index * 3, 0xffffffff - index]);
+      expect(own.slice(0, cursor.copyKey(own))).toEqual(keys[index]);
+    }
+    expect(index).toBe(3000);
+  });
+
   test('of many entries has pages above pages', () => {
     const arena = arenaOf();
     const keys = Array.from({ length: 20_000 }, (_, index) => bytes(String(index).padStart(8, '0')));

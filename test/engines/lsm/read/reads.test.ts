@@ -282,6 +282,27 @@ describe('a reader', () => {
     expect(get(harness, reader, bytes('k'))).toBeUndefined();
   });
 
+  test('asks no filter of a run that has answered many finds in a row, until it does not have a key', () => {
+    const harness = new Harness();
+    for (let index = 0; index < 200; index++) harness.put(bytes(`key ${2 * index}`), bytes('v'));
+    harness.freeze();
+    harness.flush();
+    const reader = harness.reader();
+    const { counters } = reader;
+    const asked = (key: string): boolean => {
+      const before = counters.filterChecks;
+      const found = get(harness, reader, bytes(key));
+      expect(found === undefined).toBe(Number(key.slice(4)) % 2 === 1);
+      return counters.filterChecks > before;
+    };
+    let checks = 0;
+    for (let index = 0; index < 200; index++) if (asked(`key ${2 * index}`)) checks++;
+    expect(checks).toBe(64);
+    expect(asked('key 101')).toBe(false);
+    expect(asked('key 101')).toBe(true);
+    expect(asked('key 100')).toBe(true);
+  });
+
   test('touches no data block for keys that a filter denies, and says how often it was wrong', () => {
     const harness = new Harness({ cacheBytes: 0 });
     for (let index = 0; index < 2000; index++) harness.put(bytes(`key ${2 * index}`), bytes('v'));
