@@ -5,8 +5,8 @@
  *   backward   it stands one entry before it: which version is the newest ≤ the limit shows only when the next one is another key's, or too new. The entry at
  *              hand is a copy of its place; its block stays in one of two buffers
  *
- * Blocks are copied out of the cache, or read from the file: after a few in a row of those, READ_AHEAD_BYTES at once, into memory of this cursor, and
- * nothing of that goes into the cache. What was read stays good as long as the process lives (no two tables have one cacheId), so a seek back to
+ * Blocks are copied out of the cache, or read from the file: after a few in a row of those more at once, twice as much each time up to READ_AHEAD_BYTES_MAX,
+ * into memory of this cursor, and nothing of that goes into the cache. What was read stays good as long as the process lives (no two tables have one cacheId), so a seek back to
  * where the last chunk ended costs no second read.
  *
  * Threads: any, one per cursor, under a pin of a version that has the run.
@@ -22,7 +22,8 @@ import { TableViews, type TableView } from './table-view.js';
 
 /** Blocks of a table read from the file one after the other, before more is read than asked for. */
 const SEQUENTIAL_BLOCKS = 2;
-const READ_AHEAD_BYTES = 256 * 1024;
+const READ_AHEAD_BYTES_MIN = 8 * 1024;
+const READ_AHEAD_BYTES_MAX = 256 * 1024;
 
 export class RunCursor extends Source {
   #root: UnitId;
@@ -47,6 +48,8 @@ export class RunCursor extends Source {
   #aheadCacheId = 0;
   #aheadOffset = 0;
   #aheadBytes = 0;
+  /** Of the next read. */
+  #aheadBytesNext = READ_AHEAD_BYTES_MIN;
   /** The end of the block that was read from a file last, and how many came before it in a row. */
   #lastReadCacheId = 0;
   #lastReadEnd = -1;
@@ -291,11 +294,16 @@ export class RunCursor extends Source {
     this.#readsInRow = isNext ? this.#readsInRow + 1 : 0;
     this.#lastReadCacheId = cacheId;
     this.#lastReadEnd = offset + storedBytes;
-    if (this.#readsInRow < SEQUENTIAL_BLOCKS) return table.readPast(offset, storedBytes, into, true);
-    const ahead = (this.#ahead ??= new Uint8Array(READ_AHEAD_BYTES));
-    if (storedBytes > ahead.length) return table.readPast(offset, storedBytes, into, false);
+    if (this.#readsInRow < SEQUENTIAL_BLOCKS) {
+      this.#aheadBytesNext = READ_AHEAD_BYTES_MIN;
+      return table.readPast(offset, storedBytes, into, true);
+    }
+    if (storedBytes > READ_AHEAD_BYTES_MAX) return table.readPast(offset, storedBytes, into, false);
+    const wanted = Math.max(storedBytes, this.#aheadBytesNext);
+    if (this.#ahead === undefined || this.#ahead.length < wanted) this.#ahead = new Uint8Array(wanted);
+    this.#aheadBytesNext = Math.min(2 * wanted, READ_AHEAD_BYTES_MAX);
     this.#aheadBytes = 0;
-    this.#aheadBytes = table.readStored(offset, storedBytes, ahead);
+    this.#aheadBytes = table.readStored(offset, storedBytes, this.#ahead.subarray(0, wanted));
     this.#aheadCacheId = cacheId;
     this.#aheadOffset = offset;
     // The file ends within the block: the error is the reader's to make.
