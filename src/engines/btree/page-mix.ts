@@ -7,7 +7,7 @@ import {
   type UnitId,
 } from '../../shared/memory/arena.js';
 import { COLD, classOf } from './paged/format.js';
-import { CLASS_BYTE, COUNT_HALFWORD, PAGE_CLASS_MAX, PREFIX_LENGTH_HALFWORD, headsOffset } from './page.js';
+import { CLASS_BYTE, COUNT_HALFWORD, PAGE_CLASS_MAX, childrenWord } from './page.js';
 
 export interface PageMix {
   /** Indexed by class. */
@@ -35,8 +35,7 @@ export function countPages(arena: ArenaReader, unit: UnitId, level: number, mix:
   mix.branches[pageClass]!++;
   const u16 = arena.u16[segment]!;
   const u32 = arena.u32[segment]!;
-  const half = base >>> 1;
-  const count = u16[half + COUNT_HALFWORD]!;
-  const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + count;
+  const count = u16[(base >>> 1) + COUNT_HALFWORD]!;
+  const children = childrenWord(u16, base);
   for (let index = 0; index < count; index++) countPages(arena, u32[children + index]!, level - 1, mix);
 }

@@ -81,6 +81,24 @@ export function headsOffset(prefixLength: number): number {
   return PAGE_HEADER_BYTES + ((prefixLength + 3) & ~3);
 }
 
+/** Word index of a branch's children array. */
+export function childrenWord(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!;
+}
+
+/** Halfword index of a branch's offsets array. */
+export function branchOffsetsHalfword(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return (((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + 2 * u16[half + COUNT_HALFWORD]!) << 1;
+}
+
+/** Halfword index of a leaf's offsets array. */
+export function leafOffsetsHalfword(u16: Uint16Array, base: number): number {
+  const half = base >>> 1;
+  return (((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + u16[half + COUNT_HALFWORD]!) << 1;
+}
+
 export function varintBytes(value: number): number {
   if (value < 0x80) return 1;
   if (value < 0x4000) return 2;

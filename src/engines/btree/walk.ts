@@ -19,6 +19,7 @@ import {
   PREFIX_LENGTH_HALFWORD,
   PageKind,
   cellLengthsAt,
+  childrenWord,
   corruptPage,
   headsOffset,
   readVarint,
@@ -56,7 +57,7 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
   checkPage(u32, base, unit, level === 0 ? PageKind.Leaf : PageKind.Branch | (level << 8));
   if (level > 0) {
     const count = checkBranchRoom(u8, u16, base, unit);
-    const children = ((base + headsOffset(u16[half + PREFIX_LENGTH_HALFWORD]!)) >>> 2) + count;
+    const children = childrenWord(u16, base);
     for (let index = 0; index < count; index++) {
       const child = u32[children + index]!;
       if (child < COLD) walkPage(arena, child, level - 1, hasOverflow, visitor);

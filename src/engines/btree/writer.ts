@@ -29,8 +29,8 @@ import { countLive } from './live-counts.js';
 import { TreeTable, type TreeCounts } from './meta.js';
 import { OverflowWriter, overflowUnits, walkChain, type OverflowChain } from './overflow.js';
 import {
-  CellFlag,
   COUNT_HALFWORD,
+  CellFlag,
   KEY_BYTES_MAX,
   PAGE_HEADER_BYTES,
   PREFIX_LENGTH_HALFWORD,
@@ -38,7 +38,9 @@ import {
   VALUE_BYTES_MAX,
   cellExpiresAt,
   cellLengthsAt,
+  childrenWord,
   copyBytes,
+  leafOffsetsHalfword,
   readSeq,
   readVarint,
   skipVarint,
@@ -49,7 +51,7 @@ import { PageSizer } from './page-sizer.js';
 import { COLD, type PagedRoot } from './paged/format.js';
 import { Pager, writeReference } from './paged/pager.js';
 import { pagingOf } from './paged/paging.js';
-import { FETCHED_PAGES, PACK_SPILLS_MIN, TreeShape, childrenWord, leafOffsetsHalfword } from './tree-shape.js';
+import { FETCHED_PAGES, PACK_SPILLS_MIN, TreeShape } from './tree-shape.js';
 
 export interface BTreeOptions {
   /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
