@@ -48,6 +48,7 @@ export class Load {
   /** Per key: what is certainly there at least, and the highest generation that was tried. */
   #known = new Map();
   #stopped = false;
+  #least = { acknowledged: 0, reads: 0 };
   #increments = { acknowledged: 0, tried: 0 };
 
   constructor(db, { name, seed, keys = 400, callers = 16, largeEvery = 0 }) {
@@ -59,8 +60,14 @@ export class Load {
     this.#largeEvery = largeEvery;
   }
 
-  stop() {
+  /** Ends it, though not before so much has been done: however slow the machine is, it has been under load. */
+  stop({ acknowledged = 0, reads = 0 } = {}) {
+    this.#least = { acknowledged, reads };
     this.#stopped = true;
+  }
+
+  get #goesOn() {
+    return !this.#stopped || this.acknowledged < this.#least.acknowledged || this.reads < this.#least.reads;
   }
 
   async run() {
@@ -71,7 +78,7 @@ export class Load {
   /** Each caller has keys of its own, so the order of writes to a key is known. */
   async #write(caller) {
     const random = this.#random;
-    for (let turn = 0; !this.#stopped; turn++) {
+    for (let turn = 0; this.#goesOn; turn++) {
       const key = `${this.#name}:${caller}:${Math.floor(random() * (this.#keys / this.#callers))}`;
       const known = this.#known.get(key) ?? { least: 0, tried: 0, deleted: false };
       this.#known.set(key, known);
@@ -99,7 +106,7 @@ export class Load {
   #failed(error) {
     if (!TOLERATED.has(error.code)) this.problems.push(`a call failed with ${error.code ?? ''} ${error.stack}`);
     this.failures[error.code] = (this.failures[error.code] ?? 0) + 1;
-    if (error.code === 'ERR_SHARD_FAILED') this.#stopped = true;
+    if (error.code === 'ERR_SHARD_FAILED') this.stop();
   }
 
   /** What a reader may see of the key now. */
@@ -127,7 +134,7 @@ export class Load {
   }
 
   async #read() {
-    while (!this.#stopped) {
+    while (this.#goesOn) {
       const until = performance.now() + 0.3;
       while (performance.now() < until) {
         const caller = Math.floor(this.#random() * this.#callers);
@@ -144,7 +151,7 @@ export class Load {
   async #increment() {
     const key = `${this.#name}:counter`;
     const run = async () => {
-      while (!this.#stopped) {
+      while (this.#goesOn) {
         this.#increments.tried++;
         try {
           await this.#db.update(key, (value) => String(Number(value ?? 0) + 1));

@@ -15,6 +15,8 @@ import { newDirectory, removeDirectory, sleep, until } from './scene.js';
 const SHARDS = 2;
 /** A shard stays down after five deaths in a minute. */
 const DEATHS_BORNE = 4;
+/** What each thread does under load, at least. */
+const ENOUGH = { acknowledged: 100, reads: 1000 };
 const options: PoolOptions = {
   shards: SHARDS,
   durability: 'os',
@@ -71,9 +73,8 @@ async function underLoad(
   const reported = once(worker, 'message') as Promise<[{ report: Report }]>;
   const running: Promise<void> = load.run();
   await disturb();
-  await sleep(100);
-  load.stop();
-  worker.postMessage('stop');
+  load.stop(ENOUGH);
+  worker.postMessage(ENOUGH);
   await running;
   const [{ report }] = await reported;
   load.verify();
@@ -106,8 +107,6 @@ test.each([1, 2, 3])(
     await until('every shard is back', () => db.stats().shards.every(({ state }) => state === 'running'));
     for (const report of reports) {
       expect(report.problems).toEqual([]);
-      expect(report.acknowledged).toBeGreaterThan(100);
-      expect(report.reads).toBeGreaterThan(1000);
     }
     // A kill can meet a successor before it was ready, so restarts may be fewer than kills.
     expect(new Set(restarted).size).toBe(SHARDS);
