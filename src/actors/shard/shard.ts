@@ -2,6 +2,11 @@
  * The shard: a state machine that drains its clients' rings into groups and commits them. step() does one group; the thread shell
  * (shard-worker.ts) calls it in a loop and parks when there is nothing to do. Tests call it directly.
  *
+ *   step()         rings ─▶ take: lock? condition? room? ─▶ the store's group ─▶ numbers ─▶ commit ─▶ answers; then a slice of each clear (clear.ts)
+ *   background()   locks that time out, engines' files, what expires, spaces that move or go (space-moves.ts)
+ *   idle()         frames of the memory level, sweeps (compactions.ts)
+ *
+ * Transactions are transactions.ts, how fast spaces take writes write-gates.ts.
  * Must hold: requests of one client take effect in the order of its ring; a request is completed only when its group is published at
  * the durability it asked for, or it has a response; a group is all or nothing. A client that dies leaves whole requests or none in its ring.
  * Threads: the shard's thread only.

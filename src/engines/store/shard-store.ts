@@ -1,6 +1,6 @@
 /**
- * One shard's data and log, without threads: spaces over an arena (space-table.ts), write-ahead log, checkpoints, recovery. The shard actor feeds
- * it groups of operation records; tests drive it directly on an in-memory disk.
+ * One shard's data and log, without threads: spaces over an arena (space-table.ts), write-ahead log, checkpoints; recovery.ts is how it begins. The shard
+ * actor feeds it groups of operation records (group-records.ts, apply.ts); tests drive it directly on an in-memory disk.
  *
  *   beginGroup() → append(record)… → commit(level, firstSequence)      log → (sync) → apply → publish
  *
