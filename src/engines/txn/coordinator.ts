@@ -606,6 +606,7 @@ export class Coordinator {
 
   #collect(): number {
     this.#collectedCount = 0;
+    this.#collectedMs = 0;
     this.#board.collect(this.#noteApplied);
     if (this.#collected !== undefined) this.#awaiting.push(this.#collected);
     this.#collected = undefined;
@@ -619,7 +620,8 @@ export class Coordinator {
     decision.state = State.Applied;
     const { clock } = this.#ports;
     if (clock !== undefined && decision.sinceMs > 0) {
-      if (this.#collectedCount === 1) this.#collectedMs = clock.nowMs();
+      // Not with the first that is met, which may be one of a predecessor's.
+      if (this.#collectedMs === 0) this.#collectedMs = clock.nowMs();
       clock.applied(this.#collectedMs - decision.sinceMs);
     }
     this.#tellAll(decision, undefined);

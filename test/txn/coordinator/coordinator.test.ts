@@ -30,6 +30,9 @@ class Scene {
   readonly neededFrom = [Infinity, Infinity, Infinity];
   /** By shard, in the order in which they were applied. */
   readonly applied: number[][] = [[], [], []];
+  /** How long decisions took until they were applied; its clock goes on with every look. */
+  readonly applyMs: number[] = [];
+  #clockMs = 0;
   readonly #cursors = [0, 0, 0];
   /** Of shards. */
   restarts = 0;
@@ -66,6 +69,11 @@ class Scene {
         },
         tellOutcome: (shard, id, isCommitted) =>
           this.outcomes.push(`${shard}: ${id} ${isCommitted ? 'committed' : 'aborted'}`),
+        clock: {
+          nowMs: () => ++this.#clockMs,
+          decided: () => undefined,
+          applied: (ms) => this.applyMs.push(ms),
+        },
       },
       isKept,
       isRestart,
@@ -233,6 +241,19 @@ describe('a decision', () => {
     expect([scene.onBoard(), scene.board.isRoundOver(seen)]).toEqual([[], false]);
     scene.step();
     expect([scene.onBoard(), scene.board.isRoundOver(seen)]).toEqual([[6, 7], true]);
+  });
+
+  test('is timed until it is applied, also behind one of a predecessor', () => {
+    const scene = new Scene();
+    scene.decide(6);
+    scene.step();
+    scene.restartThread();
+    scene.decide(7);
+    scene.step();
+    expect(scene.onBoard()).toEqual([6, 7]);
+    scene.apply(0, 1);
+    scene.step();
+    expect(scene.applyMs).toEqual([1]);
   });
 
   test('that is refused leaves no round behind', () => {
