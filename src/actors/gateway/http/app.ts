@@ -37,7 +37,9 @@ function originForm(target: string): string {
 
 function onClientError(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return;
-  if (!socket.writable) {
+  // An answer now would be taken for that of a request before it, which may be done; or it would stand in the middle of one.
+  const owed = (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
+  if (!socket.writable || owed?.req.complete || owed?.headersSent) {
     socket.destroy(error);
     return;
   }

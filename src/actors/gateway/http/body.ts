@@ -5,7 +5,7 @@
  *
  * The bytes go past the stream: its buffer, its events and the turns they take would cost a small write more than the store does. A small body usually arrives
  * as one chunk and is handed on without a copy. A large one is reserved from the budget as its bytes arrive (a declared length costs nothing until bytes
- * follow) and given back when the answer has left or the connection has died.
+ * follow) and given back when the answer has left or the connection has died. Tiny chunks are joined as they come, so that none costs more than its bytes.
  *
  * Threads: one BodyReader per server thread.
  */
@@ -16,6 +16,8 @@ import type { HttpOptions } from './options.js';
 
 /** Bodies up to this length do not touch the budget: connectionsMax bounds their sum. */
 const SMALL_BYTES = 64 * 1024;
+/** Chunks below this are joined with their neighbours: a buffer of its own costs as much as a hundred bytes. */
+const SHORT_BYTES = 4096;
 const EMPTY = Buffer.alloc(0);
 
 type BodyLimits = Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>;
@@ -52,7 +54,7 @@ export class BodyRequest extends IncomingMessage {
 interface BodySink {
   take(chunk: Buffer): void;
   end(): void;
-  /** The connection is gone. After the end it means nothing. */
+  /** The connection is gone, before the end or after it. */
   cut(): void;
 }
 
@@ -115,8 +117,15 @@ class IncomingBody implements BodySink {
     if (this.#totalBytes > bodyBytesMax) this.#fail(tooLarge(bodyBytesMax));
     else if (this.#totalBytes > SMALL_BYTES && !this.#reserve()) this.#fail(new HttpFailure('ERR_OVERLOADED'));
     else if (this.#first === undefined) this.#first = chunk;
-    else if (this.#more === undefined) this.#more = [this.#first, chunk];
-    else this.#more.push(chunk);
+    else this.#keep((this.#more ??= [this.#first]), chunk);
+  }
+
+  /** Of short ones each is longer than the next: they are few, and each byte is copied a few times at most. */
+  #keep(chunks: Buffer[], chunk: Buffer): void {
+    let last = chunk;
+    while (last.length < SHORT_BYTES && chunks.length > 0 && chunks.at(-1)!.length <= last.length)
+      last = Buffer.concat([chunks.pop()!, last]);
+    chunks.push(last);
   }
 
   /** All that has arrived counts in the budget, if it has the room. */
@@ -126,8 +135,7 @@ class IncomingBody implements BodySink {
     if (reader.reservedBytes + bytes > reader.limits.bodyBytesInFlightMax) return false;
     if (this.#reservedBytes === 0) {
       this.#response.once('close', () => {
-        reader.reservedBytes -= this.#reservedBytes;
-        this.#reservedBytes = 0;
+        this.#giveBack();
       });
     }
     reader.reservedBytes += bytes;
@@ -135,14 +143,20 @@ class IncomingBody implements BodySink {
     return true;
   }
 
+  #giveBack(): void {
+    this.#reader.reservedBytes -= this.#reservedBytes;
+    this.#reservedBytes = 0;
+  }
+
   end(): void {
     const body = this.#more === undefined ? (this.#first ?? EMPTY) : Buffer.concat(this.#more, this.#totalBytes);
     this.#finish(undefined, body);
   }
 
-  /** The connection is gone. After the end it means nothing. */
   cut(): void {
     this.#fail(new HttpFailure('ERR_BODY_CUT'));
+    // An answer whose turn had not come is not told that its connection is gone.
+    this.#giveBack();
   }
 
   #fail(error: HttpFailure): void {
