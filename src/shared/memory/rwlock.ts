@@ -91,7 +91,8 @@ export class RwLock implements Recoverable {
 
   /** A read hold if there is no writer; undefined if there is. */
   tryAcquireRead(): Acquired | undefined {
-    return this.#enter();
+    // What counts is the look behind the addition.
+    return this.#mutex.seemsHeld ? undefined : this.#enter();
   }
 
   /** A read hold, blocking the thread. ERR_TIMEOUT when that takes too long. */
@@ -105,13 +106,13 @@ export class RwLock implements Recoverable {
       return this.#condition();
     }
     for (let i = 0; i < SPIN_LOADS; i++) {
-      const found = this.#enter();
+      const found = this.tryAcquireRead();
       if (found !== undefined) return found;
     }
     const deadline = deadlineAfter(timeoutMs);
     for (let lossCount = 0; lossCount < DETOUR_AFTER_LOSSES; lossCount++) {
       const gate = this.#knock();
-      const found = this.#enter();
+      const found = this.#enterBehindKnock();
       if (found !== undefined) return found;
       const leftMs = remainingMs(deadline);
       if (leftMs <= 0) this.#throwTimeout('read', timeoutMs);
@@ -128,14 +129,14 @@ export class RwLock implements Recoverable {
     const timeoutMs = options.timeoutMs ?? Infinity;
     checkTimeout(timeoutMs);
     options.signal?.throwIfAborted();
-    const atOnce = this.#enter();
+    const atOnce = this.tryAcquireRead();
     if (atOnce !== undefined) return atOnce;
     const deadline = deadlineAfter(timeoutMs);
     const watch = AbortWatch.of(options.signal);
     try {
       for (let lossCount = 0; lossCount < DETOUR_AFTER_LOSSES; lossCount++) {
         const gate = this.#knock();
-        const found = this.#enter();
+        const found = this.#enterBehindKnock();
         if (found !== undefined) return found;
         const leftMs = remainingMs(deadline);
         if (leftMs <= 0) this.#throwTimeout('read', timeoutMs);
@@ -301,13 +302,16 @@ export class RwLock implements Recoverable {
 
   /** What a reader finds that is in now; undefined if a writer is. */
   #enter(): Acquired | undefined {
-    // What counts is the look behind the addition.
-    if (this.#mutex.seemsHeld) return undefined;
     this.#readCount++;
     Atomics.add(this.#words, this.#mine, 1);
     const found = this.#mutex.freeCondition;
     if (found === undefined) this.#leave();
     return found;
+  }
+
+  /** The look that decides whether to wait: a hint may be from before the knock, and a release that did not see that wakes nobody. */
+  #enterBehindKnock(): Acquired | undefined {
+    return this.#mutex.owner === 0 ? this.#enter() : undefined;
   }
 
   /** With the mutex held there is no writer, and none comes before it is passed on. */
