@@ -70,6 +70,8 @@ export class RingProducer {
   /** End of the last reserved record. */
   #head: number;
   #published: number;
+  /** Of what is not published: skips. */
+  #skippedBytes = 0;
   /** The consumer's position when last loaded. */
   #tail: number;
   /** Offset of the last reserved record while it may still shrink, else -1. */
@@ -113,6 +115,7 @@ export class RingProducer {
     if (skipBytes !== 0) {
       this.words[at >> 2] = SKIP;
       this.words[(at >> 2) + 1] = ~SKIP;
+      this.#skippedBytes = skipBytes;
       start = (start + skipBytes) | 0;
       at = 0;
     }
@@ -150,6 +153,7 @@ export class RingProducer {
   publish(): void {
     if (this.#head === this.#published) return;
     this.#published = this.#head;
+    this.#skippedBytes = 0;
     this.#lastOffset = -1;
     Atomics.store(this.header, PRODUCER, this.#head);
   }
@@ -158,9 +162,9 @@ export class RingProducer {
     return this.#head !== this.#published;
   }
 
-  /** Of reserved records that nobody sees yet, headers and padding included. */
+  /** Of reserved records that nobody sees yet, headers and padding included, a skip to the start not. */
   get unpublishedBytes(): number {
-    return (this.#head - this.#published) | 0;
+    return ((this.#head - this.#published) | 0) - this.#skippedBytes;
   }
 
   /** Bytes not taken by records now, headers and padding included; a long record may need a skip to the start on top. */

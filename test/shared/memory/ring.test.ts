@@ -175,6 +175,24 @@ describe('scenes', () => {
     expect(take(consumer)).toBe('second');
   });
 
+  test('what is skipped on the way to the start does not count as unpublished records', () => {
+    const sab = createRing(512 * 1024);
+    const producer = new RingProducer(sab);
+    const consumer = new RingConsumer(sab);
+    put(producer, 'x'.repeat(100_000));
+    expect(producer.unpublishedBytes).toBe(100_008);
+    producer.publish();
+    expect(take(consumer)?.length).toBe(100_000);
+    consumer.release();
+    put(producer, 'first');
+    expect(producer.unpublishedBytes).toBe(16);
+    producer.publish();
+    expect(producer.unpublishedBytes).toBe(0);
+    expect(consumer.next()).toBe(8);
+    put(producer, 'second');
+    expect(producer.unpublishedBytes).toBe(16);
+  });
+
   test('counters wrap at 2^32 without a gap', () => {
     const { producer, consumer } = pair(2 ** 32 - 3 * 1024);
     for (let i = 0; i < 400; i++) {
