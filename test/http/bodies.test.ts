@@ -1,5 +1,5 @@
 /** Bodies and answers on connections that end, or turn to nonsense, while the store is at work: its answers come when a test says so. */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { BodyReader, BodyRequest } from '../../dist/actors/gateway/http/body.js';
@@ -8,20 +8,24 @@ import type { HttpPool } from '../../dist/actors/gateway/http/server.js';
 import { Raw } from './server.js';
 
 const IN_FLIGHT_MAX = 1 << 20;
-/** Keys that begin so are written when the test ends. */
+/** Keys that begin so are written when a test says so. */
 const SLOW = 'slow';
 
-let finish!: () => void;
-const finished = new Promise<void>((resolve) => (finish = resolve));
+const waiting = new Map<string, () => void>();
 const puts: string[] = [];
 const store = {
   async put(key: string): Promise<boolean> {
     puts.push(key);
-    if (key.startsWith(SLOW)) await finished;
+    if (key.startsWith(SLOW)) await new Promise<void>((resolve) => waiting.set(key, resolve));
     return true;
   },
 } as unknown as HttpPool;
 let server: HttpServer;
+
+function finish(key: string): void {
+  waiting.get(key)?.();
+  waiting.delete(key);
+}
 
 beforeAll(async () => {
   server = await HttpServer.start(store, {
@@ -34,7 +38,7 @@ beforeAll(async () => {
   });
 });
 afterAll(async () => {
-  finish();
+  for (const key of waiting.keys()) finish(key);
   await server.close();
 });
 
@@ -47,14 +51,33 @@ async function statusOf(bytes: number): Promise<number> {
   return status;
 }
 
-test('what a body took of the budget comes back when its connection ends before its answer has its turn', async () => {
+test('what a body takes of the budget comes back when it is written, whether its connection lives or not', async () => {
   const most = IN_FLIGHT_MAX - 1000;
   const raw = await Raw.open(server.port);
-  raw.socket.write(putText(`${SLOW}-first`, 1, 'x') + putText('second', most, 'x'.repeat(most)));
-  await expect.poll(() => puts).toContain('second');
+  raw.socket.write(putText(`${SLOW}-first`, 1, 'x') + putText(`${SLOW}-second`, most, 'x'.repeat(most)));
+  await expect.poll(() => puts).toContain(`${SLOW}-second`);
   expect(await statusOf(most)).toBe(503);
   raw.socket.resetAndDestroy();
+  await raw.closed;
+  expect(await statusOf(most)).toBe(503);
+  finish(`${SLOW}-second`);
   await expect.poll(() => statusOf(most)).toBe(204);
+});
+
+test('small bodies that one connection sends ahead count in the budget', async () => {
+  const bytes = 60_000;
+  const fitting = Math.floor(IN_FLIGHT_MAX / bytes);
+  const raw = await Raw.open(server.port);
+  raw.socket.once('end', () => raw.socket.destroy());
+  for (let i = 0; i <= fitting; i++) raw.socket.write(putText(`${SLOW}-ahead-${i}`, bytes, 'x'.repeat(bytes)));
+  await expect.poll(() => puts).toContain(`${SLOW}-ahead-${fitting - 1}`);
+  // The budget knows of every byte that had come before this request.
+  await expect.poll(() => statusOf(bytes)).toBe(503);
+  for (let i = 0; i < fitting; i++) finish(`${SLOW}-ahead-${i}`);
+  await raw.closed;
+  expect(puts).not.toContain(`${SLOW}-ahead-${fitting}`);
+  expect(raw.text.match(/HTTP\/1\.1 \d+/g)).toEqual([...Array<string>(fitting).fill('HTTP/1.1 204'), 'HTTP/1.1 503']);
+  await expect.poll(() => statusOf(bytes)).toBe(204);
 });
 
 test('nonsense behind a request is not answered in its place', async () => {
@@ -72,7 +95,7 @@ test('a body in tiny chunks is kept in few pieces', () => {
   const request = new BodyRequest(new Socket());
   (request as IncomingMessage).headers = { 'transfer-encoding': 'chunked' };
   let received: Buffer | undefined;
-  reader.read(request, {} as ServerResponse, (error, body) => {
+  reader.read(request, (error, body) => {
     expect(error).toBeUndefined();
     received = body;
   });

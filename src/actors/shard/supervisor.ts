@@ -176,12 +176,13 @@ export class ShardSupervisor {
   #restart(): void {
     const { control } = this.#options;
     // Where a log has failed nobody knows what of its end is on the disk: memory that goes on without it, and a log that is replayed later, would part.
-    const isLogSound = control.shardState(this.index) !== ShardState.ReadOnly;
+    // One that is read-only because its coordinator stays down would be so again.
+    const mayGoOn = control.shardState(this.index) !== ShardState.ReadOnly;
     control.setShardState(this.index, ShardState.Restarting);
-    this.#restarting = this.#restarting.then(() => this.#takeOver(isLogSound));
+    this.#restarting = this.#restarting.then(() => this.#takeOver(mayGoOn));
   }
 
-  async #takeOver(isLogSound: boolean): Promise<void> {
+  async #takeOver(mayGoOn: boolean): Promise<void> {
     const { index } = this;
     const { control, onRecovered, onTakenOver, onRestart } = this.#options;
     this.#isTakingOver = true;
@@ -193,7 +194,7 @@ export class ShardSupervisor {
     if (cold?.cache !== undefined) PageCache.recover(cold.cache, toOwnerId(cacheOwnerOfShard(index)));
     const now = Date.now();
     this.#deaths = [...this.#deaths.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    while (isLogSound && this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
+    while (mayGoOn && this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
       control.setShardState(index, ShardState.Restarting);
       control.countRestart(index);
       try {

@@ -4,24 +4,22 @@
  *   parser ──▶ BodyRequest.push() ──▶ IncomingBody          no sink: ──▶ the stream that every request is, for whoever reads it
  *
  * The bytes go past the stream: its buffer, its events and the turns they take would cost a small write more than the store does. A small body usually arrives
- * as one chunk and is handed on without a copy. A large one is reserved from the budget as its bytes arrive (a declared length costs nothing until bytes
- * follow) and given back when the answer has left or the connection has died. Tiny chunks are joined as they come, so that none costs more than its bytes.
+ * as one chunk and is handed on without a copy. Each is reserved from the budget as its bytes arrive (a declared length costs nothing until bytes follow), and
+ * given back by whom it was handed to, when nobody holds it any more: however many requests one connection sends ahead, and whether it lives or not. Tiny
+ * chunks are joined as they come, so that none costs more than its bytes.
  *
  * Threads: one BodyReader per server thread.
  */
 import { IncomingMessage } from 'node:http';
-import type { ServerResponse } from 'node:http';
 import { HttpFailure } from './failures.js';
 import type { HttpOptions } from './options.js';
 
-/** Bodies up to this length do not touch the budget: connectionsMax bounds their sum. */
-const SMALL_BYTES = 64 * 1024;
 /** Chunks below this are joined with their neighbours: a buffer of its own costs as much as a hundred bytes. */
 const SHORT_BYTES = 4096;
 const EMPTY = Buffer.alloc(0);
 
 type BodyLimits = Readonly<Pick<HttpOptions, 'bodyBytesMax' | 'bodyBytesInFlightMax'>>;
-/** Called once: with the body, or with an HttpFailure. */
+/** Called once: with the body, to be given back with release(), or with an HttpFailure. */
 type BodyDone = (error: HttpFailure | undefined, body: Buffer) => void;
 
 /** What node:http calls when the answer has left, to pull the rest of the body off the wire; its declarations leave it out. */
@@ -64,8 +62,8 @@ const NO_BODY: BodySink = { take: () => undefined, end: () => undefined, cut: ()
 export class BodyReader {
   /** Read anew for each body: they may change while the server runs. */
   readonly limits: BodyLimits;
-  /** Of large bodies in flight. */
-  reservedBytes = 0;
+  /** Of bodies that arrive or are held. */
+  #reservedBytes = 0;
 
   constructor(limits: BodyLimits) {
     this.limits = limits;
@@ -77,7 +75,7 @@ export class BodyReader {
   }
 
   /** To be called when the request is announced, before anything of its body arrives. */
-  read(request: BodyRequest, response: ServerResponse, done: BodyDone): void {
+  read(request: BodyRequest, done: BodyDone): void {
     request.sink = NO_BODY;
     const declared = request.headers['content-length'];
     if (declared === undefined && request.headers['transfer-encoding'] === undefined) {
@@ -89,34 +87,50 @@ export class BodyReader {
       done(tooLarge(bodyBytesMax), EMPTY);
       return;
     }
-    request.sink = new IncomingBody(this, response, done);
+    request.sink = new IncomingBody(this, done);
+  }
+
+  /** False: the budget has no room for them. */
+  reserve(bytes: number): boolean {
+    if (this.#reservedBytes + bytes > this.limits.bodyBytesInFlightMax) return false;
+    this.#reservedBytes += bytes;
+    return true;
+  }
+
+  /** Of a body that nobody holds any more. */
+  release(bytes: number): void {
+    this.#reservedBytes -= bytes;
   }
 }
 
 /** One body on its way. */
 class IncomingBody implements BodySink {
   readonly #reader: BodyReader;
-  readonly #response: ServerResponse;
   /** Undefined when it has been called. */
   #done: BodyDone | undefined;
   #first: Buffer | undefined;
   #more: Buffer[] | undefined;
   #totalBytes = 0;
-  #reservedBytes = 0;
 
-  constructor(reader: BodyReader, response: ServerResponse, done: BodyDone) {
+  constructor(reader: BodyReader, done: BodyDone) {
     this.#reader = reader;
-    this.#response = response;
     this.#done = done;
   }
 
   take(chunk: Buffer): void {
     if (this.#done === undefined) return;
+    const reader = this.#reader;
+    const { bodyBytesMax } = reader.limits;
+    if (this.#totalBytes + chunk.length > bodyBytesMax) {
+      this.#fail(tooLarge(bodyBytesMax));
+      return;
+    }
+    if (!reader.reserve(chunk.length)) {
+      this.#fail(new HttpFailure('ERR_OVERLOADED'));
+      return;
+    }
     this.#totalBytes += chunk.length;
-    const { bodyBytesMax } = this.#reader.limits;
-    if (this.#totalBytes > bodyBytesMax) this.#fail(tooLarge(bodyBytesMax));
-    else if (this.#totalBytes > SMALL_BYTES && !this.#reserve()) this.#fail(new HttpFailure('ERR_OVERLOADED'));
-    else if (this.#first === undefined) this.#first = chunk;
+    if (this.#first === undefined) this.#first = chunk;
     else this.#keep((this.#more ??= [this.#first]), chunk);
   }
 
@@ -128,26 +142,6 @@ class IncomingBody implements BodySink {
     chunks.push(last);
   }
 
-  /** All that has arrived counts in the budget, if it has the room. */
-  #reserve(): boolean {
-    const reader = this.#reader;
-    const bytes = this.#totalBytes - this.#reservedBytes;
-    if (reader.reservedBytes + bytes > reader.limits.bodyBytesInFlightMax) return false;
-    if (this.#reservedBytes === 0) {
-      this.#response.once('close', () => {
-        this.#giveBack();
-      });
-    }
-    reader.reservedBytes += bytes;
-    this.#reservedBytes += bytes;
-    return true;
-  }
-
-  #giveBack(): void {
-    this.#reader.reservedBytes -= this.#reservedBytes;
-    this.#reservedBytes = 0;
-  }
-
   end(): void {
     const body = this.#more === undefined ? (this.#first ?? EMPTY) : Buffer.concat(this.#more, this.#totalBytes);
     this.#finish(undefined, body);
@@ -155,11 +149,11 @@ class IncomingBody implements BodySink {
 
   cut(): void {
     this.#fail(new HttpFailure('ERR_BODY_CUT'));
-    // An answer whose turn had not come is not told that its connection is gone.
-    this.#giveBack();
   }
 
   #fail(error: HttpFailure): void {
+    if (this.#done === undefined) return;
+    this.#reader.release(this.#totalBytes);
     this.#finish(error, EMPTY);
   }
 

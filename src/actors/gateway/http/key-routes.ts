@@ -79,17 +79,19 @@ export class KeyRoutes {
 
   #put(request: BodyRequest, response: ServerResponse): void {
     const startedMs = performance.now();
-    this.#bodies.read(request, response, (error, body) => {
+    this.#bodies.read(request, (error, body) => {
       if (error !== undefined) {
         this.#answers.fail(response, error, OPERATION.put, startedMs);
         return;
       }
       this.#write(request, body).then(
         (isStored) => {
+          this.#bodies.release(body.length);
           if (isStored) this.#answers.send(response, OPERATION.put, startedMs, 204, []);
           else this.#answers.fail(response, new HttpFailure('ERR_PRECONDITION'), OPERATION.put, startedMs);
         },
         (failure: unknown) => {
+          this.#bodies.release(body.length);
           this.#answers.fail(response, failure, OPERATION.put, startedMs);
         },
       );
