@@ -82,8 +82,10 @@ export class ClientSlots {
     try {
       // First: what it had asked to be decided is decided before shards forget what it has prepared.
       const isSettled = (await this.#coordinator?.detachClient(client)) ?? true;
+      await Promise.all(this.#shards.map(({ remote }) => remote.detachClient(client).catch(() => undefined)));
+      // Only now: a commit in one shard may stand on locks in others.
       await Promise.all(
-        this.#shards.map(({ remote }) => remote.detachClient(client, isSettled).catch(() => undefined)),
+        this.#shards.map(({ remote }) => remote.releaseClient(client, isSettled).catch(() => undefined)),
       );
     } finally {
       this.#control.board.leave(client);

@@ -122,11 +122,16 @@ export class ShardControl {
     this.#loop.wake();
   }
 
-  /** `isSettled`: nothing of what it has prepared will be decided from now on. */
-  async detachClient(client: number, isSettled: boolean): Promise<void> {
-    const gone = this.#shard.detach(client, isSettled);
+  async detachClient(client: number): Promise<void> {
+    const gone = this.#shard.detach(client);
     this.#loop.wake();
     await gone;
+  }
+
+  /** When all shards have detached it. `isSettled`: nothing of what it has prepared will be decided from now on. */
+  releaseClient(client: number, isSettled: boolean): void {
+    this.#shard.release(client, isSettled);
+    this.#loop.wake();
   }
 
   async beginCheckpoint(): Promise<CheckpointPlan> {

@@ -90,6 +90,8 @@ export class Shard {
   readonly #control: ControlBlock;
   readonly #meter: ShardMeter;
   readonly #links: ClientLink[] = [];
+  /** Clients that are gone, and still hold what they had locked. */
+  readonly #detached = new Set<number>();
   readonly #snapshots = new Float64Array(MAX_SNAPSHOTS);
   readonly #touched = new TouchedKeys();
   #groupHasBatch = false;
@@ -183,20 +185,27 @@ export class Shard {
   }
 
   /**
-   * The client is gone: serves what it had published, drops what it had begun, then resolves. What it has prepared goes only if it `isSettled`: if nothing of
-   * it will be decided.
+   * The client is gone: serves what it had published, drops what it had begun, then resolves. What it holds here stays locked until release(): another shard
+   * may still have a commit of it to serve that was validated because of these locks.
    */
-  detach(client: number, isSettled = true): Promise<void> {
+  detach(client: number): Promise<void> {
     const link = this.#links.find((candidate) => candidate.client === client);
     if (link === undefined) return Promise.resolve();
     return new Promise((resolve) => {
       link.leaving = () => {
         this.store.dropBlob(client);
-        this.transactions.releaseClient(link, isSettled);
+        this.transactions.dropStream(link);
+        this.#detached.add(client);
         resolve();
       };
       this.#removeLeaving();
     });
+  }
+
+  /** Every shard has detached it: its locks go; what it has prepared only if it `isSettled`: if nothing of it will be decided. */
+  release(client: number, isSettled: boolean): void {
+    // A successor of the one that has detached it knows nothing of its locks, and asks for what is prepared.
+    if (this.#detached.delete(client)) this.transactions.releaseClient(client, isSettled);
   }
 
   #removeLeaving(): void {

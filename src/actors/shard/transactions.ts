@@ -904,18 +904,21 @@ export class ShardTransactions {
     return isFound;
   }
 
+  /** What has come of a body goes: its client is gone. */
+  dropStream(link: ClientLink): void {
+    this.#streams.delete(link);
+  }
+
   /**
    * The client is gone. `isSettled`: the coordinator has done what it had asked for, and nothing else of it will be decided. Otherwise what it has prepared, and
    * has read for that, stays locked until the store is opened again: it may be decided in a log that nobody reads before.
    */
-  releaseClient(link: ClientLink, isSettled: boolean): void {
-    this.#streams.delete(link);
+  releaseClient(client: number, isSettled: boolean): void {
     if (isSettled) {
-      const { prepared } = this.#store;
-      for (const { id, client } of prepared.all) if (client === link.client) this.release(id);
-      for (const [id, client] of this.#readers.entries()) if (client === link.client) this.release(id);
+      for (const prepared of this.#store.prepared.all) if (prepared.client === client) this.release(prepared.id);
+      for (const [id, reader] of this.#readers.entries()) if (reader === client) this.release(id);
     }
-    this.locks.releaseClient(link.client);
+    this.locks.releaseClient(client);
   }
 
   // ---- time, the coordinator ------------------------------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ export class SimClient {
   /** As the coordinator said of what it has prepared: nothing of it will be decided. */
   isSettled = true;
   readonly left = new Set<number>();
+  readonly released = new Set<number>();
   readonly control: ControlBlock;
   readonly arenas: readonly ArenaReader[];
   readonly trees: readonly BTreeReader[];
@@ -794,7 +795,19 @@ export class World {
         });
       }
     }
-    if (client.left.size === this.shards) this.clients.delete(client.slot);
+    if (client.left.size < this.shards) return;
+    for (let index = 0; index < this.shards; index++) {
+      if (client.released.has(index)) continue;
+      const life = this.lives[index];
+      if (life === undefined) client.released.add(index);
+      else if (!life.thread.isBusy) {
+        this.#run(life.thread, () => {
+          life.shard.release(client.slot, client.isSettled);
+          client.released.add(index);
+        });
+      }
+    }
+    if (client.released.size === this.shards) this.clients.delete(client.slot);
   }
 
   /** `mayRepeat`: the call may be lost and told again, and doubled. `isOnce`: until it has an answer, which is not lost. */
