@@ -75,17 +75,6 @@ export class Random {
     return items[this.below(items.length)]!;
   }
 
-  /** Fisher–Yates, in place; returns its argument. */
-  shuffle<T>(items: T[]): T[] {
-    for (let last = items.length - 1; last > 0; last--) {
-      const other = this.below(last + 1);
-      const moved = items[last]!;
-      items[last] = items[other]!;
-      items[other] = moved;
-    }
-    return items;
-  }
-
   bytes(length: number): Uint8Array {
     const bytes = new Uint8Array(length);
     for (let index = 0; index < length; index += 4) {

@@ -47,12 +47,8 @@ test('between includes both ends, and floats fill [0, 1)', () => {
   expect(Math.abs(sum / 10_000 - 0.5)).toBeLessThan(0.015);
 });
 
-test('shuffle permutes, and bytes has every length', () => {
+test('bytes has every length', () => {
   const random = new Random(9);
-  const items = Array.from({ length: 52 }, (_, index) => index);
-  const shuffled = random.shuffle([...items]);
-  expect(shuffled).not.toEqual(items);
-  expect(shuffled.sort((a, b) => a - b)).toEqual(items);
   for (const length of [0, 1, 3, 4, 5, 100]) expect(random.bytes(length).length).toBe(length);
   expect(new Set(random.bytes(4096)).size).toBe(256);
 });

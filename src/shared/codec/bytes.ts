@@ -12,6 +12,13 @@ export function isBytes(value: unknown): value is Uint8Array {
 /** Measured: a loop copies 32 bytes in 80 ns against 100 for a native copy; at 64 it is 130 against 100. */
 const LOOP_BYTES_MAX = 40;
 
+/** To into[at …], which has room, and is other memory. */
+export function putBytes(bytes: Uint8Array, into: Uint8Array, at: number): void {
+  const { length } = bytes;
+  if (length > LOOP_BYTES_MAX) into.set(bytes, at);
+  else for (let i = 0; i < length; i++) into[at + i] = bytes[i]!;
+}
+
 /** A fresh copy of `bytes[start, end)`. Small copies share a pooled ArrayBuffer, as Buffer.from's do. */
 export function copyBytes(bytes: Buffer, start: number, end: number): Buffer {
   const length = end - start;

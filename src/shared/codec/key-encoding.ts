@@ -10,7 +10,7 @@
  * Threads: any; encodings are stateless, the scratch is the caller's.
  */
 import { ConcordError, invalidArgument } from '../errors.js';
-import { copyBytes, isBytes, prefixUpperBound } from './bytes.js';
+import { copyBytes, isBytes, prefixUpperBound, putBytes } from './bytes.js';
 import { describeType, keyTooLarge, type KeyScratch, MAX_KEY_BYTES, wrongType } from './key-scratch.js';
 import { ASCII_LOOP_LENGTH_MAX, isWellFormed, readUtf8, utf8BytesMax, writeAscii, writeUtf8 } from './text.js';
 import { decodeTuple, encodeTuple, tuplePrefixEnd, type TupleElement } from './tuple.js';
@@ -71,7 +71,7 @@ export const binaryKeys: KeyEncoding<Buffer> = {
     if (!isBytes(key)) throw wrongType('a key', 'a Uint8Array', 'binary', key);
     if (key.length > MAX_KEY_BYTES) throw keyTooLarge(key.length);
     scratch.ensure(key.length);
-    scratch.bytes.set(key);
+    putBytes(key, scratch.bytes, 0);
     return key.length;
   },
 

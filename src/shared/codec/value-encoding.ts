@@ -17,7 +17,7 @@
  * Threads: any. A directory remembers its value encoding by name; a custom one must be given again at each open and attach.
  */
 import { ConcordError, invalidArgument } from '../errors.js';
-import { copyBytes, isBytes } from './bytes.js';
+import { copyBytes, isBytes, putBytes } from './bytes.js';
 import { describeType, wrongType } from './key-scratch.js';
 import { decodeMsgpack, encodeMsgpack } from './msgpack.js';
 import { isWellFormed, readUtf8, utf8BytesMax, writeUtf8 } from './text.js';
@@ -57,7 +57,7 @@ export function encodedBytesMax(encoded: Encoded): number {
 /** Writes the encoded value at `at` and returns its length in bytes. There must be room for {@link encodedBytesMax}. */
 export function writeEncoded(encoded: Encoded, into: Buffer, at: number): number {
   if (typeof encoded === 'string') return writeUtf8(encoded, into, at);
-  into.set(encoded, at);
+  putBytes(encoded, into, at);
   return encoded.length;
 }
 

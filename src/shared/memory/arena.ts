@@ -12,7 +12,8 @@
  * Publication and reclamation. The writer builds pages where no reader looks, stores the meta word, then the epoch word. A reader
  * pins: it loads the epoch, stores it in its slot, loads the meta word, walks, stores 0. A page retired before publication E is
  * tagged E and free once every pinned slot shows E or later. All accesses are sequentially consistent: a slot that the writer saw
- * empty is filled later, and its owner then loads a meta word at least as new as the one the writer had stored.
+ * empty is filled later, and its owner then loads a meta word at least as new as the one the writer had stored. The same holds for a slot that the writer
+ * passes over since its bit among the used ones is not set: the bit is set before the first pin, and stays.
  * Long pins are made by the writer between two publications, so they name one version exactly: they block only pages with
  * birth ≤ pin < retire, where the birth epoch stands in the page's header.
  *
@@ -86,11 +87,14 @@ const WRITER_SLEEP_WORD = 64;
 const LONG_PIN_WORD = 80;
 const LONG_PIN_WORDS = 4;
 const LONG_PIN_COUNT = 64;
+/** A bit for each slot that was ever pinned with. */
+const USED_SLOTS_WORD = 336;
+const USED_SLOTS_WORDS = READER_SLOT_COUNT / 32;
 const SLOT_WORD = UNIT_BYTES / 4;
 const SLOT_WORDS = 16;
 
 const ARENA_MAGIC = 0x41764b43; // "CKvA"
-const LAYOUT_VERSION = 2;
+const LAYOUT_VERSION = 3;
 const LATCH_WRITER = READER_SLOT_COUNT + 1;
 /** Never holds the latch: speaks for the dead. */
 const LATCH_UNDERTAKER = READER_SLOT_COUNT + 2;
@@ -208,6 +212,8 @@ export class ArenaReader {
    */
   latchWaitMsMax = LATCH_WAIT_MS_MAX;
   protected readonly control: Int32Array;
+  /** The slot whose bit this object has set last. */
+  #usedSlot = -1;
   readonly #latches: (RwLock | undefined)[] = [];
   protected readonly latchWords: Int32Array;
 
@@ -236,9 +242,17 @@ export class ArenaReader {
   /** Protects the published version against reclamation, and returns its meta unit (0 before the first publication). */
   pin(slot: number): UnitId {
     const control = this.control;
+    if (slot !== this.#usedSlot) this.#noteUsed(slot);
     // Any epoch that was there lately will do: an older one only protects more.
     Atomics.store(control, SLOT_WORD + slot * SLOT_WORDS, control[EPOCH_WORD]!);
     return Atomics.load(control, META_WORD) >>> 0;
+  }
+
+  /** Before the first pin: from here on the writer looks at the slot. */
+  #noteUsed(slot: number): void {
+    checkSlot(slot);
+    Atomics.or(this.control, USED_SLOTS_WORD + (slot >>> 5), 1 << (slot & 31));
+    this.#usedSlot = slot;
   }
 
   unpin(slot: number): void {
@@ -650,9 +664,14 @@ export class ArenaWriter extends ArenaReader {
     const control = this.control;
     const epochLow = this.#epoch | 0;
     let age = -1;
-    for (let slot = 0; slot < READER_SLOT_COUNT; slot++) {
-      const pinned = Atomics.load(control, SLOT_WORD + slot * SLOT_WORDS);
-      if (pinned !== 0) age = Math.max(age, (epochLow - pinned) >>> 0);
+    for (let word = 0; word < USED_SLOTS_WORDS; word++) {
+      let used = Atomics.load(control, USED_SLOTS_WORD + word);
+      while (used !== 0) {
+        const slot = 32 * word + 31 - Math.clz32(used & -used);
+        used &= used - 1;
+        const pinned = Atomics.load(control, SLOT_WORD + slot * SLOT_WORDS);
+        if (pinned !== 0) age = Math.max(age, (epochLow - pinned) >>> 0);
+      }
     }
     return age < 0 ? Infinity : this.#epoch - age;
   }

@@ -35,14 +35,6 @@ export interface AcquireOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface WithLockOptions extends AcquireOptions {
-  /**
-   * Makes what the lock guards whole again; called with the lock held when its former holder died. Without it such a call fails
-   * with ERR_OWNER_DIED.
-   */
-  readonly repair?: (() => void) | undefined;
-}
-
 /** A lock that can be told of a thread's death. */
 export interface Recoverable {
   /**

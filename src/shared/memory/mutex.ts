@@ -40,7 +40,6 @@ import {
   type Acquired,
   type OwnerId,
   type Recoverable,
-  type WithLockOptions,
 } from './lock-owner.js';
 
 /** Int32 words a mutex takes: one cache line. Its index must be a multiple of this. */
@@ -174,28 +173,6 @@ export class Mutex implements Recoverable {
     Atomics.and(this.#words, this.#state, ~OWNER_DIED);
   }
 
-  /** Runs `body` with the lock held. */
-  withLock<T>(body: () => T, options: { timeoutMs?: number; repair?: () => void } = {}): T {
-    const found = this.acquire(options.timeoutMs);
-    try {
-      if (found === 'owner-died') this.#repair(options.repair);
-      return body();
-    } finally {
-      this.release();
-    }
-  }
-
-  /** Runs `body` with the lock held until its promise settles. */
-  async withLockAsync<T>(body: () => T | Promise<T>, options: WithLockOptions = {}): Promise<T> {
-    const found = await this.acquireAsync(options);
-    try {
-      if (found === 'owner-died') this.#repair(options.repair);
-      return await body();
-    } finally {
-      this.release();
-    }
-  }
-
   /** `mayHaveChanged`: false if the thread held it without changing what it guards; then nobody is told. */
   recover(deadOwner: OwnerId, mayHaveChanged = true): boolean {
     assert(deadOwner !== this.#me, 'mutex: a thread cannot outlive itself');
@@ -283,14 +260,6 @@ export class Mutex implements Recoverable {
 
   #condition(): Acquired {
     return this.ownerDied ? 'owner-died' : 'clean';
-  }
-
-  #repair(repair: (() => void) | undefined): void {
-    if (repair === undefined) {
-      throw new ConcordError('ERR_OWNER_DIED', 'mutex: its holder died, and what it guards has not been repaired');
-    }
-    repair();
-    this.markConsistent();
   }
 
   #throwTimeout(timeoutMs: number): never {

@@ -147,6 +147,8 @@ export class PageCache {
   /** The same memory. */
   foundWords: Int32Array;
   foundAt = 0;
+  /** Where the last insert() that took the block put it, or found it: a place for locate(). */
+  insertedPlace = 0;
   #foundIn: Stripe;
 
   /** `owner`: the thread, for recover(). Each thread that inserts has its own. */
@@ -178,9 +180,9 @@ export class PageCache {
     return length;
   }
 
-  /** Where locate() found the block: for the next time. */
+  /** Where locate() found the block, never 0: for the next time. */
   get foundPlace(): number {
-    return this.#foundIn.foundWhere;
+    return this.#foundIn.foundWhere + 1;
   }
 
   /** Whether the block that locate() found last was there, whole, until now. */
@@ -194,20 +196,18 @@ export class PageCache {
     return this.#stripeOf(hash).read(hash, file, block, into, at);
   }
 
-  /** The block as a buffer of its own. */
-  readBuffer(file: number, block: number): Buffer | undefined {
-    const hash = hashOf(file, block);
-    const stripe = this.#stripeOf(hash);
-    const length = stripe.lengthOf(hash, file, block);
-    if (length === 0) return undefined;
-    const buffer = Buffer.allocUnsafe(length);
-    return stripe.read(hash, file, block, buffer, 0) === length ? buffer : undefined;
-  }
-
   /** False if it was not taken: too large, or another thread is inserting just now. */
   insert(file: number, block: number, bytes: Uint8Array, at: number, length: number): boolean {
     const hash = hashOf(file, block);
-    return this.#stripeOf(hash).insert(hash, file, block, bytes, at, length);
+    const stripe = this.#stripeOf(hash);
+    const isTaken = stripe.insert(hash, file, block, bytes, at, length);
+    if (isTaken) this.insertedPlace = stripe.insertedWhere + 1;
+    return isTaken;
+  }
+
+  /** Counts a read that did not ask for the block, since nobody has noted that it is here. */
+  countMiss(file: number, block: number): void {
+    this.#stripeOf(hashOf(file, block)).countMiss();
   }
 
   /** The block's place in the file is to hold something else. Whoever could still insert the old one must have gone. */
@@ -280,6 +280,8 @@ class Stripe {
   #moved: Uint8Array | undefined;
   #movedAgain: Uint8Array | undefined;
   #rounds = 0;
+  /** Where insert() has put the block, or found it. */
+  insertedWhere = 0;
   /** Where the block lies that #find() found, the word of its header, and how often it was read, with the place of that. */
   foundWhere = 0;
   #foundHeader = 0;
@@ -340,7 +342,7 @@ class Stripe {
         return this.confirm() && length > 0 ? length : 0;
       }
     }
-    Atomics.add(this.#i32, MISSES_WORD, 1);
+    this.countMiss();
     return 0;
   }
 
@@ -354,7 +356,7 @@ class Stripe {
 
   /** 0: not here. */
   locate(hash: number, file: number, block: number, expectedBytes: number, place: number): number {
-    const isThere = place !== 0 && this.#isAt(place, file, block, expectedBytes);
+    const isThere = place !== 0 && this.#isAt(place - 1, file, block, expectedBytes);
     if (isThere || this.#find(hash, file, block, expectedBytes) >= 0) {
       const header = this.#foundHeader;
       const length = this.#u32[header + LENGTH]!;
@@ -364,7 +366,7 @@ class Stripe {
         return length;
       }
     }
-    Atomics.add(this.#i32, MISSES_WORD, 1);
+    this.countMiss();
     return 0;
   }
 
@@ -380,17 +382,6 @@ class Stripe {
     return true;
   }
 
-  /** 0: not here. */
-  lengthOf(hash: number, file: number, block: number): number {
-    const entry = this.#find(hash, file, block);
-    if (entry < 0) {
-      Atomics.add(this.#i32, MISSES_WORD, 1);
-      return 0;
-    }
-    const length = this.#u32[this.#foundHeader + LENGTH]!;
-    return length <= BLOCK_BYTES_MAX ? length : 0;
-  }
-
   insert(hash: number, file: number, block: number, bytes: Uint8Array, at: number, length: number): boolean {
     if (length < 1 || length > this.#blockBytesMax) return false;
     const control = this.#i32;
@@ -400,6 +391,7 @@ class Stripe {
     }
     try {
       if (this.#find(hash, file, block) < 0) this.#insert(hash, file, block, bytes, at, length);
+      else this.insertedWhere = this.foundWhere;
       return true;
     } catch (error) {
       // Half done: as if the thread had died here.
@@ -408,6 +400,10 @@ class Stripe {
     } finally {
       Atomics.store(control, LOCK_WORD, 0);
     }
+  }
+
+  countMiss(): void {
+    Atomics.add(this.#i32, MISSES_WORD, 1);
   }
 
   forget(hash: number, file: number, block: number): void {
@@ -528,6 +524,7 @@ class Stripe {
     Atomics.store(words, word + 1, where);
     Atomics.store(words, word, tag);
     words[INSERTIONS_WORD]!++;
+    this.insertedWhere = where;
   }
 
   /** An entry of the bucket that is free, or leads to a block that is gone; else the one read least. */

@@ -36,7 +36,6 @@ import {
   type Acquired,
   type OwnerId,
   type Recoverable,
-  type WithLockOptions,
 } from './lock-owner.js';
 import { Mutex, MUTEX_WORDS } from './mutex.js';
 
@@ -235,48 +234,6 @@ export class RwLock implements Recoverable {
     this.#mutex.markConsistent();
   }
 
-  /** Runs `body` with a read hold. ERR_OWNER_DIED when a writer died and nobody has repaired since. */
-  withRead<T>(body: () => T, options: { timeoutMs?: number } = {}): T {
-    const found = this.acquireRead(options.timeoutMs);
-    try {
-      if (found === 'owner-died') throw ownerDied();
-      return body();
-    } finally {
-      this.releaseRead();
-    }
-  }
-
-  async withReadAsync<T>(body: () => T | Promise<T>, options: AcquireOptions = {}): Promise<T> {
-    const found = await this.acquireReadAsync(options);
-    try {
-      if (found === 'owner-died') throw ownerDied();
-      return await body();
-    } finally {
-      this.releaseRead();
-    }
-  }
-
-  /** Runs `body` with the write hold. */
-  withWrite<T>(body: () => T, options: { timeoutMs?: number; repair?: () => void } = {}): T {
-    const found = this.acquireWrite(options.timeoutMs);
-    try {
-      if (found === 'owner-died') this.#repair(options.repair);
-      return body();
-    } finally {
-      this.releaseWrite();
-    }
-  }
-
-  async withWriteAsync<T>(body: () => T | Promise<T>, options: WithLockOptions = {}): Promise<T> {
-    const found = await this.acquireWriteAsync(options);
-    try {
-      if (found === 'owner-died') this.#repair(options.repair);
-      return await body();
-    } finally {
-      this.releaseWrite();
-    }
-  }
-
   /** `mayWrite`: false of a thread that never asks for the write hold. As a reader it may have had the mutex, see Preference. */
   recover(deadOwner: OwnerId, mayWrite = true): boolean {
     if (deadOwner <= this.#ownersMax) {
@@ -361,12 +318,6 @@ export class RwLock implements Recoverable {
     return this.#mutex.ownerDied ? 'owner-died' : 'clean';
   }
 
-  #repair(repair: (() => void) | undefined): void {
-    if (repair === undefined) throw ownerDied();
-    repair();
-    this.markConsistent();
-  }
-
   #throwTimeout(role: string, timeoutMs: number): never {
     const owner = this.writer;
     const readers = this.readers;
@@ -376,8 +327,4 @@ export class RwLock implements Recoverable {
       { timeoutMs, owner, readers },
     );
   }
-}
-
-function ownerDied(): ConcordError {
-  return new ConcordError('ERR_OWNER_DIED', 'rwlock: a writer died, and what the lock guards has not been repaired');
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { OWNER_ID_MAX, toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
 import { Mutex } from '../../../dist/shared/memory/mutex.js';
-import { ended, sharedWords, sleep, startScene } from '../../support/memory-scene.js';
+import { ended, sharedWords, sleep, startScene, until } from '../../support/memory-scene.js';
 
 /** Handles of several owners on one mutex; in one thread they stand for threads. */
 function handles(...owners: number[]): Mutex[] {
@@ -159,7 +159,7 @@ describe('scenes', () => {
     await expect(waiting).rejects.toThrow();
     a.release();
     expect(a.owner).toBe(0);
-    const { waiting: second } = await claimed(a, b, { timeoutMs: 400 });
+    const { waiting: second } = await claimed(a, b, { timeoutMs: 3000 });
     await expect(second).rejects.toMatchObject({ code: 'ERR_TIMEOUT' });
     a.release();
     expect(a.owner).toBe(0);
@@ -229,29 +229,6 @@ describe('scenes', () => {
     expect(c.recover(toOwnerId(1))).toBe(true);
     expect(c.tryAcquire()).toBeUndefined();
     expect(await waiting).toBe('owner-died');
-  });
-
-  test('withLock holds the lock for its body, gives it back after a throw, and repairs or refuses after a death', async () => {
-    const [a, b] = handles(1, 2) as [Mutex, Mutex];
-    expect(a.withLock(() => a.owner)).toBe(1);
-    expect(() =>
-      a.withLock(() => {
-        throw new Error('body');
-      }),
-    ).toThrow('body');
-    expect(a.owner).toBe(0);
-    expect(await a.withLockAsync(async () => (await sleep(1), a.owner))).toBe(1);
-    expect(a.owner).toBe(0);
-
-    a.acquire();
-    b.recover(toOwnerId(1));
-    expect(() => b.withLock(() => 'body')).toThrow(expect.objectContaining({ code: 'ERR_OWNER_DIED' }));
-    await expect(b.withLockAsync(() => 'body')).rejects.toMatchObject({ code: 'ERR_OWNER_DIED' });
-    expect(b.owner).toBe(0);
-    const seen: string[] = [];
-    expect(b.withLock(() => seen.push('body'), { repair: () => seen.push('repair') })).toBe(2);
-    expect(b.withLock(() => seen.push('body'), { repair: () => seen.push('repair') })).toBe(3);
-    expect(seen).toEqual(['repair', 'body', 'body']);
   });
 });
 
@@ -323,6 +300,7 @@ describe('threads', () => {
       const workers = [1, 2].map((owner) => startScene('mutexPair', { words, owner }));
       await Promise.all(workers.map((w) => w.message()));
       const before = words[16]!;
+      await until(() => Atomics.load(words, 16) !== before);
       await sleep(3 + round);
       await workers[0]!.kill();
       supervisor.recover(toOwnerId(1));

@@ -127,7 +127,7 @@ describe('threads', () => {
         if (Atomics.load(words, 32) === 0) mine.lower();
         else {
           parkCount++;
-          expect(await mine.parkAsync(10_000)).toBe('rung');
+          expect(await mine.parkAsync(150_000)).toBe('rung');
         }
       }
       Atomics.store(words, 32, 1);

@@ -1,7 +1,7 @@
 import { describe, expect, test, vi } from 'vitest';
 import { toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
 import { RwLock, rwLockWords } from '../../../dist/shared/memory/rwlock.js';
-import { ended, sharedWords, sleep, startScene } from '../../support/memory-scene.js';
+import { ended, sharedWords, sleep, startScene, until } from '../../support/memory-scene.js';
 
 const OWNERS = 8;
 /** First of the plain words the lock of a thread test guards. */
@@ -222,30 +222,16 @@ describe('scenes', () => {
     const reading = b.acquireReadAsync({ timeoutMs: 20_000 });
     expect(supervisor.recover(toOwnerId(1))).toBe(true);
     expect(await reading).toBe('owner-died');
-    expect(() => b.withRead(() => 1)).toThrow(expect.objectContaining({ code: 'ERR_OWNER_DIED' }));
-    await expect(c.withReadAsync(() => 1)).rejects.toMatchObject({ code: 'ERR_OWNER_DIED' });
+    expect(await c.acquireReadAsync()).toBe('owner-died');
+    c.releaseRead();
     b.releaseRead();
-    expect(() => c.withWrite(() => 1)).toThrow(expect.objectContaining({ code: 'ERR_OWNER_DIED' }));
-    await expect(c.withWriteAsync(() => 1)).rejects.toMatchObject({ code: 'ERR_OWNER_DIED' });
-    expect(c.withWrite(() => 'whole', { repair: () => undefined })).toBe('whole');
+    expect(c.acquireWrite()).toBe('owner-died');
+    c.releaseWrite();
+    expect(await c.acquireWriteAsync()).toBe('owner-died');
+    c.markConsistent();
+    c.releaseWrite();
     expect(b.acquireRead()).toBe('clean');
     expect(b.readers).toBe(1);
-  });
-
-  test('with… holds the lock for its body and gives it back after a throw', async () => {
-    const [a] = handles(1) as [RwLock];
-    expect(a.withRead(() => [a.readers, a.writer])).toEqual([1, 0]);
-    expect(a.withWrite(() => [a.readers, a.writer])).toEqual([0, 1]);
-    expect(await a.withReadAsync(async () => (await sleep(1), a.readers))).toBe(1);
-    expect(await a.withWriteAsync(async () => (await sleep(1), a.writer))).toBe(1);
-    const fail = (): never => {
-      throw new Error('body');
-    };
-    expect(() => a.withRead(fail)).toThrow('body');
-    expect(() => a.withWrite(fail)).toThrow('body');
-    await expect(a.withReadAsync(fail)).rejects.toThrow('body');
-    await expect(a.withWriteAsync(fail)).rejects.toThrow('body');
-    expect([a.readers, a.writer]).toEqual([0, 0]);
   });
 });
 
@@ -267,13 +253,14 @@ describe('threads', () => {
     const lock = new RwLock(words, 0, OWNERS, toOwnerId(5));
     let mine = 0;
     for (let i = 0; i < 100; i++) {
-      await lock.withReadAsync(() => {
-        expect(new Set(words.subarray(BASE, BASE + 4)).size).toBe(1);
-      });
-      await lock.withWriteAsync(() => {
-        for (let w = 0; w < 4; w++) words[BASE + w]!++;
-        mine++;
-      });
+      await lock.acquireReadAsync();
+      const seen = new Set(words.subarray(BASE, BASE + 4));
+      lock.releaseRead();
+      expect(seen.size).toBe(1);
+      await lock.acquireWriteAsync();
+      for (let w = 0; w < 4; w++) words[BASE + w]!++;
+      mine++;
+      lock.releaseWrite();
     }
     const results = await done;
     expect(results.map((r) => r['torn'])).toEqual([0, 0, 0, 0]);
@@ -287,13 +274,14 @@ describe('threads', () => {
     const words = sharedWords(BASE + 16);
     const hogs = [1, 2].map((owner) => startScene('rwHog', { words, ownersMax: OWNERS, owner, stop: BASE }));
     await Promise.all(hogs.map((h) => h.message()));
+    await until(() => [1, 2].every((owner) => Atomics.load(words, BASE + owner) === 1));
     const lock = new RwLock(words, 0, OWNERS, toOwnerId(3));
     let met = 0;
     while (met < 20) {
       if (lock.writer !== 0) met++;
-      lock.acquireRead(5000);
+      lock.acquireRead(30_000);
       lock.releaseRead();
-      await lock.acquireReadAsync({ timeoutMs: 5000 });
+      await lock.acquireReadAsync({ timeoutMs: 30_000 });
       lock.releaseRead();
     }
     Atomics.store(words, BASE, 1);
@@ -335,6 +323,7 @@ describe('threads', () => {
       const before = words[BASE]!;
       const workers = [1, 2].map((owner) => startScene('rwPair', { words, ownersMax: OWNERS, owner, base: BASE }));
       await Promise.all(workers.map((w) => w.message()));
+      await until(() => Atomics.load(words, BASE) !== before);
       await sleep(3 + round);
       for (const owner of [1, 2]) {
         await workers[owner - 1]!.kill();

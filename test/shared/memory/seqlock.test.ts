@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { toOwnerId } from '../../../dist/shared/memory/lock-owner.js';
 import { SeqLock } from '../../../dist/shared/memory/seqlock.js';
-import { ended, sharedWords, startScene } from '../../support/memory-scene.js';
+import { ended, sharedWords, startScene, until } from '../../support/memory-scene.js';
 
 function handles(...owners: number[]): SeqLock[] {
   const words = sharedWords(16);
@@ -139,6 +139,7 @@ describe('threads', () => {
     const words = sharedWords(48);
     const writer = startScene('seqWriter', { words, owner: 1, stop: 32, pause: 20 });
     await writer.message();
+    await until(() => Atomics.load(words, 16) > 0);
     const readers = [2, 3].map((owner) => startScene('seqReader', { words, owner, reads: 200_000 }));
     for (const reader of readers) {
       const result = await reader.message();
