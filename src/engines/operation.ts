@@ -28,6 +28,7 @@
  * OPERATION_EXPIRED says that a Delete is the shard's own, of an entry whose time had come: it is applied like any other, and change feeds tell it.
  * Golden bytes: test/golden/operation.txt. Threads: any; pure functions.
  */
+import { readU32LE, writeU32LE } from '../shared/codec/fixed.js';
 import { ConcordError } from '../shared/errors.js';
 import { SPACE_ID_MAX } from './engine.js';
 
@@ -212,10 +213,10 @@ export interface PrepareKey {
 
 export function writePrepareKey(bytes: Uint8Array, at: number, { id, maskLow, maskHigh, client }: PrepareKey): void {
   writeNumber(bytes, at, id);
-  writeU32(bytes, at + 8, maskLow);
-  writeU32(bytes, at + 12, maskHigh);
-  writeU32(bytes, at + 16, client);
-  writeU32(bytes, at + 20, 0);
+  writeU32LE(bytes, at + 8, maskLow);
+  writeU32LE(bytes, at + 12, maskHigh);
+  writeU32LE(bytes, at + 16, client);
+  writeU32LE(bytes, at + 20, 0);
 }
 
 /** Of a (checked) Prepare record. */
@@ -223,9 +224,9 @@ export function readPrepareKey(bytes: Uint8Array, at: number): PrepareKey {
   const key = at + OPERATION_HEADER_BYTES;
   return {
     id: readNumber(bytes, key),
-    maskLow: readU32(bytes, key + 8),
-    maskHigh: readU32(bytes, key + 12),
-    client: readU32(bytes, key + 16),
+    maskLow: readU32LE(bytes, key + 8),
+    maskHigh: readU32LE(bytes, key + 12),
+    client: readU32LE(bytes, key + 16),
   };
 }
 
@@ -237,17 +238,6 @@ export function readTransactionId(bytes: Uint8Array, at: number): number {
 /** Of a (checked) Resolve record: 0 for a transaction that was given up. */
 export function readResolveNumber(bytes: Uint8Array, at: number): number {
   return readNumber(bytes, at + OPERATION_HEADER_BYTES + 8);
-}
-
-function writeU32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
-}
-
-function readU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
 }
 
 /**

@@ -5,7 +5,7 @@
  * larger one. The order must be by page size, all cells live, and no leaf in a page file.
  *
  * A page is fresh if it was made in this group. Published pages do not change, so what the group takes is its fresh pages. When memory runs short
- * the tree packs them (TreeShape.#packFresh): then no two fresh neighbours under one branch fit one page together, neither leaves nor branches of
+ * the tree packs them (TreeRoom.#packFresh): then no two fresh neighbours under one branch fit one page together, neither leaves nor branches of
  * level 1. Call it packed. Let there be L leaves and B branches before the group; n operations with S bytes of whole cells; F bytes of whole
  * cells before. A whole cell is key, value, and at most CELL_OVERHEAD_BYTES for all else, slot included.
  *
@@ -54,7 +54,7 @@ import {
 } from './page.js';
 
 /** Flags, seq, expiry, both lengths (values that stand in the leaf are below 2^14), slot. */
-export const CELL_OVERHEAD_BYTES = CELL_LENGTHS_OFFSET + EXPIRY_BYTES + 2 + 2 + LEAF_SLOT_BYTES;
+const CELL_OVERHEAD_BYTES = CELL_LENGTHS_OFFSET + EXPIRY_BYTES + 2 + 2 + LEAF_SLOT_BYTES;
 /** Header and padding of the prefix; the prefix itself is in the cells it was taken from. */
 const PAGE_OVERHEAD_BYTES = PAGE_HEADER_BYTES + 3;
 /** Length, seq, slot. */

@@ -16,26 +16,15 @@ import {
 } from '../../shared/memory/arena.js';
 import { BranchRun } from './branch-run.js';
 import { LeafRun } from './leaf-run.js';
+import type { TreeContents } from './meta.js';
 import { newPageMix, type PageMix } from './page-mix.js';
 import type { PageSizer } from './page-sizer.js';
 import { OverflowWriter, type OverflowChain } from './overflow.js';
-import { CellFlag, KEY_BYTES_MAX, LEAF_SLOT_BYTES, PAGE_CLASS_MAX, headsOffset } from './page.js';
-
-const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
+import { CellFlag, KEY_BYTES_MAX, LEAF_SLOT_BYTES, PAGE_CLASS_MAX, UNITS_OF_CLASS, headsOffset } from './page.js';
 
 export interface BulkResult {
-  readonly rootUnit: UnitId;
-  readonly height: number;
-  readonly entries: number;
-  readonly mayExpire: boolean;
-  readonly keyBytes: number;
-  readonly valueBytes: number;
-  readonly leafPages: number;
-  readonly branchPages: number;
-  readonly treeUnits: number;
+  readonly contents: TreeContents;
   readonly mix: PageMix;
-  readonly overflowPages: number;
-  readonly overflowUnits: number;
 }
 
 export class BulkLoader {
@@ -170,27 +159,27 @@ export class BulkLoader {
       overflowUnits += chain.units;
     }
     this.#arena.stagedUnits -= overflowUnits;
-    this.#onFinish({
+    const contents = {
       rootUnit,
       height,
-      entries: this.#entries,
-      mayExpire: this.#mayExpire,
-      keyBytes: this.#keyBytes,
-      valueBytes: this.#valueBytes,
+      cells: this.#entries,
+      liveEntries: this.#entries,
+      liveKeyBytes: this.#keyBytes,
+      liveValueBytes: this.#valueBytes,
       leafPages: this.#leafPages,
       branchPages: this.#branchPages,
       treeUnits: this.#treeUnits,
-      mix: this.#mix,
       overflowPages,
       overflowUnits,
-    });
+      mayExpire: this.#mayExpire,
+    };
+    this.#onFinish({ contents, mix: this.#mix });
   }
 
   /** Frees everything built so far; nothing happens after finish(). */
   abort(): void {
     if (!this.#open) return;
     this.#open = false;
-    this.#overflow.abort();
     for (const chain of this.#chains) OverflowWriter.discard(this.#arena, chain);
     for (let index = 0; index < this.#pageCount; index++) this.#arena.free(this.#pages[index]!);
     this.#arena.stagedUnits -= this.#treeUnits;
@@ -220,9 +209,7 @@ export class BulkLoader {
   }
 
   #writeChain(value: Uint8Array, start: number, length: number): UnitId {
-    this.#overflow.begin(length);
-    this.#overflow.append(value, start, length);
-    const chain = this.#overflow.finish();
+    const chain = this.#overflow.write(value, start, length);
     this.#chains.push(chain);
     return chain.firstUnit;
   }

@@ -4,6 +4,7 @@
  * Reads nothing on trust: any bytes give a problem or an ERR_CORRUPT, never a hang. Threads: validatePage and checkTree any, under a
  * pin or before publication; checkArena the writer only.
  */
+import { readU32LE } from '../../shared/codec/fixed.js';
 import { ConcordError } from '../../shared/errors.js';
 import {
   HEADER_UNITS,
@@ -415,7 +416,7 @@ class TreeCheck {
       this.liveValueBytes += valueLength;
     }
     if ((flags & CellFlag.Expiry) !== 0) this.expires = true;
-    if ((flags & CellFlag.Overflow) !== 0) this.#chain(unit, readUnit(u8, suffixAt + suffixLength), valueLength);
+    if ((flags & CellFlag.Overflow) !== 0) this.#chain(unit, readU32LE(u8, suffixAt + suffixLength), valueLength);
   }
 
   #chain(leaf: UnitId, firstUnit: UnitId, totalBytes: number): void {
@@ -491,10 +492,6 @@ function copySplitKey(
   into.set(u8.subarray(base + PAGE_HEADER_BYTES, base + PAGE_HEADER_BYTES + prefixLength));
   into.set(u8.subarray(suffixAt, suffixAt + suffixLength), prefixLength);
   return prefixLength + suffixLength;
-}
-
-function readUnit(u8: Uint8Array, at: number): UnitId {
-  return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
 }
 
 function compareTwo(a: Uint8Array, aLength: number, b: Uint8Array, bLength: number): number {

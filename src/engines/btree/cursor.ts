@@ -1,8 +1,8 @@
 /**
  * Ordered walk over a pinned tree, both directions: the newest version ≤ atSeq of each key; tombstones and what has expired are skipped.
  *
- * Stays in its leaf as long as it can and moves on by a stack of (page, child). An end bound costs one search per leaf, not a
- * comparison per entry. When atSeq is at or above everything published, versions are not looked at.
+ * Stays in its leaf as long as it can and moves on by a stack of (page, child). When atSeq is at or above everything published,
+ * versions are not looked at.
  * Threads: any, one cursor per thread, valid only under the pin of its meta unit: callers that unpin seek again from the last key.
  */
 import {
@@ -65,14 +65,8 @@ export class BTreeCursor extends EntryView implements EngineCursor {
   #offsets = 0;
   /** Forwards: the entry's index. Backwards: the index to look at next. */
   #at = 0;
-  /** Entries [#floor, #limit) of the leaf lie within the end bound. */
-  #floor = 0;
-  #limit = 0;
 
   #reverse = false;
-  #endKey: Uint8Array | undefined;
-  #endLength = 0;
-  #endInclusive = false;
   /** Every cell of the tree is the live version of a key and never expires. */
   #plain = false;
   readonly #lastKey = new Uint8Array(KEY_BYTES_MAX + 64);
@@ -90,15 +84,6 @@ export class BTreeCursor extends EntryView implements EngineCursor {
 
   get valid(): boolean {
     return this.#valid;
-  }
-
-  /**
-   * Bounds the walks of the following seeks: forwards above, backwards below. The key's bytes are not copied. Undefined: no bound.
-   */
-  setEnd(key: Uint8Array | undefined, keyLength: number, inclusive: boolean): void {
-    this.#endKey = key;
-    this.#endLength = keyLength;
-    this.#endInclusive = inclusive;
   }
 
   /**
@@ -163,20 +148,20 @@ export class BTreeCursor extends EntryView implements EngineCursor {
   /** The tree is ordered: nothing is sorted ahead. */
   setRange(_low: Uint8Array | undefined, _high: Uint8Array | undefined): void {}
 
-  /** Counts the current entry and all that follow in the walk's direction, up to the end bound; ends the walk. */
+  /** Counts the current entry and all that follow in the walk's direction; ends the walk. */
   count(): number {
     if (!this.#valid) return 0;
     let total = 0;
     if (this.#plain && !this.#reverse) {
-      total = this.#limit - this.#at;
-      while (this.#limit === this.#count && this.#moveLeaf(1)) total += this.#limit;
+      total = this.#count - this.#at;
+      while (this.#moveLeaf(1)) total += this.#count;
       this.#valid = false;
       return total;
     }
     if (this.#plain) {
       // The walk is one entry ahead of the current one.
-      total = 1 + Math.max(0, this.#at + 1 - this.#floor);
-      while (this.#floor === 0 && this.#moveLeaf(-1)) total += this.#count - this.#floor;
+      total = this.#at + 2;
+      while (this.#moveLeaf(-1)) total += this.#count;
       this.#valid = false;
       return total;
     }
@@ -188,12 +173,10 @@ export class BTreeCursor extends EntryView implements EngineCursor {
   /** From the entry `at` on; skip: the entry before has the key that the walk is done with. */
   #forward(at: number, skip: boolean): boolean {
     for (;;) {
-      if (at >= this.#limit) {
-        if (this.#limit < this.#count) return this.#end();
+      if (at >= this.#count) {
         if (skip) this.#saveKey(this.#count - 1);
         if (!this.#moveLeaf(1)) return this.#end();
         at = 0;
-        if (this.#limit === 0) return this.#end();
         if (skip) {
           if (this.#hasSavedKey(0)) {
             at = 1;
@@ -233,8 +216,7 @@ export class BTreeCursor extends EntryView implements EngineCursor {
   #backward(at: number): boolean {
     let found = false;
     for (;;) {
-      if (at < this.#floor) {
-        if (this.#floor > 0) break;
+      if (at < 0) {
         if (found) this.#saveKey(0);
         if (!this.#moveLeaf(-1)) break;
         at = this.#count - 1;
@@ -242,7 +224,6 @@ export class BTreeCursor extends EntryView implements EngineCursor {
           if (!this.#isViewGone()) break;
           found = false;
         }
-        if (at < this.#floor) break;
       } else if (found && !this.#sameAsBefore(at + 1)) {
         if (!this.#isViewGone()) break;
         found = false;
@@ -417,15 +398,5 @@ export class BTreeCursor extends EntryView implements EngineCursor {
     this.#count = count;
     this.#heads = (base + headsAt) >>> 2;
     this.#offsets = (this.#heads + count) << 1;
-    this.#floor = 0;
-    this.#limit = count;
-    const endKey = this.#endKey;
-    if (endKey !== undefined) {
-      // Forwards the bound stands behind (inclusive) or before all versions of its key, backwards the other way round.
-      const seq = this.#endInclusive !== this.#reverse ? -1 : Infinity;
-      const position = searchLeaf(u8, u16, u32, base, endKey, 0, this.#endLength, seq);
-      if (this.#reverse) this.#floor = position < 0 ? ~position : position;
-      else this.#limit = position < 0 ? ~position : position;
-    }
   }
 }

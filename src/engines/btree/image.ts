@@ -23,6 +23,7 @@
  * Threads: writeImage any, while the meta unit is pinned; loadImage the shard thread, into an empty arena.
  * Versions: 1 = the first.
  */
+import { readU32LE, writeU32LE } from '../../shared/codec/fixed.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
 import {
   SEGMENT_UNIT_MASK,
@@ -67,8 +68,8 @@ import {
 } from './page.js';
 import { walkTree } from './walk.js';
 
-export const IMAGE_VERSION = 1;
-export const IMAGE_HEADER_BYTES = 32;
+const IMAGE_VERSION = 1;
+const IMAGE_HEADER_BYTES = 32;
 const IMAGE_MAGIC = Buffer.from('CKVTREES', 'latin1');
 const END_MARK = 0xff;
 const END_HEADER_BYTES = 8;
@@ -185,7 +186,7 @@ class ImageWriter {
             'ERR_CORRUPT',
             `page at unit ${unit}: child ${index} is in a page file, and its row denies it`,
           );
-        writeU32(chunk, at + headsAt + 4 * (count + index), this.#numbers[this.#numberCount + index]!);
+        writeU32LE(chunk, at + headsAt + 4 * (count + index), this.#numbers[this.#numberCount + index]!);
       }
     } else if (this.#chainNumbers.length > 0) {
       this.#setChains(at, count, headsAt, slotsEnd, cellStart);
@@ -207,7 +208,7 @@ class ImageWriter {
       if ((chunk[cell]! & CellFlag.Overflow) === 0) continue;
       const suffixLengthAt = skipVarint(chunk, cellLengthsAt(chunk, cell));
       const body = skipVarint(chunk, suffixLengthAt) + readVarint(chunk, suffixLengthAt);
-      writeU32(chunk, body, this.#chainNumbers[next++]!);
+      writeU32LE(chunk, body, this.#chainNumbers[next++]!);
     }
     this.#chainNumbers = [];
   }
@@ -225,7 +226,7 @@ class ImageWriter {
       const at = this.#room(bytes);
       this.#chunk.set(this.#arena.u8[segment]!.subarray(base, base + bytes), at);
       this.#clearBirth(at);
-      writeU32(this.#chunk, at + 4 * NEXT_WORD, next);
+      writeU32LE(this.#chunk, at + 4 * NEXT_WORD, next);
       next = ++this.#pageCount;
     }
     return next;
@@ -314,7 +315,7 @@ class ImageLoader {
       this.#loadPage(allocated);
     }
     const end = this.#take(END_HEADER_BYTES);
-    const pageCount = readU32(end.bytes, end.at + 4);
+    const pageCount = readU32LE(end.bytes, end.at + 4);
     if (pageCount !== this.#pageCount) throw corruptImage(`${pageCount} pages announced, ${this.#pageCount} read`);
     this.#loadRows(trees);
     if (this.#at < this.#chunk.length) throw corruptImage('bytes after the end');
@@ -333,7 +334,7 @@ class ImageLoader {
     let headBytes: number;
     let cellStart = pageBytes;
     if (kind === PageKind.Overflow) {
-      const payload = readU32(bytes, at + 12);
+      const payload = readU32LE(bytes, at + 12);
       if (payload > payloadBytesOf(pageClass)) throw this.#corruptPage(`payload of ${payload} bytes`);
       headBytes = PAGE_HEADER_BYTES + payload;
     } else {
@@ -402,11 +403,11 @@ class ImageLoader {
       const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, cell));
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (body + 4 > pageEnd) throw this.#corruptPage('a cell reaches beyond its page');
-      const number = readU32(u8, body);
+      const number = readU32LE(u8, body);
       if (this.#chainBytes.get(number) !== total)
         throw this.#corruptPage(`chain ${number} does not have ${total} bytes`);
       this.#chainBytes.delete(number);
-      writeU32(u8, body, this.#claim(number, OVERFLOW_LEVEL));
+      writeU32LE(u8, body, this.#claim(number, OVERFLOW_LEVEL));
     }
   }
 
@@ -448,7 +449,7 @@ class ImageLoader {
     for (let index = 0; index < trees; index++) {
       const record = this.#take(ROW_BYTES);
       const words = new Uint32Array(ROW_WORDS);
-      for (let word = 0; word < ROW_WORDS; word++) words[word] = readU32(record.bytes, record.at + 4 * word);
+      for (let word = 0; word < ROW_WORDS; word++) words[word] = readU32LE(record.bytes, record.at + 4 * word);
       const row = readRow(words, 0);
       const isEmpty = row.height === 0;
       if (
@@ -536,15 +537,4 @@ function isWritten(tag: number): boolean {
 
 function corruptImage(what: string): ConcordError {
   return new ConcordError('ERR_CORRUPT', `tree image: ${what}`);
-}
-
-function readU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
-}
-
-function writeU32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
 }

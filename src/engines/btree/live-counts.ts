@@ -1,6 +1,6 @@
 /**
  * What the leaves of a tree in memory hold: live entries and tombstones. For a writer that takes a tree over: rows do not count tombstones, and a writer
- * that died may have changed published leaves after its last publication (TreeShape.overwritesInPlace).
+ * that died may have changed published leaves after its last publication (BTreeWriter.overwritesInPlace).
  * Threads: the tree's writer. The tree is sound.
  */
 import {

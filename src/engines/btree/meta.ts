@@ -33,7 +33,7 @@ import { COUNT_HALFWORD, HEIGHT_MAX, KIND_BYTE, LEVEL_BYTE, PAGE_CLASS_MAX, Page
 // Named here because it completes the meta page's contract; the two files need each other's functions only when called.
 export { markTrees } from './walk.js';
 
-export const META_MAGIC = 0x54654d43; // "CMeT"
+const META_MAGIC = 0x54654d43; // "CMeT"
 export const ROW_WORDS = 16;
 /** In a row. */
 export const ROW_TAG_WORD = 15;
@@ -43,22 +43,14 @@ const MAY_EXPIRE = 0x40;
 const IS_ADAPTIVE = 0x80;
 const SEQ_WORD = 6;
 const MAGIC_WORD = 8;
-export const ROWS_WORD = 16;
+const ROWS_WORD = 16;
 export const TREE_COUNT_MAX = 511;
 const TWO_32 = 4294967296;
 
-export interface TreeCounts {
+/** What a tree holds. */
+export interface TreeContents {
   readonly rootUnit: UnitId;
   readonly height: number;
-  readonly order: number;
-  /** Of new leaves. */
-  readonly pageBytes: number;
-  /** Page sizes follow the sizes of the entries. Left out: no. */
-  readonly isAdaptive?: boolean;
-  /** An entry that expires was put since the tree was empty. Left out: no. */
-  readonly mayExpire?: boolean;
-  /** Some of its pages may be in a page file: children and chains may be references. Left out: no. */
-  readonly isPaged?: boolean;
   readonly liveEntries: number;
   readonly liveKeyBytes: number;
   readonly liveValueBytes: number;
@@ -70,6 +62,18 @@ export interface TreeCounts {
   /** Leaf and branch pages in 4 KiB units. */
   readonly treeUnits: number;
   readonly overflowUnits: number;
+  /** An entry that expires was put since the tree was empty. Left out: no. */
+  readonly mayExpire?: boolean;
+}
+
+export interface TreeCounts extends TreeContents {
+  readonly order: number;
+  /** Of new leaves. */
+  readonly pageBytes: number;
+  /** Page sizes follow the sizes of the entries. Left out: no. */
+  readonly isAdaptive?: boolean;
+  /** Some of its pages may be in a page file: children and chains may be references. Left out: no. */
+  readonly isPaged?: boolean;
   /** Space and engine: see rowTag(). */
   readonly tag: number;
 }

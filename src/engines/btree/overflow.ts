@@ -24,6 +24,7 @@ import {
   PAGE_HEADER_BYTES,
   PAYLOAD_BYTES_WORD,
   PageKind,
+  UNITS_OF_CLASS,
   VALUE_BYTES_MAX,
   corruptPage,
 } from './page.js';
@@ -35,8 +36,6 @@ export interface OverflowChain {
   readonly pages: number;
   readonly units: number;
 }
-
-const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
 
 export function payloadBytesOf(pageClass: number): number {
   return (4096 << pageClass) - PAGE_HEADER_BYTES;
@@ -60,6 +59,18 @@ export class OverflowWriter {
 
   constructor(arena: ArenaWriter) {
     this.#arena = arena;
+  }
+
+  /** A whole chain, which nothing refers to yet. @throws ERR_MEMORY_FULL: nothing is left of it */
+  write(value: Uint8Array, start: number, length: number): OverflowChain {
+    this.begin(length);
+    try {
+      this.append(value, start, length);
+      return this.finish();
+    } catch (error) {
+      this.abort();
+      throw error;
+    }
   }
 
   /** totalBytes must be exact, and at least 1. */

@@ -55,6 +55,7 @@ export const LEAF_SLOT_BYTES = 6;
 export const BRANCH_SLOT_BYTES = 10;
 export const SEQ_BYTES = 6;
 export const PAGE_CLASS_MAX = 3;
+export const UNITS_OF_CLASS = [1, 2, 4, 8] as const;
 export const PAGE_BYTES_MAX = 32768;
 export const HEIGHT_MAX = 64;
 export const KEY_BYTES_MAX = 4096;

@@ -97,6 +97,27 @@ function compareBranchCell(
   return readSeq(u8, seqAt) >= seq ? -1 : 1;
 }
 
+/**
+ * Index of the first of the heads [low, count) that is not smaller than `head`, or count. Which half a probe leaves is a coin toss to the processor, and every
+ * second guess costs it twenty cycles: so the place is moved by arithmetic instead of a branch. Differences of 31 bits have a sign in 32; the last bit is
+ * looked at in the end.
+ */
+function firstHead(u32: Uint32Array, heads: number, low: number, count: number, head: number): number {
+  const wanted = head >>> 1;
+  for (let rest = count - low; rest > 0;) {
+    const step = (rest + 1) >>> 1;
+    low += (((u32[heads + low + step - 1]! >>> 1) - wanted) >> 31) & step;
+    rest -= step;
+  }
+  // Seldom: heads that differ from the one wanted in the last bit only, be they as many as they like.
+  for (let high = count; low < high && u32[heads + low]! < head;) {
+    const middle = (low + high) >>> 1;
+    if (u32[heads + middle]! < head) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Index of the first entry ≥ (key, seq) if its key is the target's, else the complement (~index) of where it would stand. */
 export function searchLeaf(
   u8: Uint8Array,
@@ -123,13 +144,7 @@ export function searchLeaf(
   const restLength = keyLength - prefixLength;
   const head = headOf(key, restAt, restLength);
   const heads = (base + headsAt) >>> 2;
-  let low = 0;
-  let high = count;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (u32[heads + middle]! < head) low = middle + 1;
-    else high = middle;
-  }
+  let low = firstHead(u32, heads, 0, count, head);
   if (low === count || u32[heads + low] !== head) return ~low;
   const offsets = (heads + count) << 1;
   const pageEnd = base + pageBytes;
@@ -140,7 +155,7 @@ export function searchLeaf(
   }
   // Several equal heads: search their run by whole keys.
   let end = low + 2;
-  high = count;
+  let high = count;
   while (end < high) {
     const middle = (end + high) >>> 1;
     if (u32[heads + middle] === head) end = middle + 1;
@@ -186,17 +201,10 @@ export function searchBranch(
   const restLength = keyLength - prefixLength;
   const head = headOf(key, restAt, restLength);
   const heads = (base + headsAt) >>> 2;
-  // low: the first separator whose head is not smaller.
-  let low = 1;
-  let high = count;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (u32[heads + middle]! < head) low = middle + 1;
-    else high = middle;
-  }
+  let low = firstHead(u32, heads, 1, count, head);
   if (low === count || u32[heads + low] !== head) return low - 1;
   let end = low + 1;
-  high = count;
+  let high = count;
   while (end < high) {
     const middle = (end + high) >>> 1;
     if (u32[heads + middle] === head) end = middle + 1;

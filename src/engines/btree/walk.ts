@@ -2,6 +2,7 @@
  * Walks all pages below a meta page, children before their parents. For marking (ArenaWriter.adopt) and images.
  * What lies in a page file only is passed over. Only what a walk needs is checked: units, kinds, levels, counts. Threads: any, under a pin.
  */
+import { readU32LE } from '../../shared/codec/fixed.js';
 import {
   SEGMENT_UNIT_MASK,
   SEGMENT_UNIT_SHIFT,
@@ -75,7 +76,7 @@ function walkPage(arena: ArenaReader, unit: UnitId, level: number, hasOverflow: 
       const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, cell));
       const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
       if (!(body + 4 <= base + pageBytes)) throw corruptPage(unit, 'a cell reaches beyond its page');
-      const firstUnit = (u8[body]! | (u8[body + 1]! << 8) | (u8[body + 2]! << 16) | (u8[body + 3]! << 24)) >>> 0;
+      const firstUnit = readU32LE(u8, body);
       if (firstUnit < COLD) visitor.chain(firstUnit, readVarint(u8, cellLengthsAt(u8, cell)), unit, body);
     }
   }

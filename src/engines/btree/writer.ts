@@ -1,5 +1,5 @@
 /**
- * The copy-on-write B+Tree's writer: versions, puts, deletes, range deletes, sweeps. The tree's shape is tree-shape.ts.
+ * The copy-on-write B+Tree's writer: versions, puts, deletes, range deletes, sweeps. The tree itself is shape/, in layers.
  *
  * A key's versions stand together, newest first. An update replaces the old version unless an open snapshot S has old ≤ S < new.
  * A delete removes the key unless an older version must stay; then a tombstone hides it. One that may show before its publication leaves a tombstone
@@ -9,8 +9,9 @@
  * If an operation throws ERR_MEMORY_FULL, nothing has changed. Deletes, range deletes and sweeps may use the arena's reserve.
  * Source bytes may lie in shared memory. Threads: the shard thread only. Publish with publishTrees() of meta.ts.
  */
+import { readU32LE, writeU32LE } from '../../shared/codec/fixed.js';
 import { ConcordError, invalidArgument } from '../../shared/errors.js';
-import type { ArenaWriter, UnitId } from '../../shared/memory/arena.js';
+import type { ArenaWriter } from '../../shared/memory/arena.js';
 import { SEGMENT_UNIT_MASK, SEGMENT_UNIT_SHIFT, UNIT_BYTES, UNIT_SHIFT } from '../../shared/memory/arena.js';
 import {
   EngineCode,
@@ -22,19 +23,15 @@ import {
   type VersionVisit,
   spaceIdOfTag,
 } from '../engine.js';
-import { measureCells, pagesByBytes } from './admission.js';
 import { BulkLoader } from './bulk.js';
 import { checkTree } from './check.js';
 import { countLive } from './live-counts.js';
-import { TreeTable, type TreeCounts } from './meta.js';
-import { OverflowWriter, overflowUnits, walkChain, type OverflowChain } from './overflow.js';
+import { TreeTable, type TreeContents, type TreeCounts } from './meta.js';
+import { OverflowWriter, type OverflowChain } from './overflow.js';
 import {
   COUNT_HALFWORD,
   CellFlag,
   KEY_BYTES_MAX,
-  PAGE_HEADER_BYTES,
-  PREFIX_LENGTH_HALFWORD,
-  RESERVED_HALFWORD,
   VALUE_BYTES_MAX,
   cellExpiresAt,
   cellLengthsAt,
@@ -46,12 +43,12 @@ import {
   skipVarint,
 } from './page.js';
 import { searchLeaf } from './search.js';
-import { countPages, newPageMix } from './page-mix.js';
+import { countPages, newPageMix, type PageMix } from './page-mix.js';
 import { PageSizer } from './page-sizer.js';
 import { COLD, type PagedRoot } from './paged/format.js';
-import { Pager, writeReference } from './paged/pager.js';
+import { Pager } from './paged/pager.js';
 import { pagingOf } from './paged/paging.js';
-import { FETCHED_PAGES, PACK_SPILLS_MIN, TreeShape } from './tree-shape.js';
+import { TreeChains } from './shape/tree-chains.js';
 
 export interface BTreeOptions {
   /** 3 … 1000: children of a branch, entries of a leaf. Default: by page size only. */
@@ -74,19 +71,29 @@ export interface BulkEntry {
 
 const NO_BYTES = new Uint8Array(0);
 const NO_SNAPSHOTS = new Float64Array(0);
+const EMPTY: TreeContents = {
+  rootUnit: 0,
+  height: 0,
+  cells: 0,
+  liveEntries: 0,
+  liveKeyBytes: 0,
+  liveValueBytes: 0,
+  leafPages: 0,
+  branchPages: 0,
+  treeUnits: 0,
+  overflowPages: 0,
+  overflowUnits: 0,
+  mayExpire: false,
+};
 /**
  * Longer values go to chains. In pages of 4 and 8 KiB that makes puts of them twice as fast as larger pages would, at the price of up to half a page.
  */
 const INLINE_VALUE_BYTES_SMALL = 2048;
 const INLINE_VALUE_BYTES_LARGE = 4064;
-/** Pages per level that must be free before an operation, see TreeShape.ensureRoom(). */
-const SLACK_PAGES = 3;
-/** With four children per branch so many levels make 2^24 pages, all that an arena can hold. */
-const LEVELS_GROWN_MAX = 12;
 /** Entries that a range delete looks at per entry that it may remove: tombstones in the range cost time too. */
 const RANGE_VISITS_PER_REMOVAL = 8;
 
-export class BTreeWriter extends TreeShape implements EngineWriter {
+export class BTreeWriter extends TreeChains implements EngineWriter {
   readonly code = EngineCode.btree;
   readonly row: number;
   tag: number;
@@ -96,17 +103,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   replacedSeq = 0;
   /** Of what versionOf() found, 0: none. */
   foundExpiresAt = 0;
-  /** Longer values go to an overflow chain. */
-  readonly inlineValueBytesMax: number;
 
-  #liveEntries: number;
-  #liveKeyBytes: number;
-  #liveValueBytes: number;
-  #overflowPages: number;
-  #overflowUnits: number;
-  #mayExpire: boolean;
-  /** The extent is that of the whole tree. */
-  #isMeasured: boolean;
+  #mayExpire = false;
 
   #snapshots: Float64Array = NO_SNAPSHOTS;
   #snapshotCount = 0;
@@ -114,7 +112,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   /** A checkpoint has named the tree, and not yet its root. */
   isAwaitingRoot = false;
 
-  readonly #overflow: OverflowWriter;
   readonly #unitBytes = new Uint8Array(4);
   readonly #scratchKey = new Uint8Array(KEY_BYTES_MAX);
   readonly #visitValue = new Uint8Array(INLINE_VALUE_BYTES_LARGE);
@@ -136,37 +133,24 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     if (pageBytes !== 4096 && pageBytes !== 8192 && pageBytes !== 16384 && pageBytes !== 32768) {
       throw invalidArgument(`pageBytes must be 4096, 8192, 16384, 32768 or 'adaptive', not ${String(pageBytes)}`);
     }
-    super(arena, order, new PageSizer(pageBytes, isAdaptive));
+    const hasSmallPages = pageBytes === UNIT_BYTES || isAdaptive;
+    const inlineValueBytesMax = hasSmallPages ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
+    super(arena, order, new PageSizer(pageBytes, isAdaptive), inlineValueBytesMax);
     this.row = rowIndex;
     this.tag = row.tag === FREE_TAG ? (options.tag ?? 0) : row.tag;
     this.order = order;
-    this.inlineValueBytesMax =
-      pageBytes === UNIT_BYTES || isAdaptive ? INLINE_VALUE_BYTES_SMALL : INLINE_VALUE_BYTES_LARGE;
-    this.rootUnit = row.rootUnit;
-    this.height = row.height;
-    this.cellCount = row.cells;
-    this.leafPages = row.leafPages;
-    this.branchPages = row.branchPages;
-    this.treeUnits = row.treeUnits;
-    if (row.height > 0) countPages(arena, row.rootUnit, row.height - 1, this.mix);
     const paging = pagingOf(arena);
     const hasPager = paging !== undefined && (options.budgetBytes !== undefined || row.isPaged === true);
     const isCounted = hasPager || (!arena.isAdopted && row.cells === row.liveEntries);
-    const live = isCounted
-      ? { ...row, tombstones: 0, tombstoneKeyBytes: 0 }
-      : countLive(arena, row, (leaf, count) => {
-          arena.tombstonesIn[leaf] = count;
-        });
-    this.tombstones = live.tombstones;
-    this.tombstoneKeyBytes = live.tombstoneKeyBytes;
-    this.#isMeasured = row.height === 0;
-    this.#liveEntries = live.liveEntries;
-    this.#liveKeyBytes = live.liveKeyBytes;
-    this.#liveValueBytes = live.liveValueBytes;
-    this.#overflowPages = row.overflowPages;
-    this.#overflowUnits = row.overflowUnits;
-    this.#mayExpire = row.mayExpire === true && row.cells > 0;
-    this.#overflow = new OverflowWriter(arena);
+    if (isCounted) this.#hold(row);
+    else {
+      const live = countLive(arena, row, (leaf, count) => {
+        arena.tombstonesIn[leaf] = count;
+      });
+      this.#hold({ ...row, ...live });
+      this.tombstones = live.tombstones;
+      this.tombstoneKeyBytes = live.tombstoneKeyBytes;
+    }
     if (hasPager) {
       this.pager = new Pager(arena, paging, options.budgetBytes ?? Infinity);
       paging.trees.add(this);
@@ -175,6 +159,32 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       if (row.height > 0) this.pager.adopt(row);
     }
     table.attach(rowIndex, this);
+  }
+
+  /** The tree is another one from now on: one without tombstones. The mix is counted if it is not given. */
+  #hold(contents: TreeContents, mix?: PageMix): void {
+    this.rootUnit = contents.rootUnit;
+    this.height = contents.height;
+    this.cellCount = contents.cells;
+    this.tombstones = 0;
+    this.tombstoneKeyBytes = 0;
+    this.liveEntries = contents.liveEntries;
+    this.liveKeyBytes = contents.liveKeyBytes;
+    this.liveValueBytes = contents.liveValueBytes;
+    this.leafPages = contents.leafPages;
+    this.branchPages = contents.branchPages;
+    this.treeUnits = contents.treeUnits;
+    this.overflowPages = contents.overflowPages;
+    this.overflowUnits = contents.overflowUnits;
+    this.#mayExpire = contents.mayExpire === true && contents.cells > 0;
+    this.mix.leaves.fill(0);
+    this.mix.branches.fill(0);
+    if (mix !== undefined) {
+      this.mix.leaves.set(mix.leaves);
+      this.mix.branches.set(mix.branches);
+    } else if (this.height > 0) countPages(this.arena, this.rootUnit, this.height - 1, this.mix);
+    this.isMeasured = this.height === 0;
+    this.fingerValid = false;
   }
 
   /** The open snapshots, ascending; the array is kept, not copied. An old version is kept while one of them needs it. */
@@ -192,7 +202,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   endGroup(): void {
     const { pager } = this;
     if (pager === undefined) return;
-    if (this.height === 1) this.#moveRootChains(false);
+    if (this.height === 1) this.#relieveRoot(pager);
     else if (pager.trim(this.counts())) this.fingerValid = false;
   }
 
@@ -202,15 +212,15 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       height: this.height,
       order: this.order,
       pageBytes: UNIT_BYTES << this.sizer.leafClass,
-      liveEntries: this.#liveEntries,
-      liveKeyBytes: this.#liveKeyBytes,
-      liveValueBytes: this.#liveValueBytes,
+      liveEntries: this.liveEntries,
+      liveKeyBytes: this.liveKeyBytes,
+      liveValueBytes: this.liveValueBytes,
       cells: this.cellCount,
       leafPages: this.leafPages,
       branchPages: this.branchPages,
-      overflowPages: this.#overflowPages,
+      overflowPages: this.overflowPages,
       treeUnits: this.treeUnits,
-      overflowUnits: this.#overflowUnits,
+      overflowUnits: this.overflowUnits,
       isAdaptive: this.sizer.isAdaptive,
       mayExpire: this.#mayExpire,
       isPaged: this.isAwaitingRoot || (this.height > 0 && this.pager?.isOpen === true),
@@ -232,7 +242,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     expiresAt: number,
   ): boolean {
     if (valueLength > this.inlineValueBytesMax) {
-      const chain = this.#writeChain(value, valueStart, valueLength);
+      const chain = this.writeChain(value, valueStart, valueLength);
       try {
         return this.putOverflow(key, keyStart, keyLength, chain, seq, expiresAt);
       } catch (error) {
@@ -253,10 +263,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     expiresAt: number,
   ): boolean {
     const bytes = this.#unitBytes;
-    bytes[0] = chain.firstUnit;
-    bytes[1] = chain.firstUnit >>> 8;
-    bytes[2] = chain.firstUnit >>> 16;
-    bytes[3] = chain.firstUnit >>> 24;
+    writeU32LE(bytes, 0, chain.firstUnit);
     const existed = this.#put(
       CellFlag.Overflow,
       key,
@@ -270,8 +277,8 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       expiresAt,
     );
     this.arena.stagedUnits -= chain.units;
-    this.#overflowPages += chain.pages;
-    this.#overflowUnits += chain.units;
+    this.overflowPages += chain.pages;
+    this.overflowUnits += chain.units;
     return existed;
   }
 
@@ -360,7 +367,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
         position = 0;
       }
       const cell = this.cellAt(position);
-      keyLength = this.#copyKey(position, key);
+      keyLength = this.copyKey(position, key);
       fromSeq = -1;
       if (high !== undefined) {
         const order = compareBytes(key, 0, keyLength, high);
@@ -419,24 +426,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     if (this.height !== 0) throw invalidArgument('bulk load needs an empty tree');
     return new BulkLoader(this.arena, this.sizer, this.entriesMax, this.inlineValueBytesMax, (result) => {
       if (this.height !== 0) throw new ConcordError('ERR_INTERNAL', 'the tree was changed during its bulk load');
-      this.rootUnit = result.rootUnit;
-      this.height = result.height;
-      this.cellCount = result.entries;
-      this.tombstones = 0;
-      this.tombstoneKeyBytes = 0;
-      this.#mayExpire = result.mayExpire;
-      this.leafPages = result.leafPages;
-      this.branchPages = result.branchPages;
-      this.treeUnits = result.treeUnits;
-      this.mix.leaves.set(result.mix.leaves);
-      this.mix.branches.set(result.mix.branches);
-      this.#isMeasured = false;
-      this.#liveEntries = result.entries;
-      this.#liveKeyBytes = result.keyBytes;
-      this.#liveValueBytes = result.valueBytes;
-      this.#overflowPages = result.overflowPages;
-      this.#overflowUnits = result.overflowUnits;
-      this.fingerValid = false;
+      this.#hold(result.contents, result.mix);
     });
   }
 
@@ -444,131 +434,12 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   clear(): void {
     const arena = this.arena;
     if (this.height > 0) this.#releaseSubtree(this.rootUnit, this.height - 1);
-    this.rootUnit = 0;
-    this.height = 0;
-    this.cellCount = 0;
-    this.tombstones = 0;
-    this.tombstoneKeyBytes = 0;
-    this.#mayExpire = false;
-    this.leafPages = 0;
-    this.branchPages = 0;
-    this.treeUnits = 0;
-    this.mix.leaves.fill(0);
-    this.mix.branches.fill(0);
+    this.#hold(EMPTY);
     this.extent.cellBytesMax = 0;
     this.extent.separatorBytesMax = 0;
-    this.#isMeasured = true;
-    this.#liveEntries = 0;
-    this.#liveKeyBytes = 0;
-    this.#liveValueBytes = 0;
-    this.#overflowPages = 0;
-    this.#overflowUnits = 0;
-    this.fingerValid = false;
     this.pager?.drop();
     this.isAwaitingRoot = false;
     arena.reclaim();
-  }
-
-  /**
-   * A safe bound of the units that a group of operations may allocate; bytes: keys and values of its puts. Values already in a chain
-   * count with their key only. largestBytes: key and value of the largest put; large groups need much less if it is known. Memory in pieces
-   * can fail a group of large cells all the same: admits() knows about that too.
-   */
-  unitsNeeded(operations: number, bytes: number, largestBytes = Infinity): number {
-    // What pages are made in the group is decided now at the latest: the bounds rest on it.
-    this.sizer.decide(this.arena.unpublishedEpoch);
-    return Math.min(
-      this.#unitsByOperations(operations, bytes, largestBytes),
-      this.#pagesByBytes(operations, bytes, largestBytes) * this.#unitsPerPage(),
-    );
-  }
-
-  #unitsByOperations(operations: number, bytes: number, largestBytes: number): number {
-    const largeCells = largeCellsOf(operations, bytes, largestBytes);
-    return (
-      this.#pagesNeeded(operations) * this.#unitsPerPage() +
-      (largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0) * 8 +
-      overflowUnits(bytes) +
-      1
-    );
-  }
-
-  /** See admission.ts; Infinity where it does not apply. */
-  #pagesByBytes(operations: number, bytes: number, largestBytes: number): number {
-    // Smaller groups are bounded well enough by their operations.
-    if (operations < PACK_SPILLS_MIN || largestBytes > this.inlineValueBytesMax || this.orderLimited) return Infinity;
-    // Older versions are not measured.
-    if (this.cellCount !== this.#liveEntries + this.tombstones || this.pager !== undefined) return Infinity;
-    const pageBytes = UNIT_BYTES << this.sizer.leafClass;
-    if (4 * largestBytes > pageBytes) return Infinity;
-    if (!this.#isMeasured) {
-      if (this.height > 0) measureCells(this.arena, this.rootUnit, this.height - 1, this.extent);
-      this.#isMeasured = true;
-    }
-    const tree = {
-      ...this.extent,
-      pageBytes,
-      leafPages: this.leafPages,
-      branchPages: this.branchPages,
-      entries: this.cellCount,
-      entryBytes: this.#liveKeyBytes + this.#liveValueBytes + this.tombstoneKeyBytes,
-    };
-    // The tree may grow by some levels meanwhile.
-    const levels = this.height + LEVELS_GROWN_MAX;
-    return (
-      pagesByBytes(tree, operations, bytes, largestBytes) + PACK_SPILLS_MIN * (levels + 2) + SLACK_PAGES * (levels + 2)
-    );
-  }
-
-  /**
-   * Whether a group can be applied for certain, now and whatever its keys are: a caller that asks before it logs the group can always
-   * apply it. May wait up to 50 ms for readers when memory is short.
-   */
-  admits(operations: number, bytes: number, deletesOnly = false, largestBytes = Infinity): boolean {
-    const arena = this.arena;
-    this.sizer.decide(arena.unpublishedEpoch);
-    const needed = this.#unitsByOperations(operations, bytes, largestBytes);
-    if (needed > arena.freeUnits(deletesOnly)) arena.reclaim();
-    const unitsPerPage = this.#unitsPerPage();
-    const counts = [0, 0, 0, 0];
-    if (needed > arena.freeUnits(deletesOnly)) {
-      const pages = this.#pagesByBytes(operations, bytes, largestBytes);
-      if (pages * unitsPerPage > arena.freeUnits(deletesOnly)) return false;
-      counts[31 - Math.clz32(unitsPerPage)] = pages;
-      return arena.canAllocate(counts, deletesOnly);
-    }
-    const largeCells = largeCellsOf(operations, bytes, largestBytes);
-    if (unitsPerPage === 1 && largeCells === 0) return true;
-    counts[0] = overflowUnits(bytes) + 1;
-    counts[3] = largeCells > 0 ? largeCells * 3 + this.#slackPages() : 0;
-    counts[31 - Math.clz32(unitsPerPage)]! += this.#pagesNeeded(operations);
-    return arena.canAllocate(counts, deletesOnly);
-  }
-
-  /** Where classes differ each page may break up a whole block of the largest; no more blocks than pages can be broken up. */
-  #unitsPerPage(): number {
-    return 1 << this.largestClass();
-  }
-
-  #pagesNeeded(operations: number): number {
-    const levels = Math.max(this.height, 1);
-    // Each operation copies at most its leaf and one sibling and adds one leaf. On each level of branches likewise; new branches
-    // come from full ones, of which each splits once, and then only after it took in half a page of children.
-    // A leaf larger than they are made now comes apart in three.
-    const partsAdded = this.largestClass() > this.sizer.leafClass ? 2 : 1;
-    const leaves = Math.min(2 * operations, this.leafPages) + operations * partsAdded;
-    const copied = Math.min(2 * operations * (levels - 1), this.branchPages);
-    const added = this.orderLimited
-      ? operations * levels
-      : Math.min(operations * (levels - 1), this.branchPages) + (operations >>> 2);
-    // Leaves that are not in memory must come there first.
-    const fetched = this.pager === undefined ? 0 : Math.min(2 * operations, this.pager.coldTreeUnits) + FETCHED_PAGES;
-    return leaves + copied + added + fetched + this.#slackPages();
-  }
-
-  /** What ensureRoom() asks to be free before the last operation too. */
-  #slackPages(): number {
-    return SLACK_PAGES * (Math.max(this.height, 1) + 2);
   }
 
   /** Bytes by kind. */
@@ -579,7 +450,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     return {
       leafBytes: (unitsOf(this.mix.leaves) - coldTreeUnits) * UNIT_BYTES,
       branchBytes: unitsOf(this.mix.branches) * UNIT_BYTES,
-      overflowBytes: (this.#overflowUnits - coldOverflowUnits) * UNIT_BYTES,
+      overflowBytes: (this.overflowUnits - coldOverflowUnits) * UNIT_BYTES,
       ...(pager === undefined ? {} : { coldBytes: (coldTreeUnits + coldOverflowUnits) * UNIT_BYTES }),
     };
   }
@@ -639,7 +510,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
         if (!this.moveToNextLeaf()) return undefined;
         at = 0;
       }
-      const keyLength = this.#copyKey(at, key);
+      const keyLength = this.copyKey(at, key);
       if (shown >= budget) return key.slice(0, keyLength);
       // Newest first, as they stand; over the leaf's end if they go on there.
       bases.length = 0;
@@ -667,28 +538,10 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
     let value: Uint8Array = this.#visitValue;
     if ((flags & CellFlag.Overflow) === 0) copyBytes(u8, body, valueLength, value, 0);
-    else value = this.#assembleChain(readUnit(u8, body), valueLength);
+    else value = this.assembleChain(readU32LE(u8, body), valueLength);
     const seq = readSeq(u8, cell + 1);
     const isTombstone = (flags & CellFlag.Tombstone) !== 0;
     visit(this.#scratchKey, keyLength, value, valueLength, seq, cellExpiresAt(u8, cell), isTombstone);
-  }
-
-  #assembleChain(firstUnit: UnitId, totalBytes: number): Uint8Array {
-    const { arena } = this;
-    const value = new Uint8Array(totalBytes);
-    let at = 0;
-    if (firstUnit >= COLD) {
-      this.pager!.visitColdChain(firstUnit, totalBytes, (_reference, page, payloadAt, payloadBytes) => {
-        value.set(page.subarray(payloadAt, payloadAt + payloadBytes), at);
-        at += payloadBytes;
-      });
-      return value;
-    }
-    walkChain(arena, firstUnit, totalBytes, (unit, _pageClass, payloadAt, payloadBytes) => {
-      value.set(arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!.subarray(payloadAt, payloadAt + payloadBytes), at);
-      at += payloadBytes;
-    });
-    return value;
   }
 
   isBefore(key: Uint8Array, keyStart: number, keyLength: number, position: Uint8Array): boolean {
@@ -715,59 +568,24 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   /** Takes the state that a checkpoint names. The caller publishes. @throws ERR_CORRUPT, ERR_MEMORY_FULL, ERR_IO */
   loadRoot(root: PagedRoot): void {
     const { row } = root;
-    this.rootUnit = this.pager!.load(root);
-    this.height = row.height;
-    this.cellCount = row.cells;
-    this.leafPages = row.leafPages;
-    this.branchPages = row.branchPages;
-    this.treeUnits = row.treeUnits;
-    this.mix.leaves.fill(0);
-    this.mix.branches.fill(0);
-    if (this.height > 0) countPages(this.arena, this.rootUnit, this.height - 1, this.mix);
-    this.#liveEntries = row.liveEntries;
-    this.#liveKeyBytes = row.liveKeyBytes;
-    this.#liveValueBytes = row.liveValueBytes;
-    this.#overflowPages = row.overflowPages;
-    this.#overflowUnits = row.overflowUnits;
-    this.#mayExpire = row.mayExpire === true;
-    this.fingerValid = false;
+    const rootUnit = this.pager!.load(root);
+    this.#hold({ ...row, rootUnit });
     this.isAwaitingRoot = false;
   }
 
-  /** The caller publishes. @throws ERR_DISK_FULL, ERR_IO */
+  /** A root leaf cannot go to the file and come back: its chains go without it. The caller publishes. @throws ERR_DISK_FULL, ERR_IO */
   prepareCapture(): void {
-    if (this.height === 1 && this.pager?.isOpen === true) this.#moveRootChains(true);
+    if (this.height === 1 && this.overflowPages > 0 && this.pager?.isOpen === true) this.moveRootChains();
   }
 
-  /** A root leaf cannot go to the file and come back: its chains go without it. The next publication shows it. */
-  #moveRootChains(isNeeded: boolean): void {
-    const { arena } = this;
-    const pager = this.pager!;
-    if (this.#overflowPages === 0 || !(isNeeded || pager.isOverBudget(this.counts()))) return;
+  /** As prepareCapture(), where the root leaf's chains are more than the budget. */
+  #relieveRoot(pager: Pager): void {
+    if (this.overflowPages === 0 || !pager.isOverBudget(this.counts())) return;
     try {
-      this.#moveChainsOfRoot(pager, arena);
+      this.moveRootChains();
     } catch (error) {
       // A disk that is full keeps a checkpoint from being made, nothing else.
-      if (isNeeded || !(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
-    }
-  }
-
-  #moveChainsOfRoot(pager: Pager, arena: ArenaWriter): void {
-    this.descend(NO_BYTES, 0, 0, Infinity);
-    for (let position = 0; position < this.leafCount(); position++) {
-      if ((this.u8[this.cellAt(position)]! & CellFlag.Overflow) === 0) continue;
-      let body = this.#chainAt(this.cellAt(position));
-      const first = readUnit(this.u8, body);
-      if (first >= COLD) continue;
-      const totalBytes = readVarint(this.u8, cellLengthsAt(this.u8, this.cellAt(position)));
-      const reference = pager.moveChain(first, totalBytes);
-      this.makeWritable(0);
-      body = this.#chainAt(this.cellAt(position));
-      walkChain(arena, first, totalBytes, (unit) => {
-        arena.release(unit);
-      });
-      writeReference(this.u8, body, reference);
-      this.u16[(this.base >>> 1) + RESERVED_HALFWORD] = pager.number;
+      if (!(error instanceof ConcordError) || error.code === 'ERR_INTERNAL') throw error;
     }
   }
 
@@ -782,12 +600,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     this.fingerValid = false;
     const counts = this.counts();
     return this.pager?.capture(counts, spaceIdOfTag(this.tag), counts);
-  }
-
-  /** Where an overflow cell names its chain. */
-  #chainAt(cell: number): number {
-    const suffixLengthAt = skipVarint(this.u8, cellLengthsAt(this.u8, cell));
-    return skipVarint(this.u8, suffixLengthAt) + readVarint(this.u8, suffixLengthAt);
   }
 
   // ---- versions -----------------------------------------------------------------------------------------------------------------
@@ -847,7 +659,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     } else this.#countLive(1, keyLength, valueLength);
     const single = found + 1 === this.leafCount() || !this.sameKeyAsNext(found);
     if (single && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
-      if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+      if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.releaseChainOf(cell);
       this.insertCell(found, true);
       return existed;
     }
@@ -872,9 +684,10 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
     }
     const cell = this.cellAt(found);
     if ((this.u8[cell]! & CellFlag.Tombstone) !== 0) return false;
-    this.ensureRoom(keyLength + 16, true);
+    const maySurvive = !this.isLastVersion(found) || this.#isNeeded(readSeq(this.u8, cell + 1), seq);
+    this.ensureRoom(maySurvive ? keyLength + 16 : 0, true);
     const valueLength = readVarint(this.u8, cellLengthsAt(this.u8, cell));
-    if (this.overwritesInPlace && this.#isOnlyVersion(found) && !this.#isNeeded(readSeq(this.u8, cell + 1), seq)) {
+    if (this.overwritesInPlace && !maySurvive) {
       this.#setCell(CellFlag.Tombstone, key, keyStart, keyLength, 0, NO_BYTES, 0, 0, seq);
       if (this.buryCell(found)) {
         this.#countLive(-1, -keyLength, -valueLength);
@@ -920,7 +733,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
 
   #dropCell(position: number): void {
     const cell = this.cellAt(position);
-    if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.#releaseChainOf(cell);
+    if ((this.u8[cell]! & CellFlag.Overflow) !== 0) this.releaseChainOf(cell);
     this.removeCell(position);
   }
 
@@ -936,11 +749,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
       else high = middle;
     }
     return low < this.#snapshotCount && snapshots[low]! < newer;
-  }
-
-  /** Whether the newest version of a key, at the position, has no older one behind it. */
-  #isOnlyVersion(position: number): boolean {
-    return position + 1 < this.leafCount() ? !this.sameKeyAsNext(position) : !this.separatorHasSeq(1);
   }
 
   /** Whether versions of the key, of which none is at or after the position in this leaf, stand in the next one. */
@@ -1014,7 +822,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
         drops.push(position);
       }
     }
-    const keyLength = this.#copyKey(count - 1, this.#scratchKey);
+    const keyLength = this.copyKey(count - 1, this.#scratchKey);
     endGroup(this.#continuesInNextLeaf(count, this.#scratchKey, 0, keyLength));
     if (drops.length > 0) {
       this.ensureRoom(0, true);
@@ -1033,7 +841,7 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   #newerInLeafBefore(): number {
     if (!this.separatorHasSeq(-1)) return -1;
     const unit = this.neighbourLeaf(-1);
-    const keyLength = this.#copyKey(0, this.#scratchKey);
+    const keyLength = this.copyKey(0, this.#scratchKey);
     const { u8, u16, u32 } = this.arena;
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const base = (unit & SEGMENT_UNIT_MASK) << UNIT_SHIFT;
@@ -1077,53 +885,9 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
   }
 
   #countLive(entries: number, keyBytes: number, valueBytes: number): void {
-    this.#liveEntries += entries;
-    this.#liveKeyBytes += keyBytes;
-    this.#liveValueBytes += valueBytes;
-  }
-
-  #copyKey(position: number, into: Uint8Array): number {
-    const { u8, base } = this;
-    const prefixLength = this.u16[(base >>> 1) + PREFIX_LENGTH_HALFWORD]!;
-    const suffixLengthAt = skipVarint(u8, cellLengthsAt(u8, this.cellAt(position)));
-    const suffixLength = readVarint(u8, suffixLengthAt);
-    copyBytes(u8, base + PAGE_HEADER_BYTES, prefixLength, into, 0);
-    copyBytes(u8, skipVarint(u8, suffixLengthAt), suffixLength, into, prefixLength);
-    return prefixLength + suffixLength;
-  }
-
-  #writeChain(value: Uint8Array, start: number, length: number): OverflowChain {
-    this.#overflow.begin(length);
-    try {
-      this.#overflow.append(value, start, length);
-      return this.#overflow.finish();
-    } catch (error) {
-      this.#overflow.abort();
-      throw error;
-    }
-  }
-
-  #releaseChainOf(cell: number): void {
-    const u8 = this.u8;
-    const lengthAt = cellLengthsAt(u8, cell);
-    const totalBytes = readVarint(u8, lengthAt);
-    const suffixLengthAt = skipVarint(u8, lengthAt);
-    const at = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
-    this.#releaseChain(readUnit(u8, at), totalBytes);
-  }
-
-  #releaseChain(firstUnit: number, totalBytes: number): void {
-    if (firstUnit >= COLD) {
-      const { pages, units } = this.pager!.releaseChain(firstUnit, totalBytes);
-      this.#overflowPages -= pages;
-      this.#overflowUnits -= units;
-      return;
-    }
-    walkChain(this.arena, firstUnit, totalBytes, (unit, pageClass) => {
-      this.#overflowPages--;
-      this.#overflowUnits -= 1 << pageClass;
-      this.arena.release(unit);
-    });
+    this.liveEntries += entries;
+    this.liveKeyBytes += keyBytes;
+    this.liveValueBytes += valueBytes;
   }
 
   #releaseSubtree(unit: number, level: number): void {
@@ -1137,14 +901,14 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
         const child = u32[segment]![children + index]!;
         if (child < COLD) this.#releaseSubtree(child, level - 1);
       }
-    } else if (this.#overflowPages > 0) {
+    } else if (this.overflowPages > 0) {
       this.unit[0] = unit;
       this.loadLeaf();
       for (let index = 0; index < count; index++) {
         const cell = this.cellAt(index);
         if ((u8[segment]![cell]! & CellFlag.Overflow) === 0) continue;
         // The page file goes as a whole.
-        if (readUnit(u8[segment]!, this.#chainAt(cell)) < COLD) this.#releaseChainOf(cell);
+        if (readU32LE(u8[segment]!, this.chainAt(cell)) < COLD) this.releaseChainOf(cell);
       }
     }
     this.arena.release(unit);
@@ -1154,16 +918,6 @@ export class BTreeWriter extends TreeShape implements EngineWriter {
 /** Of pages counted by class. */
 function unitsOf(pages: Int32Array): number {
   return pages[0]! + 2 * pages[1]! + 4 * pages[2]! + 8 * pages[3]!;
-}
-
-/** Cells above a quarter of a unit bring pages of up to 8 units, three for each. */
-function largeCellsOf(operations: number, bytes: number, largestBytes: number): number {
-  if (largestBytes <= (UNIT_BYTES >>> 2) - 64) return 0;
-  return Math.min(operations, Math.floor(bytes / ((UNIT_BYTES >>> 2) - 64)));
-}
-
-function readUnit(u8: Uint8Array, at: number): UnitId {
-  return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
 }
 
 function compareBytes(a: Uint8Array, aStart: number, aLength: number, b: Uint8Array): number {

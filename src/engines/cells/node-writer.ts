@@ -25,6 +25,7 @@
  *
  * Threads: the shard's thread only.
  */
+import { readU32LE } from '../../shared/codec/fixed.js';
 import { ConcordError } from '../../shared/errors.js';
 import { SEGMENT_UNIT_SHIFT, type ArenaWriter, type UnitId } from '../../shared/memory/arena.js';
 import { WordCopy } from '../../shared/memory/word-copy.js';
@@ -71,7 +72,6 @@ import {
   nodeOffset,
   nodeSegment,
   nodeWord,
-  overflowUnitAt,
   pageWord,
   readCell,
   startDescriptor,
@@ -806,7 +806,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
     const value = this.#scratchValue;
     if ((flags & CellFlag.Overflow) !== 0) {
       let filled = 0;
-      walkChain(this.arena, overflowUnitAt(u8, bodyAt), valueLength, (unit, _pageClass, payloadAt, payloadBytes) => {
+      walkChain(this.arena, readU32LE(u8, bodyAt), valueLength, (unit, _pageClass, payloadAt, payloadBytes) => {
         const bytes = this.arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!;
         value.set(bytes.subarray(payloadAt, payloadAt + payloadBytes), filled);
         filled += payloadBytes;
@@ -902,7 +902,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
         const { flags, keyLength, valueLength, keyAt, bodyAt } = this.readNode(at);
         const u8 = this.arena.u8[nodeSegment(at)]!;
         if ((flags & CellFlag.Overflow) !== 0) {
-          const firstUnit = overflowUnitAt(u8, bodyAt);
+          const firstUnit = readU32LE(u8, bodyAt);
           if (chains.has(firstUnit) || !this.#chains.has(firstUnit)) {
             problems.push(corruptNode(at, `chain ${firstUnit} is not listed, or another's`).message);
           }
@@ -1055,7 +1055,7 @@ export abstract class NodeEngineWriter implements EngineWriter {
       if ((flags & (NodeFlag.Listed | NodeFlag.Dead)) !== 0) u8[cell] = flags & ~(NodeFlag.Listed | NodeFlag.Dead);
       const { valueLength, keyLength, bodyAt } = this.readNode(at);
       if ((flags & CellFlag.Overflow) !== 0) {
-        const firstUnit = overflowUnitAt(u8, bodyAt);
+        const firstUnit = readU32LE(u8, bodyAt);
         if (!this.#chains.has(firstUnit) || chains.has(firstUnit)) {
           throw corruptNode(at, `chain ${firstUnit} is not listed, or another's`);
         }
@@ -1099,19 +1099,12 @@ export abstract class NodeEngineWriter implements EngineWriter {
   #writeChain(keyLength: number, value: Uint8Array, start: number, length: number): OverflowChain {
     checkLengths(keyLength, length);
     this.#latch?.release();
-    this.#overflow.begin(length);
-    try {
-      this.#overflow.append(value, start, length);
-      return this.#overflow.finish();
-    } catch (error) {
-      this.#overflow.abort();
-      throw error;
-    }
+    return this.#overflow.write(value, start, length);
   }
 
   #releaseChainOf(address: number): void {
     const { bodyAt, valueLength } = this.readNode(address);
-    const firstUnit = overflowUnitAt(this.arena.u8[nodeSegment(address)]!, bodyAt);
+    const firstUnit = readU32LE(this.arena.u8[nodeSegment(address)]!, bodyAt);
     this.#chains.remove(firstUnit);
     walkChain(this.arena, firstUnit, valueLength, (unit, pageClass) => {
       this.#overflowPages--;

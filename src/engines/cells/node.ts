@@ -247,7 +247,3 @@ export function readCell(u8: Uint8Array, address: number, cell: number, into: No
     throw corruptNode(address, 'a cell reaches beyond its page');
   return into;
 }
-
-export function overflowUnitAt(u8: Uint8Array, at: number): UnitId {
-  return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
-}

@@ -1,6 +1,7 @@
 /**
  * Reads a tree from its own thread while the test writes: every value holds its key, a generation and a checksum over both, so a
- * value that was overwritten under a reader's feet cannot pass. Posts { reads, scans, bad } when told to stop.
+ * value that was overwritten under a reader's feet cannot pass. Posts { reads, scans, bad } when told to stop; `flags`: whether to stop, and for each slot
+ * whether its reader has seen enough for a test.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { ArenaReader } from '../../../dist/shared/memory/arena.js';
@@ -67,6 +68,7 @@ while (Atomics.load(stop, 0) === 0 && bad.length === 0) {
       }
       scans++;
     }
+    if (reads > 1000 && scans > 5) Atomics.store(stop, slot, 1);
   } catch (error) {
     bad.push(String(error));
   }

@@ -186,6 +186,38 @@ describe('full memory', () => {
     });
   }
 
+  for (const [name, options, usesReserve] of [
+    ['order 3', { order: 3 }, false],
+    ['order 5', { order: 5 }, false],
+    ['with the reserve', {}, true],
+  ] as const) {
+    it(`fails deletes that insert a tombstone without a trace, too: ${name}`, () => {
+      const scene = new Scene(options, MIB);
+      const order = shuffled(3000);
+      let failed = 0;
+      for (let round = 0; round < 6; round++) {
+        for (const index of order) {
+          const before = { ...scene.tree.counts(), rootUnit: 0 };
+          scene.arena.reserveMode = usesReserve;
+          try {
+            if ((index + round) % 2 === 0) scene.put(key16(index), Buffer.alloc(index % 200, round));
+            else scene.del(key16(index));
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'ERR_MEMORY_FULL' });
+            scene.seq--;
+            expect({ ...scene.tree.counts(), rootUnit: 0 }).toEqual(before);
+            failed++;
+          }
+          scene.arena.reserveMode = false;
+          if (index % 10 === 0) scene.publish();
+        }
+        scene.snapshot();
+      }
+      expect(failed).toBeGreaterThan(100);
+      scene.verify();
+    });
+  }
+
   it('unitsNeeded is never exceeded by the group it was asked for', () => {
     let state = 99;
     const random = (below: number): number => {
@@ -405,40 +437,26 @@ describe('cursor', () => {
     scene.reader.unpin(0);
   });
 
-  it('stops at its end bound, both ways, and counts up to it', () => {
+  it('walks from any bound to the end, both ways, and counts as many', () => {
     const meta = scene.reader.pin(0);
     const { cursor } = scene;
-    for (const [low, high, inclusive] of [
-      [10, 60, true],
-      [10, 60, false],
-      [11, 61, true],
-      [0, 398, true],
-      [5, 5, true],
-      [0, 1000, false],
-    ] as const) {
-      const inside = (index: number, bound: number, above: boolean): boolean =>
-        inclusive ? (above ? index * 2 >= bound : index * 2 <= bound) : above ? index * 2 > bound : index * 2 < bound;
-      const upwards = Array.from({ length: 200 }, (_, index) => index).filter(
-        (index) => index * 2 >= low && inside(index, high, false),
-      );
-      cursor.setEnd(key16(high), 16, inclusive);
+    const all = Array.from({ length: 200 }, (_, index) => index);
+    for (const bound of [0, 5, 10, 11, 61, 397, 398, 1000]) {
+      const upwards = all.filter((index) => index * 2 >= bound);
       const seen: string[] = [];
-      for (let more = cursor.seek(meta, key16(low), 16, Infinity, false, 0); more; more = cursor.next())
+      for (let more = cursor.seek(meta, key16(bound), 16, Infinity, false, 0); more; more = cursor.next())
         seen.push(cursor.valueUtf8());
       expect(seen).toEqual(upwards.map(String));
       expect(cursor.next()).toBe(false);
-      expect(cursor.seek(meta, key16(low), 16, Infinity, false, 0) ? cursor.count() : 0).toBe(upwards.length);
-      const downwards = Array.from({ length: 200 }, (_, index) => 199 - index).filter(
-        (index) => index * 2 <= high && inside(index, low, true),
-      );
-      cursor.setEnd(key16(low), 16, inclusive);
+      expect(cursor.seek(meta, key16(bound), 16, Infinity, false, 0) ? cursor.count() : 0).toBe(upwards.length);
+      const downwards = all.filter((index) => index * 2 <= bound).reverse();
       seen.length = 0;
-      for (let more = cursor.seek(meta, key16(high), 16, Infinity, true, 0); more; more = cursor.prev())
+      for (let more = cursor.seek(meta, key16(bound), 16, Infinity, true, 0); more; more = cursor.prev())
         seen.push(cursor.valueUtf8());
       expect(seen).toEqual(downwards.map(String));
-      expect(cursor.seek(meta, key16(high), 16, Infinity, true, 0) ? cursor.count() : 0).toBe(downwards.length);
+      expect(cursor.prev()).toBe(false);
+      expect(cursor.seek(meta, key16(bound), 16, Infinity, true, 0) ? cursor.count() : 0).toBe(downwards.length);
     }
-    cursor.setEnd(undefined, 0, false);
     scene.reader.unpin(0);
   });
 });

@@ -1,7 +1,8 @@
 /**
  * Reads an engine from its own thread while the test writes: every value holds its key, a generation and a checksum over both, so a value that was
  * written over under a reader's feet cannot pass. What was read of a key once must not go back to an older generation, and keys of the lower
- * half, which are never deleted, must not be missing. Posts { reads, scans, bad } when told to stop.
+ * half, which are never deleted, must not be missing. Posts { reads, scans, bad } when told to stop; `flags`: whether to stop, how many readers have
+ * begun, and for each slot whether its reader has seen enough for a test.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import '../../../dist/engines/built-in.js';
@@ -77,6 +78,7 @@ while (Atomics.load(stop, 0) === 0 && bad.length === 0) {
       for (let turn = 0; turn < 50; turn++) point(meta);
       if (random() % 20 === 0) scan(meta);
     }
+    if (reads > 1000 && scans > 3) Atomics.store(stop, 1 + slot, 1);
   } catch (error) {
     bad.push(String(error?.stack ?? error));
   } finally {

@@ -1,4 +1,7 @@
-/** Looks for keys that are always there, among others that come and go: each must be found, whole, whatever the lane does meanwhile. */
+/**
+ * Looks for keys that are always there, among others that come and go: each must be found, whole, whatever the lane does meanwhile. `control`: whether to
+ * stop, and how many readers have read and walked.
+ */
 import { parentPort, workerData } from 'node:worker_threads';
 import { ArenaReader } from '../../../dist/shared/memory/arena.js';
 import { memtableEngine } from '../../../dist/engines/memtable/engine.js';
@@ -13,6 +16,7 @@ let misses = 0;
 let torn = 0;
 let outOfOrder = 0;
 let missedByWalk = 0;
+let hasLooked = false;
 const state = new Int32Array(control);
 for (let turn = slot; Atomics.load(state, 0) === 0; turn++) {
   const metaUnit = arena.pin(slot);
@@ -42,5 +46,9 @@ for (let turn = slot; Atomics.load(state, 0) === 0; turn++) {
     if (stable !== keys.length) missedByWalk++;
   }
   arena.unpin(slot);
+  if (!hasLooked && turn % 40 === 0) {
+    hasLooked = true;
+    Atomics.add(state, 1, 1);
+  }
 }
 parentPort.postMessage({ reads, misses, torn, outOfOrder, missedByWalk });

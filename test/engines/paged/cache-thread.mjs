@@ -1,9 +1,10 @@
-// A thread of the cache test: reads and inserts blocks that prove themselves; throws at the first wrong byte.
+// A thread of the cache test: reads and inserts blocks that prove themselves, until word 0 of `control` is set; throws at the first wrong byte. Its own word
+// is set when it has done enough of both for the test.
 import { parentPort, workerData } from 'node:worker_threads';
 import { PageCache } from '../../../dist/shared/memory/page-cache.js';
 import { Random } from '../../../dist/shared/random.js';
 
-const { layout, owner, seed, ms } = workerData;
+const { layout, owner, seed, control } = workerData;
 const cache = new PageCache(layout, owner);
 const random = new Random(seed);
 const into = new Uint32Array(16384);
@@ -13,7 +14,7 @@ const wordBytes = new Uint8Array(words.buffer);
 let hits = 0;
 let inserted = 0;
 const wordOf = (block, index) => (Math.imul(block + 1, 0x9e3779b1) ^ Math.imul(index, 0x85ebca6b)) >>> 0;
-for (const end = Date.now() + ms; Date.now() < end;) {
+while (Atomics.load(control, 0) === 0) {
   for (let i = 0; i < 200; i++) {
     const block = Math.floor(random.nextFloat() ** 2 * 700);
     const wordCount = 64 + (block % 40) * 64;
@@ -36,5 +37,6 @@ for (const end = Date.now() + ms; Date.now() < end;) {
     for (let index = 0; index < wordCount; index++) words[index] = wordOf(block, index);
     if (cache.insert(1, block, wordBytes, 0, wordCount * 4)) inserted++;
   }
+  if (hits > 100 && inserted > 100) Atomics.store(control, owner, 1);
 }
 parentPort.postMessage({ hits, inserted });

@@ -1,4 +1,4 @@
-// A thread that reads a store larger than its memory until told to stop: values prove themselves, and never go back.
+// A thread that reads a store larger than its memory until told to stop, every key once at least: values prove themselves, and never go back.
 import { parentPort, workerData } from 'node:worker_threads';
 import { ConcordPool } from '../../../dist/index.js';
 import { Random } from '../../../dist/shared/random.js';
@@ -25,7 +25,7 @@ function judge(n, value) {
   for (let at = 8; at < value.length; at++) if (value[at] !== byte) return problems.push(`${n} is torn at ${at}`);
 }
 
-while (!stopping && problems.length < 10) {
+while ((!stopping || reads <= 500 || scanned <= count) && problems.length < 10) {
   for (let i = 0; i < 200; i++) {
     const n = random.below(count);
     judge(n, db.getSync(keyOf(n)));

@@ -374,6 +374,6 @@ describe('random life', () => {
       scene.verify();
       scene.publish();
       expect(checkArena(scene.arena)).toEqual([]);
-    }, 60_000);
+    });
   }
 });

@@ -254,7 +254,7 @@ describe.each(SUBJECTS)('$engine.name', (subject) => {
     scene.succeed();
     expect(await answer).toEqual([2, 'published']);
     await worker.terminate();
-  }, 30_000);
+  });
 
   it('any wrong byte ends in ERR_CORRUPT or a wrong answer, never outside the arena or in an endless walk', () => {
     const seed = (Date.now() & 0xffff) | 1;
@@ -303,5 +303,5 @@ describe.each(SUBJECTS)('$engine.name', (subject) => {
     expect(refused).toBeGreaterThan(20);
     expect(scene.contents()).toHaveLength(2500);
     expect(scene.writer.check()).toEqual([]);
-  }, 60_000);
+  });
 });

@@ -34,11 +34,12 @@
  * Versions: 1, the first. Golden bytes: test/golden/page-file.txt. Threads: any; no state.
  */
 import { crc32 } from '../../../shared/checksum.js';
+import { readU32LE, writeU32LE } from '../../../shared/codec/fixed.js';
 import { ConcordError } from '../../../shared/errors.js';
 import { ROW_WORDS, readRow, writeRow, type TreeCounts } from '../meta.js';
 import { CLASS_BYTE, HEIGHT_MAX, NEXT_WORD, PageKind } from '../page.js';
 
-export const PAGE_FILE_VERSION = 1;
+const PAGE_FILE_VERSION = 1;
 export const SLOT_BYTES = 4096;
 /** Pages begin here. */
 export const FIRST_SLOT = 8;
@@ -51,7 +52,7 @@ const ROOT_MAGIC = 0x50564b43; // "CKVP"
 const ROW_OFFSET = 32;
 /** A row of the meta page. */
 const ROW_BYTES = 64;
-export const ROOT_BYTES = ROW_OFFSET + ROW_BYTES;
+const ROOT_BYTES = ROW_OFFSET + ROW_BYTES;
 
 /** A reference is a unit's neighbour in the same u32: nothing in an arena reaches this. */
 export const COLD = 0x80000000;
@@ -158,40 +159,33 @@ export function encodeRoot(root: PagedRoot): Buffer {
 
 /** Whether a chunk of a checkpoint is a root. */
 export function isRootChunk(chunk: Uint8Array): boolean {
-  return chunk.length >= 4 && readU32(chunk, 0) === ROOT_MAGIC;
+  return chunk.length >= 4 && readU32LE(chunk, 0) === ROOT_MAGIC;
 }
 
 /** @throws ERR_CORRUPT */
 export function decodeRoot(chunk: Uint8Array): PagedRoot {
   if (chunk.length !== ROOT_BYTES || !isRootChunk(chunk)) throw corruptRoot(`${chunk.length} bytes`);
   const words = new Uint32Array(ROW_WORDS);
-  for (let index = 0; index < ROW_WORDS; index++) words[index] = readU32(chunk, ROW_OFFSET + 4 * index);
+  for (let index = 0; index < ROW_WORDS; index++) words[index] = readU32LE(chunk, ROW_OFFSET + 4 * index);
   const row = readRow(words, 0);
-  const number = readU32(chunk, 8);
-  const endSlot = readU32(chunk, 12);
+  const number = readU32LE(chunk, 8);
+  const endSlot = readU32LE(chunk, 12);
   if (number < 1 || number > FILE_NUMBER_MAX || endSlot < FIRST_SLOT || endSlot > SLOT_COUNT_MAX)
     throw corruptRoot(`page file ${number} of ${endSlot} slots`);
   if (row.height === 0 || row.height > HEIGHT_MAX || row.rootUnit < COLD || row.isPaged !== true)
     throw corruptRoot(`height ${row.height}, root ${row.rootUnit}`);
   if (row.order !== 0 && (row.order < 3 || row.order > 1000)) throw corruptRoot(`order ${row.order}`);
-  return { spaceId: readU32(chunk, 4), number, endSlot, row };
+  return { spaceId: readU32LE(chunk, 4), number, endSlot, row };
 }
 
 function corruptRoot(what: string): ConcordError {
   return new ConcordError('ERR_CORRUPT', `root of a page file in a checkpoint: ${what}`);
 }
 
-function readU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
-}
-
 const slotBytes = new Uint8Array(4);
 
 function pageCrc(bytes: Uint8Array, at: number, byteCount: number, slot: number, identityCrc: number): number {
-  slotBytes[0] = slot;
-  slotBytes[1] = slot >>> 8;
-  slotBytes[2] = slot >>> 16;
-  slotBytes[3] = slot >>> 24;
+  writeU32LE(slotBytes, 0, slot);
   const crc = crc32(bytes, at, 4, crc32(slotBytes, 0, 4, identityCrc));
   return crc32(bytes, at + 8, byteCount - 8, crc);
 }
@@ -203,17 +197,14 @@ export function sealPage(bytes: Uint8Array, at: number, reference: number, ident
   bytes[at + 9] = 0;
   if (bytes[at] !== PageKind.Overflow) bytes.fill(0, at + 4 * NEXT_WORD, at + 4 * NEXT_WORD + 4);
   const crc = pageCrc(bytes, at, SLOT_BYTES << classOf(reference), slotOf(reference), identityCrc);
-  bytes[at + 4] = crc;
-  bytes[at + 5] = crc >>> 8;
-  bytes[at + 6] = crc >>> 16;
-  bytes[at + 7] = crc >>> 24;
+  writeU32LE(bytes, at + 4, crc);
 }
 
 /** Whether the bytes are what was sealed under this reference. Then clears the crc: the field is the arena's. @throws ERR_CORRUPT */
 export function openPage(bytes: Uint8Array, at: number, reference: number, identityCrc: number, file: string): void {
   const slot = slotOf(reference);
   const computed = pageCrc(bytes, at, SLOT_BYTES << classOf(reference), slot, identityCrc);
-  const stored = (bytes[at + 4]! | (bytes[at + 5]! << 8) | (bytes[at + 6]! << 16) | (bytes[at + 7]! << 24)) >>> 0;
+  const stored = readU32LE(bytes, at + 4);
   if (stored !== computed) {
     const text = `page in slot ${slot}: stored crc ${stored.toString(16)}, computed ${computed.toString(16)}`;
     throw corruptPageFile(file, slot * SLOT_BYTES, text);

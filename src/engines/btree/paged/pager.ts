@@ -26,6 +26,7 @@
  * Threads: the shard's thread only.
  */
 import { assert } from '../../../shared/assert.js';
+import { readU32LE, writeU32LE } from '../../../shared/codec/fixed.js';
 import { ConcordError } from '../../../shared/errors.js';
 import {
   PAGE_BIRTH_HIGH_HALFWORD,
@@ -114,19 +115,8 @@ function forEachChain(u8: Uint8Array, u16: Uint16Array, base: number, visit: Cha
     const lengthsAt = cellLengthsAt(u8, cell);
     const suffixLengthAt = skipVarint(u8, lengthsAt);
     const body = skipVarint(u8, suffixLengthAt) + readVarint(u8, suffixLengthAt);
-    visit(body, readReference(u8, body), readVarint(u8, lengthsAt));
+    visit(body, readU32LE(u8, body), readVarint(u8, lengthsAt));
   }
-}
-
-function readReference(u8: Uint8Array, at: number): number {
-  return (u8[at]! | (u8[at + 1]! << 8) | (u8[at + 2]! << 16) | (u8[at + 3]! << 24)) >>> 0;
-}
-
-export function writeReference(u8: Uint8Array, at: number, value: number): void {
-  u8[at] = value;
-  u8[at + 1] = value >>> 8;
-  u8[at + 2] = value >>> 16;
-  u8[at + 3] = value >>> 24;
 }
 
 export class Pager {
@@ -499,7 +489,7 @@ export class Pager {
     let next = 0;
     if (hasChains) {
       forEachChain(buffer, this.#bufferU16, at, (body) => {
-        writeReference(buffer, body, chains[next++]!);
+        writeU32LE(buffer, body, chains[next++]!);
       });
     }
     return this.#commit();
@@ -512,7 +502,7 @@ export class Pager {
     let next = 0;
     for (let index = units.length - 1; index >= 0; index--) {
       const at = this.#beginCopy(units[index]!);
-      writeReference(this.#file!.buffer, at + 4 * NEXT_WORD, next);
+      writeU32LE(this.#file!.buffer, at + 4 * NEXT_WORD, next);
       next = this.#commit();
     }
     return next;
@@ -646,7 +636,7 @@ export class Pager {
     this.#bufferU16[(at >>> 1) + RESERVED_HALFWORD] = this.number;
     const childAt = level > 0 ? at + 4 * (childWord(u16, base, 0) - (base >>> 2)) : 0;
     children.forEach((child, index) => {
-      writeReference(buffer, childAt + 4 * index, child);
+      writeU32LE(buffer, childAt + 4 * index, child);
     });
     const reference = this.#commit();
     units.push(unit);
@@ -677,7 +667,7 @@ export class Pager {
     while (rest > 0) {
       const bytes = reference < COLD || this.#file === undefined ? 0 : this.#readPayload(reference, page, rest);
       if (bytes === 0) throw new ConcordError('ERR_CORRUPT', `a chain misses ${rest} of ${totalBytes} bytes`);
-      const next = readReference(page, 4 * NEXT_WORD);
+      const next = readU32LE(page, 4 * NEXT_WORD);
       visit(reference, page, PAGE_HEADER_BYTES, bytes);
       rest -= bytes;
       reference = next;
@@ -687,7 +677,7 @@ export class Pager {
 
   #readPayload(reference: number, page: Buffer, rest: number): number {
     this.#read(reference, page, 0);
-    const bytes = readReference(page, 4 * PAYLOAD_BYTES_WORD);
+    const bytes = readU32LE(page, 4 * PAYLOAD_BYTES_WORD);
     const isSound =
       page[0] === PageKind.Overflow &&
       bytes > 0 &&
@@ -797,7 +787,7 @@ export class Pager {
       if (first < COLD) return;
       const page = this.#scratchPage();
       let rest = totalBytes;
-      for (let reference = first; rest > 0; reference = readReference(page, 4 * NEXT_WORD)) {
+      for (let reference = first; rest > 0; reference = readU32LE(page, 4 * NEXT_WORD)) {
         // Before it is read: a page that cannot be read is still referred to.
         this.#file!.claim(reference);
         sum.overflowPages++;
