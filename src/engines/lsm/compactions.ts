@@ -1,7 +1,7 @@
 /**
  * The compactions of one tree: what is picked, which jobs run for it, and what becomes of them.
  *
- *   pickCompaction() ──▶ merge  tasksOf() ──▶ jobs ──all well──▶ one edit: inputs go, outputs come
+ *   pickCompaction() ──▶ merge  tasksOf() ──▶ jobs ──all well──▶ outputs are prepared, in slices ──▶ one edit: inputs go, outputs come
  *                    └─▶ move, drop ──▶ an edit at once
  *
  * A plan is done as a whole or not at all: when one of its jobs fails the others are told to stop, what they wrote is deleted, and its tables are left alone for
@@ -178,8 +178,16 @@ export class Compactions {
     if (nowMs < this.#retryAtMs) return false;
     this.#retryAtMs = 0;
     for (const running of this.#running.filter(({ results }) => results !== undefined)) {
-      if (!this.#attempt(context, () => this.#install(running, change))) return hasChanged;
-      hasChanged = true;
+      const tables = running.results!.flatMap((result) => result.tables);
+      let isReady = false;
+      const isWell = this.#attempt(context, () => {
+        isReady = context.tree.prepare(tables);
+        if (isReady) this.#install(running, change);
+      });
+      if (!isWell) return hasChanged;
+      if (isReady) hasChanged = true;
+      // The next slice.
+      else this.onEnd();
     }
     const resting = this.#resting.length;
     this.#resting = this.#resting.filter(({ untilMs }) => untilMs > nowMs);

@@ -12,6 +12,7 @@ import { monkeyBitsPerKey } from './table/filter.js';
 import {
   CompressionCode,
   LSM_LEVELS,
+  type BlockVerification,
   type CompactionStyle,
   type CompressionName,
   type LsmOptions,
@@ -36,6 +37,12 @@ export interface LsmTuning {
   readonly bitsPerKey?: number | 'monkey' | undefined;
   /** First bytes of keys that scans of a prefix may ask a filter about; 0: none. Default 0. */
   readonly prefixFilterBytes?: number | undefined;
+  /**
+   * Checksums of blocks that synchronous point reads read from files, of tables whose index is in memory: 'always', or 'once' since the store was opened, which
+   * makes such a read a seventh faster and does not see what goes bad on the disk afterwards. All else, and what goes into the cache, is checked always.
+   * Default 'always'.
+   */
+  readonly verifyBlocks?: BlockVerification | undefined;
   /** Size at which another table is begun. Default 16 MiB. */
   readonly tableBytes?: number | undefined;
   /** Runs of level 0 at which they are merged. Default 4. */
@@ -123,6 +130,10 @@ export function resolveLsmOptions(tuning: LsmTuning = {}, arenaBytes = Infinity)
   if (style !== 'leveled' && style !== 'tiered' && style !== 'fifo') {
     throw invalidArgument(`lsm.compaction is leveled, tiered or fifo, got ${String(style)}`);
   }
+  const verifyBlocks: unknown = tuning.verifyBlocks ?? 'always';
+  if (verifyBlocks !== 'always' && verifyBlocks !== 'once') {
+    throw invalidArgument(`lsm.verifyBlocks is always or once, got ${String(verifyBlocks)}`);
+  }
   const memtableAsked = integer('memtableBytes', tuning.memtableBytes, MEMTABLE_BYTES_DEFAULT, MEMTABLE_BYTES_MIN, GIB);
   const frozenMax = integer('frozenMax', tuning.frozenMax, 3, 1, 16);
   const memtableBytes = Math.max(
@@ -177,6 +188,7 @@ export function resolveLsmOptions(tuning: LsmTuning = {}, arenaBytes = Infinity)
     memtableBytes: Math.floor(memtableBytes),
     frozenMax,
     tables,
+    verifyBlocks,
     tableBytes: integer('tableBytes', tuning.tableBytes, 16 * MIB, 4096, GIB),
     level0Runs,
     slowdownRuns,

@@ -2,8 +2,9 @@
  * The files of one LSM-Tree and what of them stands in shared memory: manifest, pages of tables, the version that is published, files that wait for their
  * last reader.
  *
- *   change(edit)   pages of new tables · new version · the caller's state page · the manifest (synced) ──▶ the caller publishes
- *                  what may fail comes before the manifest; what comes after it cannot fail
+ *   prepare(tables)…  pages of new tables, a slice at a time
+ *   change(edit)      what of them is missing · new version · the caller's state page · the manifest (synced) ──▶ the caller publishes
+ *                     what may fail comes before the manifest; what comes after it cannot fail
  *
  * Files that an edit removes are deleted when every reader that may have seen the version before has left: when ArenaWriter.safeEpoch has passed the
  * epoch in which the new version was made. Numbers of files never come twice, so what a dead predecessor's job still writes is nobody's.
@@ -17,19 +18,28 @@ import { shapeOf, type TreeShape } from './compaction/debt.js';
 import { LsmManifest, removeOrphans, type LsmState, type VersionEdit } from './manifest/manifest.js';
 import { blobName, tableName } from './manifest/names.js';
 import { runsOf } from './manifest/state.js';
-import { installTable, retireTable, tableMetaUnits, tableUnits } from './memory/table-meta.js';
+import { TableInstallation, retireTable, tableMetaUnits, tableUnits } from './memory/table-meta.js';
 import { buildVersion, readVersion, retireVersion } from './memory/version-page.js';
-import type { LsmIdentity, LsmJobResult, TableInfo } from './types.js';
+import type { BlockVerification, LsmIdentity, LsmJobResult, TableInfo } from './types.js';
 
 /** Metadata of tables is kept in memory within this share of the arena; beyond it blocks of it come through the cache. */
 const RESIDENT_SHARE = 4;
 /** Files deleted between two groups: each takes milliseconds where freed blocks are discarded. */
 const DELETIONS_PER_SLICE = 1;
+/** Of filters and indexes, read between two groups: two or three milliseconds. */
+const PREPARED_BYTES_PER_SLICE = 64 * 1024;
 
 interface InstalledTable {
   readonly unit: UnitId;
   /** Counted in LsmSite.residentUnits. */
   readonly residentUnits: number;
+}
+
+/** A table on its way, while no slice of it is at work. */
+interface TableInProgress {
+  readonly installation: TableInstallation;
+  /** Counted in LsmSite.residentUnits until it is known. */
+  readonly expectedUnits: number;
 }
 
 interface ObsoleteFile {
@@ -42,9 +52,13 @@ export class LsmTree {
   readonly directory: string;
   readonly identity: LsmIdentity;
   readonly #site: LsmSite;
+  readonly #verifyBlocks: BlockVerification;
   readonly #manifest: LsmManifest;
   /** By number of the file. */
   #installed = new Map<number, InstalledTable>();
+  /** Those that an edit to come will add, as prepare() has left them. */
+  readonly #prepared = new Map<number, InstalledTable>();
+  readonly #inProgress = new Map<number, TableInProgress>();
   /** 0: no table. */
   #version: UnitId = 0;
   #obsolete: ObsoleteFile[] = [];
@@ -53,8 +67,9 @@ export class LsmTree {
   readonly #orphansBelow: number;
   #shape: TreeShape | undefined;
 
-  private constructor(site: LsmSite, number: number, manifest: LsmManifest) {
+  private constructor(site: LsmSite, number: number, manifest: LsmManifest, verifyBlocks: BlockVerification) {
     this.#site = site;
+    this.#verifyBlocks = verifyBlocks;
     this.number = number;
     this.directory = manifest.directory;
     this.identity = manifest.identity;
@@ -64,10 +79,10 @@ export class LsmTree {
   }
 
   /** @throws ERR_IO, ERR_DISK_FULL, ERR_PERMISSION */
-  static create(site: LsmSite): LsmTree {
+  static create(site: LsmSite, verifyBlocks: BlockVerification): LsmTree {
     const number = site.takeTree();
     try {
-      return LsmTree.#open(site, number, true);
+      return LsmTree.#open(site, number, true, verifyBlocks);
     } catch (error) {
       // Nobody knows of it, and the next attempt takes another number.
       removeTreeDirectory(site.env, site.directoryOf(number));
@@ -79,8 +94,8 @@ export class LsmTree {
    * The tree as its manifest has it, its tables installed. `version`: of a predecessor, published in the arena; 0: none.
    * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_MEMORY_FULL
    */
-  static open(site: LsmSite, number: number, version: UnitId): LsmTree {
-    const tree = LsmTree.#open(site, number, false);
+  static open(site: LsmSite, number: number, version: UnitId, verifyBlocks: BlockVerification): LsmTree {
+    const tree = LsmTree.#open(site, number, false, verifyBlocks);
     try {
       tree.#install(version);
     } catch (error) {
@@ -90,11 +105,11 @@ export class LsmTree {
     return tree;
   }
 
-  static #open(site: LsmSite, number: number, create: boolean): LsmTree {
+  static #open(site: LsmSite, number: number, create: boolean, verifyBlocks: BlockVerification): LsmTree {
     const { env, storeId, shard, readOnly } = site;
     const directory = site.directoryOf(number);
     const identity: LsmIdentity = { storeId, shard, tree: number };
-    return new LsmTree(site, number, LsmManifest.open(env, directory, identity, { create, readOnly }));
+    return new LsmTree(site, number, LsmManifest.open(env, directory, identity, { create, readOnly }), verifyBlocks);
   }
 
   get state(): LsmState {
@@ -129,7 +144,7 @@ export class LsmTree {
     const isSame = adopted !== 0 && known.size === tables.length && tables.every(({ number }) => known.has(number));
     for (const table of tables) {
       const unit = known.get(table.number);
-      if (unit === undefined) this.#installTable(this.#installed, table);
+      if (unit === undefined) this.#installed.set(table.number, this.#installTable(table));
       else this.#adoptTable(table, unit);
     }
     // The levels of a version are not looked at: a table may have moved without being published.
@@ -156,6 +171,49 @@ export class LsmTree {
   }
 
   /**
+   * A slice of making the pages of tables that a change() to come will add, which then has little to do. True: nothing is missing. When it throws, nothing is
+   * left of what was prepared. @throws ERR_MEMORY_FULL, ERR_IO, ERR_CORRUPT
+   */
+  prepare(tables: readonly TableInfo[]): boolean {
+    const { arena } = this.#site;
+    const before = arena.reserveMode;
+    arena.reserveMode = true;
+    let bytes = PREPARED_BYTES_PER_SLICE;
+    try {
+      for (const info of tables) {
+        if (this.#installed.has(info.number) || this.#prepared.has(info.number)) continue;
+        bytes = this.#prepareTable(info, bytes);
+        if (bytes <= 0) return false;
+      }
+      return true;
+    } catch (error) {
+      this.#dropPrepared();
+      throw error;
+    } finally {
+      arena.reserveMode = before;
+    }
+  }
+
+  /** Goes on with a table by about so many bytes. Returns what is left of them; 0: there is more to do. */
+  #prepareTable(info: TableInfo, bytes: number): number {
+    const site = this.#site;
+    const { number } = info;
+    const table = this.#takeInProgress(number) ?? this.#beginTable(info);
+    const { installation, expectedUnits } = table;
+    const left = installation.advance(bytes);
+    if (left <= 0) {
+      site.residentUnits += expectedUnits;
+      this.#inProgress.set(number, table);
+      return 0;
+    }
+    const { unit } = installation;
+    const residentUnits = tableUnits(site.arena, unit);
+    site.residentUnits += residentUnits;
+    this.#prepared.set(number, { unit, residentUnits });
+    return left;
+  }
+
+  /**
    * Makes the edit. `show` makes the page that leads to the new version, and is called once; what it returns is handed back when the edit is durable. When
    * anything throws, nothing has changed but what `show` made, which `undo` takes back.
    * @throws ERR_MEMORY_FULL, ERR_IO, ERR_DISK_FULL, ERR_CORRUPT (a new table is not what was written)
@@ -174,7 +232,7 @@ export class LsmTree {
     let version = this.#version;
     let shown: { readonly value: T } | undefined;
     try {
-      for (const table of added) this.#installTable(fresh, table);
+      for (const table of added) fresh.set(table.number, this.#installTable(table));
       if (hasFiles) version = this.#buildVersion(this.#filesAfter(edit), new Map([...this.#installed, ...fresh]));
       shown = { value: show(version) };
       this.#site.syncLog();
@@ -222,15 +280,38 @@ export class LsmTree {
     return buildVersion(this.#site.arena, runs, [...state.blobs.keys()]);
   }
 
-  #installTable(into: Map<number, InstalledTable>, info: TableInfo): void {
+  /** With all its pages, whether they were prepared or not. */
+  #installTable(info: TableInfo): InstalledTable {
+    if (!this.#prepared.has(info.number)) this.#prepareTable(info, Infinity);
+    const table = this.#prepared.get(info.number)!;
+    this.#prepared.delete(info.number);
+    return table;
+  }
+
+  #beginTable(info: TableInfo): TableInProgress {
     const site = this.#site;
     const { arena, env } = site;
-    const wanted = tableMetaUnits(info, { resident: true });
-    const resident = site.residentUnits + wanted <= Math.floor(arena.totalUnits / RESIDENT_SHARE);
-    const unit = installTable(arena, env, this.directory, this.identity, info, site.takeCacheId(), { resident });
-    const residentUnits = tableUnits(arena, unit);
-    site.residentUnits += residentUnits;
-    into.set(info.number, { unit, residentUnits });
+    const expectedUnits = tableMetaUnits(info, { resident: true });
+    const resident = site.residentUnits + expectedUnits <= Math.floor(arena.totalUnits / RESIDENT_SHARE);
+    const cacheId = site.takeCacheId();
+    const options = { resident, verifyBlocks: this.#verifyBlocks };
+    const installation = new TableInstallation(arena, env, this.directory, this.identity, info, cacheId, options);
+    return { installation, expectedUnits: resident ? expectedUnits : 0 };
+  }
+
+  /** Not counted any more. */
+  #takeInProgress(number: number): TableInProgress | undefined {
+    const table = this.#inProgress.get(number);
+    if (table === undefined) return undefined;
+    this.#inProgress.delete(number);
+    this.#site.residentUnits -= table.expectedUnits;
+    return table;
+  }
+
+  #dropPrepared(): void {
+    for (const number of [...this.#inProgress.keys()]) this.#takeInProgress(number)!.installation.abort();
+    for (const table of this.#prepared.values()) this.#forget(table);
+    this.#prepared.clear();
   }
 
   #forget({ unit, residentUnits }: InstalledTable): void {
@@ -308,11 +389,13 @@ export class LsmTree {
   retirePages(): void {
     if (this.#version !== 0) retireVersion(this.#site.arena, this.#version);
     this.#version = 0;
+    this.#dropPrepared();
     for (const table of this.#installed.values()) this.#forget(table);
     this.#installed = new Map();
   }
 
   close(): void {
+    this.#dropPrepared();
     this.#manifest.close();
   }
 }

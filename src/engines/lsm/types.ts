@@ -108,6 +108,9 @@ export interface TableOptions {
 
 export type CompactionStyle = 'leveled' | 'tiered' | 'fifo';
 
+/** When a synchronous point read checks a block that it reads from its file: each time, or the first time since the store was opened. */
+export type BlockVerification = 'always' | 'once';
+
 /** Options of a tree with everything decided: see resolveLsmOptions(). */
 export interface LsmOptions {
   readonly style: CompactionStyle;
@@ -117,6 +120,7 @@ export interface LsmOptions {
   readonly frozenMax: number;
   /** By level. */
   readonly tables: readonly TableOptions[];
+  readonly verifyBlocks: BlockVerification;
   /** Size at which a job begins another table. */
   readonly tableBytes: number;
   /** Runs of level 0 that make it due. */

@@ -8,7 +8,7 @@
  * that is removed leaves one for all of it.
  *
  * A flush: the frozen memtable is read by a job from shared memory. Jobs of several memtables may run at a time; they are installed oldest first, so that
- * "everything up to storedSeq is in tables" is one number. Then the memtable goes, behind its readers, and the log before it is not needed any more.
+ * "everything up to storedSeq is in tables" is one number. What readers need of large tables is made ready in slices before. Then the memtable goes, behind its readers, and the log before it is not needed any more.
  *
  * The state page leads to all memtables that have a descriptor, newest first. Freezing changes nothing in it: to readers a frozen memtable is like any. A
  * new memtable is listed with its first operation, before anything is put into it.
@@ -221,7 +221,8 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     const site = this.#site;
     const state = readState(arena, stateUnit);
     const memtables = state.memtables.map((descriptor) => this.#newMemtable(descriptor)).reverse();
-    if (site !== undefined && state.tree !== 0) this.#tree = LsmTree.open(site, state.tree, state.version);
+    if (site !== undefined && state.tree !== 0)
+      this.#tree = LsmTree.open(site, state.tree, state.version, this.options.verifyBlocks);
     const { storedSeq } = this;
     const newest = memtables.at(-1);
     if (newest !== undefined && !newest.isFrozen) {
@@ -249,7 +250,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
       site !== undefined && this.#tree === undefined && this.#state === 0,
       'a tree is loaded into an empty writer',
     );
-    const tree = LsmTree.open(site, root.tree, 0);
+    const tree = LsmTree.open(site, root.tree, 0, this.options.verifyBlocks);
     this.#tree = tree;
     if (tree.state.storedSeq < root.storedSeq) {
       throw new ConcordError(
@@ -678,6 +679,10 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
       const frozen = this.#frozen[0]!;
       if (frozen.result === undefined) break;
       try {
+        if (this.#tree?.prepare(frozen.result.tables) === false) {
+          this.#isDirty = true;
+          break;
+        }
         this.#installFlush(frozen, frozen.result);
         this.#installFailures = 0;
         hasChanged = true;
@@ -785,7 +790,7 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
   /** Undefined: there is nothing to write. @throws ERR_IO, ERR_DISK_FULL, ERR_PERMISSION */
   #flushTask(frozen: Frozen, nowMs: number): FlushTask | undefined {
     const site = this.#site!;
-    const tree = (this.#tree ??= LsmTree.create(site));
+    const tree = (this.#tree ??= LsmTree.create(site, this.options.verifyBlocks));
     const { memtable, run, memoryBytes } = frozen;
     if (frozen.counts.cells === 0) return undefined;
     const { tableBytes, blobValueBytes, blobFileBytes, tables } = this.options;

@@ -17,6 +17,7 @@ import { posix } from 'node:path';
 import type { Env } from '../../../shared/env/env.js';
 import { compareKeys } from '../compaction/ranges.js';
 import { tableName } from '../manifest/names.js';
+import { BlockBuffer } from '../table/block.js';
 import { TableFile } from '../table/table-file.js';
 import { TableIterator } from '../table/table-iterator.js';
 import type { LsmIdentity, TableInfo } from '../types.js';
@@ -47,6 +48,7 @@ export class RunSource {
   readonly #parameters: MergeParameters;
   readonly #prefixBytes: number;
   readonly #tables: readonly TableInfo[];
+  readonly #ahead = new BlockBuffer(0);
   #next = 0;
   #file: TableFile | undefined;
 
@@ -90,7 +92,7 @@ export class RunSource {
       const path = posix.join(directory, tableName(table.number));
       const file = TableFile.open(this.#env, path, identity, table.number, table.bytes);
       this.#file = file;
-      const entry = new TableIterator(file, READ_AHEAD_BYTES);
+      const entry = new TableIterator(file, READ_AHEAD_BYTES, this.#ahead);
       if (entry.seek(low, high)) {
         this.entry = entry;
         this.#readHead(entry);

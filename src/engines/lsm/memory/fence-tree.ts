@@ -12,7 +12,7 @@
  * equal.
  *
  * A note is 0 when the page is made; readers of any thread may leave one for each other, which says where they found what the entry leads to, or may be
- * anything. Nothing else of a page ever changes.
+ * anything. Where all b are less than 2^31, readers may also set the top bit of one, the entry's mark. Nothing else of a page ever changes.
  *
  * A search looks for the first entry whose key is ≥ the one given: keys are upper bounds of what the entry stands for. Keys ascend; equal ones may follow
  * each other.
@@ -39,6 +39,8 @@ const PREFIX_OFFSET = 32;
 /** Head, a, b, note, end. */
 const ENTRY_BYTES = 18;
 const VALUE_WORDS = 3;
+/** Of `b`. */
+export const FENCE_MARK = 0x80000000;
 /** Heads of a cache line: each such group has a top. */
 const GROUP_ENTRIES = 16;
 const GROUP_SHIFT = 4;
@@ -48,16 +50,12 @@ const LINE_MASK = 15;
 const PAGE_BYTES_TARGET = 4096;
 /** Of those, without what comes before the tops and heads, and what lies between. */
 const PAGE_BYTES_ROOM = PAGE_BYTES_TARGET - PREFIX_OFFSET - 64 - 4;
+/** Entries of a page of that size, and one more. */
+const PENDING_MAX = Math.ceil(PAGE_BYTES_TARGET / ENTRY_BYTES) + 1;
 /** Entries that a search looks at one by one. */
 const EQUAL_HEADS_NEAR = 4;
 /** Two keys of 4 KiB in a page of 32 KiB at least: 2^32 entries are far below it. */
 const TREE_HEIGHT_MAX = 24;
-
-interface PendingEntry {
-  readonly key: Uint8Array;
-  readonly a: number;
-  readonly b: number;
-}
 
 function commonLength(one: Uint8Array, other: Uint8Array, limit: number): number {
   let length = 0;
@@ -79,14 +77,55 @@ function headsWord(prefixLength: number, count: number): number {
   return (topsWord(prefixLength) + ((count + GROUP_ENTRIES - 1) >>> GROUP_SHIFT) + LINE_MASK) & ~LINE_MASK;
 }
 
+/** Entries of a page that is not full yet, their keys one behind the other. */
+class PendingEntries {
+  keys = new Uint8Array(PAGE_BYTES_TARGET);
+  /** Of the keys. */
+  readonly ends = new Uint32Array(PENDING_MAX);
+  readonly a = new Uint32Array(PENDING_MAX);
+  readonly b = new Uint32Array(PENDING_MAX);
+  count = 0;
+  /** Bytes that all keys begin with. */
+  prefixLength = 0;
+
+  get keyBytes(): number {
+    return this.startOf(this.count);
+  }
+
+  startOf(index: number): number {
+    return index === 0 ? 0 : this.ends[index - 1]!;
+  }
+
+  push(key: Uint8Array, keyLength: number, a: number, b: number, prefixLength: number): void {
+    const { count, keyBytes } = this;
+    if (keyBytes + keyLength > this.keys.length) {
+      const larger = new Uint8Array(2 * (keyBytes + keyLength));
+      larger.set(this.keys);
+      this.keys = larger;
+    }
+    copyBytes(key, 0, keyLength, this.keys, keyBytes);
+    this.ends[count] = keyBytes + keyLength;
+    this.a[count] = a;
+    this.b[count] = b;
+    this.count = count + 1;
+    this.prefixLength = prefixLength;
+  }
+}
+
+/** Most keys are so short that a loop is faster than to make a view of them. */
+const SHORT_BYTES = 64;
+
+function copyBytes(from: Uint8Array, start: number, end: number, into: Uint8Array, at: number): void {
+  if (end - start > SHORT_BYTES) into.set(from.subarray(start, end), at);
+  else for (let index = start; index < end; index++) into[at++] = from[index]!;
+}
+
 /** Collects entries in key order and makes pages of them. Whatever fails, abort() gives all of them back. */
 export class FenceTreeBuilder {
   readonly #arena: ArenaWriter;
   readonly #pages: UnitId[] = [];
-  /** By height: entries of a page that is not full yet. */
-  readonly #pending: PendingEntry[][] = [[]];
-  readonly #pendingBytes: number[] = [0];
-  readonly #pendingPrefix: number[] = [0];
+  /** By height. */
+  readonly #pending: PendingEntries[] = [];
   #count = 0;
   #units = 0;
 
@@ -103,10 +142,10 @@ export class FenceTreeBuilder {
     return this.#units;
   }
 
-  /** The key is kept, not copied. @throws ERR_MEMORY_FULL */
-  add(key: Uint8Array, a: number, b: number): void {
+  /** The key is key[0, keyLength). @throws ERR_MEMORY_FULL */
+  add(key: Uint8Array, keyLength: number, a: number, b: number): void {
     this.#count++;
-    this.#add(0, { key, a, b });
+    this.#add(0, key, keyLength, a, b);
   }
 
   /** Unit of the root, 0 if nothing was added. @throws ERR_MEMORY_FULL */
@@ -114,9 +153,8 @@ export class FenceTreeBuilder {
     for (let height = 0; height < this.#pending.length; height++) {
       const entries = this.#pending[height]!;
       const isTop = height === this.#pending.length - 1;
-      if (isTop && height > 0 && entries.length === 1) return entries[0]!.a;
-      if (entries.length === 0) continue;
-      this.#flush(height);
+      if (isTop && height > 0 && entries.count === 1) return entries.a[0]!;
+      if (entries.count > 0) this.#flush(height, entries);
     }
     return 0;
   }
@@ -127,42 +165,32 @@ export class FenceTreeBuilder {
     this.#units = 0;
   }
 
-  #add(height: number, entry: PendingEntry): void {
-    const entries = (this.#pending[height] ??= []);
-    const first = entries[0];
-    const { key } = entry;
-    const prefix =
-      first === undefined
-        ? key.length
-        : commonLength(first.key, key, Math.min(this.#pendingPrefix[height]!, key.length));
-    const keyBytes = (first === undefined ? 0 : this.#pendingBytes[height]!) + key.length;
-    if (entries.length >= 2 && pageBytesOf(prefix, keyBytes, entries.length + 1) > PAGE_BYTES_TARGET) {
-      this.#flush(height);
-      this.#add(height, entry);
-      return;
-    }
-    entries.push(entry);
-    this.#pendingPrefix[height] = prefix;
-    this.#pendingBytes[height] = keyBytes;
+  #add(height: number, key: Uint8Array, keyLength: number, a: number, b: number): void {
+    const entries = (this.#pending[height] ??= new PendingEntries());
+    const prefixOf = (): number =>
+      entries.count === 0 ? keyLength : commonLength(entries.keys, key, Math.min(entries.prefixLength, keyLength));
+    const { count } = entries;
+    if (count >= 2 && pageBytesOf(prefixOf(), entries.keyBytes + keyLength, count + 1) > PAGE_BYTES_TARGET)
+      this.#flush(height, entries);
+    entries.push(key, keyLength, a, b, prefixOf());
   }
 
-  #flush(height: number): void {
-    const entries = this.#pending[height]!;
-    this.#pending[height] = [];
-    this.#pendingBytes[height] = 0;
-    this.#write(height, entries, 0, entries.length);
+  #flush(height: number, entries: PendingEntries): void {
+    this.#write(height, entries, 0, entries.count);
+    entries.count = 0;
   }
 
   /** As one page, or as two halves where there is no room for a large one. */
-  #write(height: number, entries: readonly PendingEntry[], from: number, to: number): void {
+  #write(height: number, entries: PendingEntries, from: number, to: number): void {
     const arena = this.#arena;
+    const { keys, ends } = entries;
     const count = to - from;
-    const first = entries[from]!.key;
-    const last = entries[to - 1]!.key;
+    const firstAt = entries.startOf(from);
+    const lastAt = entries.startOf(to - 1);
+    const first = keys.subarray(firstAt, ends[from]);
+    const last = keys.subarray(lastAt, ends[to - 1]);
     const prefixLength = commonLength(first, last, Math.min(first.length, last.length));
-    let keyBytes = 0;
-    for (let index = from; index < to; index++) keyBytes += entries[index]!.key.length;
-    const pageClass = classFor(pageBytesOf(prefixLength, keyBytes, count))!;
+    const pageClass = classFor(pageBytesOf(prefixLength, ends[to - 1]! - firstAt, count))!;
     if (count >= 4 && !canAllocateClass(arena, pageClass)) {
       const middle = (from + to) >>> 1;
       this.#write(height, entries, from, middle);
@@ -183,23 +211,25 @@ export class FenceTreeBuilder {
     u8.set(first.subarray(0, prefixLength), base + PREFIX_OFFSET);
     const tops = (base >>> 2) + topsWord(prefixLength);
     const heads = (base >>> 2) + headsWord(prefixLength, count);
-    const ends = (heads + (1 + VALUE_WORDS) * count) * 2;
-    const suffixes = ends * 2 + count * 2;
+    const endsAt = (heads + (1 + VALUE_WORDS) * count) * 2;
+    const suffixes = endsAt * 2 + count * 2;
     let end = 0;
+    let keyAt = firstAt;
     for (let index = 0; index < count; index++) {
-      const { key, a, b } = entries[from + index]!;
-      const head = headOf(key, prefixLength, key.length - prefixLength);
+      const suffixAt = keyAt + prefixLength;
+      keyAt = ends[from + index]!;
+      const head = headOf(keys, suffixAt, keyAt - suffixAt);
       u32[heads + index] = head;
       u32[tops + (index >>> GROUP_SHIFT)] = head;
       const value = heads + count + VALUE_WORDS * index;
-      u32[value] = a;
-      u32[value + 1] = b;
+      u32[value] = entries.a[from + index]!;
+      u32[value + 1] = entries.b[from + index]!;
       u32[value + 2] = 0;
-      u8.set(key.subarray(prefixLength), suffixes + end);
-      end += key.length - prefixLength;
-      u16[ends + index] = end;
+      copyBytes(keys, suffixAt, keyAt, u8, suffixes + end);
+      end += keyAt - suffixAt;
+      u16[endsAt + index] = end;
     }
-    this.#add(height + 1, { key: last, a: unit, b: 0 });
+    this.#add(height + 1, last, last.length, unit, 0);
   }
 }
 
@@ -429,6 +459,11 @@ export class FenceCursor {
     this.b = words[value + 1]!;
     this.#noteWord = value + 2;
     this.valid = true;
+  }
+
+  /** From now on b, for whoever comes here, has the mark. */
+  mark(): void {
+    Atomics.or(this.#arena.u32[this.#segment]!, this.#noteWord - 1, FENCE_MARK);
   }
 
   /** Of the entry: see the head of this file. */

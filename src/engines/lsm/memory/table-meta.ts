@@ -8,7 +8,7 @@
  *       36     4  level
  *       40     8  smallestSeq         ┐ of all versions in the table
  *       48     8  largestSeq          ┘
- *       56     4  flags               1: the index tree leads to data blocks; else to index partitions in the file
+ *       56     4  flags               1: the index tree leads to data blocks, else to index partitions in the file; 2: a data block is checked once
  *       60     4  index               root of the index tree, see below
  *       64     4  smallestKeyBytes
  *       68     4  largestKeyBytes
@@ -20,7 +20,7 @@
  *   filter page (level byte 5)        lines from byte 64 on, as in the file
  *
  * The index tree (fence-tree.ts) leads from the last key that a block may have, or more, to a = offset, b = stored bytes of a data block, or of an index
- * partition: a block of the file whose entries lead to data blocks.
+ * partition: a block of the file whose entries lead to data blocks. The mark of a data block's entry: the block was read and was as it had been written.
  * A table that was installed resident has everything in pages: then a find reads the file for the data block only.
  *
  * Threads: reading any, under a pin; the rest the shard thread only.
@@ -39,8 +39,8 @@ import { tableName } from '../manifest/names.js';
 import { BlockBuffer, BlockCursor, handleBytes, handleOffset } from '../table/block.js';
 import type { FilterShape } from '../table/filter.js';
 import { TableFile } from '../table/table-file.js';
-import type { LsmIdentity, TableInfo } from '../types.js';
-import { FenceTreeBuilder, fenceTreeUnits, walkFenceTree } from './fence-tree.js';
+import type { BlockVerification, LsmIdentity, TableInfo } from '../types.js';
+import { FENCE_MARK, FenceTreeBuilder, fenceTreeUnits, walkFenceTree } from './fence-tree.js';
 import {
   LSM_PAGE_BYTES_MAX,
   LsmPage,
@@ -49,6 +49,7 @@ import {
   classFor,
   lsmPageBytes,
   lsmPageUnits,
+  pageBase,
   releaseLsmPage,
 } from './page.js';
 
@@ -71,127 +72,171 @@ export const TableWord = {
 export const FilterWord = { offset: 0, partitions: 1, partitionLines: 2, probes: 3, prefixBytes: 4 } as const;
 const KEYS_OFFSET = 116;
 export const INDEX_IS_RESIDENT = 1;
+export const BLOCKS_ARE_CHECKED_ONCE = 2;
 export const FILTER_LINES_OFFSET = 64;
 const TWO_32 = 4294967296;
 
 export interface InstallOptions {
   /** Filter and index in pages of the arena; else they are read through the block cache. */
   readonly resident: boolean;
+  /** Default 'always'. */
+  readonly verifyBlocks?: BlockVerification;
 }
+
+/** What opening a table and making its page costs, in bytes of its index and filters that could be read instead. */
+const TABLE_COST_BYTES = 8192;
 
 /**
- * Reads what the table's file says of itself and makes its pages. directory: of the tree. Nothing is left allocated when it throws.
- * @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO, ERR_MEMORY_FULL
+ * Reads what the table's file says of itself and makes its pages, in steps, since of a large table some megabytes are read and taken apart:
+ *
+ *   constructor: opens the file ──▶ blocks of the index … ──▶ partitions of the filters … ──▶ the table's page: `unit`
+ *
+ * The pages belong to whoever made this until they are reachable from what is published.
  */
-export function installTable(
-  arena: ArenaWriter,
-  env: Env,
-  directory: string,
-  identity: LsmIdentity,
-  info: TableInfo,
-  cacheId: number,
-  options: InstallOptions,
-): UnitId {
-  const path = `${directory}/${tableName(info.number)}`;
-  if (info.bytes >= TWO_32) {
-    throw new ConcordError(
-      'ERR_CORRUPT',
-      `${path}: a table of ${info.bytes} bytes is larger than any that is written`,
-      {
-        file: path,
-      },
-    );
-  }
-  const file = TableFile.open(env, path, identity, info.number, info.bytes);
-  try {
-    return new Installation(arena, file, identity.tree, info, cacheId, options.resident).run();
-  } finally {
-    file.close();
-  }
-}
-
-class Installation {
+export class TableInstallation {
+  /** The table's page when advance() has come to the end; 0 before. */
+  unit: UnitId = 0;
   readonly #arena: ArenaWriter;
   readonly #file: TableFile;
   readonly #tree: number;
   readonly #info: TableInfo;
   readonly #cacheId: number;
   readonly #resident: boolean;
+  readonly #verifiesOnce: boolean;
   readonly #buffer = new BlockBuffer();
+  readonly #cursor = new BlockCursor();
+  readonly #index: FenceTreeBuilder;
+  /** The next partition of the index. */
+  #partition = 0;
+  /** Those whose lists of pages fit the table's page; the others are as if they were not there. */
+  readonly #filter: FilterShape | undefined;
+  readonly #prefixFilter: FilterShape | undefined;
   readonly #filterPages: UnitId[] = [];
 
-  constructor(arena: ArenaWriter, file: TableFile, tree: number, info: TableInfo, cacheId: number, resident: boolean) {
+  /** directory: of the tree. Nothing is left allocated or open when it throws. @throws ERR_CORRUPT, ERR_FORMAT_VERSION, ERR_IO */
+  constructor(
+    arena: ArenaWriter,
+    env: Env,
+    directory: string,
+    identity: LsmIdentity,
+    info: TableInfo,
+    cacheId: number,
+    { resident, verifyBlocks }: InstallOptions,
+  ) {
+    const path = `${directory}/${tableName(info.number)}`;
+    if (info.bytes >= TWO_32) {
+      throw new ConcordError(
+        'ERR_CORRUPT',
+        `${path}: a table of ${info.bytes} bytes is larger than any that is written`,
+        {
+          file: path,
+        },
+      );
+    }
     this.#arena = arena;
-    this.#file = file;
-    this.#tree = tree;
+    this.#tree = identity.tree;
     this.#info = info;
     this.#cacheId = cacheId;
     this.#resident = resident;
+    this.#verifiesOnce = verifyBlocks === 'once';
+    this.#index = new FenceTreeBuilder(arena);
+    this.#file = TableFile.open(env, path, identity, info.number, info.bytes);
+    const { filter, prefixFilter } = this.#file.layout;
+    if (this.#pageBytes([filter]) <= LSM_PAGE_BYTES_MAX) this.#filter = filter;
+    if (this.#pageBytes([filter, prefixFilter]) <= LSM_PAGE_BYTES_MAX) this.#prefixFilter = prefixFilter;
   }
 
-  run(): UnitId {
-    const arena = this.#arena;
-    const { layout } = this.#file;
-    const index = new FenceTreeBuilder(arena);
+  /**
+   * Goes on, by about so many bytes of the file; returns what is left of them: above 0 the table is installed, and the file closed. Nothing is left
+   * allocated or open when it throws. @throws ERR_CORRUPT, ERR_IO, ERR_MEMORY_FULL
+   */
+  advance(bytes: number): number {
     try {
-      if (this.#resident) this.#addBlocks(index);
-      else this.#addPartitions(index);
-      const root = index.finish();
-      const filters = this.#room(layout.filter, layout.prefixFilter);
-      const unit = allocateLsmPage(arena, LsmPage.Table, classFor(this.#pageBytes(...filters))!);
-      try {
-        this.#fill(unit, root, filters);
-      } catch (error) {
-        releaseLsmPage(arena, unit);
-        throw error;
+      let left = bytes;
+      while (this.#isIndexLeft) {
+        if (left <= 0) return 0;
+        left -= this.#addPartition();
       }
-      return unit;
+      while (this.#isFilterLeft) {
+        if (left <= 0) return 0;
+        left -= this.#addFilterPage();
+      }
+      this.unit = this.#makePage(this.#index.finish());
+      this.#file.close();
+      return Math.max(left - TABLE_COST_BYTES, 1);
     } catch (error) {
-      index.abort();
-      for (const page of this.#filterPages) releaseLsmPage(arena, page);
+      this.abort();
       throw error;
     }
   }
 
-  #addBlocks(index: FenceTreeBuilder): void {
-    const cursor = new BlockCursor();
-    for (const { offset, storedBytes } of this.#file.partitions) {
-      const length = this.#file.readBlock(offset, storedBytes, this.#buffer);
-      cursor.open(this.#buffer.bytes, 0, length, this.#file.path, offset);
-      for (cursor.seekToFirst(); cursor.valid; cursor.next()) {
-        index.add(cursor.key.slice(0, cursor.keyLength), handleOffset(cursor), handleBytes(cursor));
-      }
+  /** Gives back what it has. Not when it has come to the end. */
+  abort(): void {
+    this.#file.close();
+    this.#index.abort();
+    for (const page of this.#filterPages.splice(0)) releaseLsmPage(this.#arena, page);
+  }
+
+  get #isIndexLeft(): boolean {
+    return this.#partition < this.#file.partitions.length;
+  }
+
+  /** Returns the bytes that were read. */
+  #addPartition(): number {
+    const { key, offset, storedBytes } = this.#file.partitions[this.#partition++]!;
+    const index = this.#index;
+    if (!this.#resident) {
+      index.add(key, key.length, offset, storedBytes);
+      return 0;
     }
+    const length = this.#file.readBlock(offset, storedBytes, this.#buffer);
+    const cursor = this.#cursor;
+    cursor.open(this.#buffer.bytes, 0, length, this.#file.path, offset);
+    for (cursor.seekToFirst(); cursor.valid; cursor.next()) {
+      const blockOffset = handleOffset(cursor);
+      const blockBytes = handleBytes(cursor);
+      // Its top bit would be a mark.
+      if (blockOffset + blockBytes > this.#info.bytes || blockBytes >= FENCE_MARK) {
+        throw cursor.damage(`leads to ${blockBytes} bytes at ${blockOffset}`);
+      }
+      index.add(cursor.key, cursor.keyLength, blockOffset, blockBytes);
+    }
+    return storedBytes;
   }
 
-  #addPartitions(index: FenceTreeBuilder): void {
-    for (const { key, offset, storedBytes } of this.#file.partitions) index.add(key, offset, storedBytes);
+  get #isFilterLeft(): boolean {
+    return this.#resident && this.#filterPages.length < partitionsOf([this.#filter, this.#prefixFilter]);
   }
 
-  /** The filters whose lists of pages fit a page; the others are as if they were not there. */
-  #room(
-    filter: FilterShape | undefined,
-    prefixFilter: FilterShape | undefined,
-  ): [filter: FilterShape | undefined, prefixFilter: FilterShape | undefined] {
-    if (this.#pageBytes(filter, prefixFilter) <= LSM_PAGE_BYTES_MAX) return [filter, prefixFilter];
-    return this.#pageBytes(filter, undefined) <= LSM_PAGE_BYTES_MAX ? [filter, undefined] : [undefined, undefined];
+  /** The next one of all filters' partitions. Returns its bytes. */
+  #addFilterPage(): number {
+    const arena = this.#arena;
+    const index = this.#filterPages.length;
+    const first = this.#filter?.partitions ?? 0;
+    const isFirst = index < first;
+    const shape = isFirst ? this.#filter! : this.#prefixFilter!;
+    const partition = isFirst ? index : index - first;
+    const bytes = this.#file.readFilter(shape, partition, this.#buffer);
+    const unit = allocateLsmPage(arena, LsmPage.Filter, classFor(FILTER_LINES_OFFSET + bytes)!);
+    this.#filterPages.push(unit);
+    const base = checkLsmPage(arena, unit, LsmPage.Filter);
+    arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!.set(this.#buffer.bytes.subarray(0, bytes), base + FILTER_LINES_OFFSET);
+    return bytes;
   }
 
-  #pageBytes(filter: FilterShape | undefined, prefixFilter: FilterShape | undefined): number {
+  #pageBytes(filters: readonly (FilterShape | undefined)[]): number {
     const keyBytes = (this.#info.smallestKey.length + this.#info.largestKey.length + 3) & ~3;
-    return KEYS_OFFSET + keyBytes + 4 * ((filter?.partitions ?? 0) + (prefixFilter?.partitions ?? 0));
+    return KEYS_OFFSET + keyBytes + 4 * partitionsOf(filters);
   }
 
-  #fill(
-    unit: UnitId,
-    index: UnitId,
-    [filter, prefixFilter]: [filter: FilterShape | undefined, prefixFilter: FilterShape | undefined],
-  ): void {
+  /** The table's page, which leads to all others. */
+  #makePage(index: UnitId): UnitId {
     const arena = this.#arena;
     const info = this.#info;
+    const unit = allocateLsmPage(arena, LsmPage.Table, classFor(this.#pageBytes([this.#filter, this.#prefixFilter]))!);
     const segment = unit >>> SEGMENT_UNIT_SHIFT;
     const words = arena.u32[segment]!;
-    const base = checkLsmPage(arena, unit, LsmPage.Table);
+    const base = pageBase(unit);
     const page = base >>> 2;
     words[page + TableWord.number] = info.number;
     words[page + TableWord.cacheId] = this.#cacheId;
@@ -199,48 +244,34 @@ class Installation {
     words[page + TableWord.level] = info.level;
     writeWide(words, page + TableWord.smallestSeq, info.smallestSeq);
     writeWide(words, page + TableWord.largestSeq, info.largestSeq);
-    words[page + TableWord.flags] = this.#resident ? INDEX_IS_RESIDENT : 0;
+    words[page + TableWord.flags] =
+      (this.#resident ? INDEX_IS_RESIDENT : 0) | (this.#verifiesOnce ? BLOCKS_ARE_CHECKED_ONCE : 0);
     words[page + TableWord.index] = index;
     words[page + TableWord.smallestKeyBytes] = info.smallestKey.length;
     words[page + TableWord.largestKeyBytes] = info.largestKey.length;
     words[page + TableWord.fileBytes] = info.bytes;
     arena.u8[segment]!.set(info.smallestKey, base + KEYS_OFFSET);
     arena.u8[segment]!.set(info.largestKey, base + KEYS_OFFSET + info.smallestKey.length);
-    const lists = page + ((KEYS_OFFSET + info.smallestKey.length + info.largestKey.length + 3) >>> 2);
-    this.#fillFilter(words, page + TableWord.filter, lists, filter, 0);
     const { prefixFilterBytes } = this.#file.layout;
-    this.#fillFilter(
-      words,
-      page + TableWord.prefixFilter,
-      lists + (filter?.partitions ?? 0),
-      prefixFilter,
-      prefixFilterBytes,
-    );
-  }
-
-  #fillFilter(words: Uint32Array, at: number, list: number, shape: FilterShape | undefined, prefixBytes: number): void {
-    words.fill(0, at, at + 5);
-    if (shape === undefined) return;
-    words[at + FilterWord.offset] = shape.offset;
-    words[at + FilterWord.partitionLines] = shape.partitionLines;
-    words[at + FilterWord.probes] = shape.probes;
-    words[at + FilterWord.prefixBytes] = prefixBytes;
-    words.fill(0, list, list + shape.partitions);
-    for (let partition = 0; this.#resident && partition < shape.partitions; partition++) {
-      words[list + partition] = this.#filterPage(shape, partition);
-    }
-    words[at + FilterWord.partitions] = shape.partitions;
-  }
-
-  #filterPage(shape: FilterShape, partition: number): UnitId {
-    const arena = this.#arena;
-    const bytes = this.#file.readFilter(shape, partition, this.#buffer);
-    const unit = allocateLsmPage(arena, LsmPage.Filter, classFor(FILTER_LINES_OFFSET + bytes)!);
-    this.#filterPages.push(unit);
-    const base = checkLsmPage(arena, unit, LsmPage.Filter);
-    arena.u8[unit >>> SEGMENT_UNIT_SHIFT]!.set(this.#buffer.bytes.subarray(0, bytes), base + FILTER_LINES_OFFSET);
+    writeFilter(words, page + TableWord.filter, this.#filter, 0);
+    writeFilter(words, page + TableWord.prefixFilter, this.#prefixFilter, prefixFilterBytes);
+    const list = filterListWord(words, page);
+    const partitions = partitionsOf([this.#filter, this.#prefixFilter]);
+    for (let at = 0; at < partitions; at++) words[list + at] = this.#filterPages[at] ?? 0;
     return unit;
   }
+}
+
+function partitionsOf(filters: readonly (FilterShape | undefined)[]): number {
+  return filters.reduce((sum, filter) => sum + (filter?.partitions ?? 0), 0);
+}
+
+function writeFilter(words: Uint32Array, at: number, shape: FilterShape | undefined, prefixBytes: number): void {
+  words[at + FilterWord.offset] = shape?.offset ?? 0;
+  words[at + FilterWord.partitions] = shape?.partitions ?? 0;
+  words[at + FilterWord.partitionLines] = shape?.partitionLines ?? 0;
+  words[at + FilterWord.probes] = shape?.probes ?? 0;
+  words[at + FilterWord.prefixBytes] = shape === undefined ? 0 : prefixBytes;
 }
 
 function writeWide(words: Uint32Array, at: number, value: number): void {

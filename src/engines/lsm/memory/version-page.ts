@@ -65,7 +65,7 @@ export function buildVersion(
     const roots = used.map((run) => {
       const builder = new FenceTreeBuilder(arena);
       builders.push(builder);
-      for (const { info, meta } of run) builder.add(info.largestKey, meta, info.number);
+      for (const { info, meta } of run) builder.add(info.largestKey, info.largestKey.length, meta, info.number);
       return builder.finish();
     });
     const unit = allocateLsmPage(arena, LsmPage.Version, classFor(runBytes + (listsBlobs ? blobs.length * 4 : 0))!);
@@ -153,8 +153,9 @@ export function retireVersion(arena: ArenaWriter, version: UnitId): void {
 /** Reports every page of the version and of its tables. @throws ERR_CORRUPT */
 export function markVersion(arena: ArenaReader, version: UnitId, mark: (unit: UnitId, units: number) => void): void {
   if (version === 0) return;
+  const runs = runsOf(arena, version);
   mark(version, lsmPageUnits(arena, version));
-  for (const run of runsOf(arena, version)) {
+  for (const run of runs) {
     walkFenceTree(arena, run.root, mark, (meta) => {
       markTable(arena, meta, mark);
     });

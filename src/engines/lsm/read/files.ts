@@ -166,6 +166,11 @@ export class LsmFiles {
     );
   }
 
+  /** The same for one that table() has given before: nothing is looked up where that does not matter. */
+  tableAgain(known: OpenTable | undefined, tree: number, number: number): OpenTable {
+    return known !== undefined && !known.isDropped && !isCrowded(this.#tables) ? known : this.table(tree, number);
+  }
+
   /** Under a pin of a state whose tables refer to the file. @throws ERR_IO */
   blob(tree: number, number: number): OpenBlob {
     return (
@@ -304,8 +309,7 @@ export class LsmFiles {
   #known<File>(files: Map<number, File>, tree: number, number: number): File | undefined {
     const key = tree * TREE_NUMBERS + number;
     const known = files.get(key);
-    // Only where one may have to go soon does it matter which was read last.
-    if (known !== undefined && 2 * files.size >= FILES_OPEN_MAX) {
+    if (known !== undefined && isCrowded(files)) {
       files.delete(key);
       files.set(key, known);
     }
@@ -354,6 +358,11 @@ export class LsmFiles {
     }
     return rest;
   }
+}
+
+/** Only where one may have to go soon does it matter which was read last. */
+function isCrowded(files: ReadonlyMap<number, unknown>): boolean {
+  return 2 * files.size >= FILES_OPEN_MAX;
 }
 
 /** As many as there are blocks in the cache, about. */

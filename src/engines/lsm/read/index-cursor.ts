@@ -7,7 +7,7 @@
  * Threads: any, one per reader or cursor, under a pin of a version that has the table.
  */
 import type { ArenaReader } from '../../../shared/memory/arena.js';
-import { FenceCursor } from '../memory/fence-tree.js';
+import { FENCE_MARK, FenceCursor } from '../memory/fence-tree.js';
 import { BlockBuffer, BlockCursor, handleBytes, handleOffset } from '../table/block.js';
 import type { TableView } from './table-view.js';
 
@@ -64,6 +64,20 @@ export class IndexCursor {
     return true;
   }
 
+  /** Whether some thread has read the block that seek() has found, and it was as it had been written. */
+  get isVerified(): boolean {
+    return this.#isResident && this.#fences.b >= FENCE_MARK;
+  }
+
+  noteVerified(): void {
+    if (this.#isResident) this.#fences.mark();
+  }
+
+  /** Whether a place that is set is there for the next find, of any thread. */
+  get notesPlaces(): boolean {
+    return this.#isResident;
+  }
+
   /** Where in the cache a reader found the block that seek() has found, or 0. */
   get place(): number {
     return this.#isResident ? this.#fences.note : 0;
@@ -116,7 +130,7 @@ export class IndexCursor {
   #takeFence(has: boolean): boolean {
     const fences = this.#fences;
     this.offset = fences.a;
-    this.storedBytes = fences.b;
+    this.storedBytes = fences.b & ~FENCE_MARK;
     return (this.valid = has);
   }
 

@@ -226,7 +226,13 @@ export class LsmReader extends LsmView implements EngineReader {
         if (answer >= 0) return answer === 1;
       }
       this.#ownCacheId = 0;
-      this.#ownLength = isAgain ? table.read(offset, storedBytes, own) : table.readEntries(offset, storedBytes, own);
+      const index = this.#index;
+      const isVerified = table.verifiesOnce && index.isVerified;
+      this.#ownLength = isAgain
+        ? table.read(offset, storedBytes, own)
+        : table.readEntries(offset, storedBytes, own, isVerified);
+      if (table.verifiesOnce && !isVerified) index.noteVerified();
+      if (table.keptPlace !== 0) index.place = table.keptPlace;
       this.#ownCacheId = cacheId;
       this.#ownOffset = offset;
     }
@@ -247,6 +253,12 @@ export class LsmReader extends LsmView implements EngineReader {
     if (cache === undefined) return -1;
     const index = this.#index;
     const { offset, place } = index;
+    // Who puts a block into the cache, or finds it there, notes the place. One that nobody has noted since it came is read from the file: that costs less than to
+    // ask each time.
+    if (place === 0 && index.notesPlaces && !this.avoidsDisk) {
+      cache.countMiss(table.cacheId, offset);
+      return -1;
+    }
     const length = cache.locate(table.cacheId, offset, index.storedBytes, place);
     if (length === 0) {
       // Looking there once more would be for nothing.

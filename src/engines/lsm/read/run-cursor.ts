@@ -289,14 +289,20 @@ export class RunCursor extends Source {
     if (isAhead && offset + storedBytes <= this.#aheadOffset + this.#aheadBytes)
       return this.#decode(offset, storedBytes, into);
     const length = table.fromCache(offset, into);
-    if (length > 0) return length;
+    if (length > 0) {
+      // Finds ask the cache only where its place was noted.
+      if (this.#index.place === 0) this.#index.place = table.foundPlace;
+      return length;
+    }
     const isNext = cacheId === this.#lastReadCacheId && offset === this.#lastReadEnd;
     this.#readsInRow = isNext ? this.#readsInRow + 1 : 0;
     this.#lastReadCacheId = cacheId;
     this.#lastReadEnd = offset + storedBytes;
     if (this.#readsInRow < SEQUENTIAL_BLOCKS) {
       this.#aheadBytesNext = READ_AHEAD_BYTES_MIN;
-      return table.readPast(offset, storedBytes, into, true);
+      const read = table.readPast(offset, storedBytes, into, true);
+      if (table.keptPlace !== 0) this.#index.place = table.keptPlace;
+      return read;
     }
     if (storedBytes > READ_AHEAD_BYTES_MAX) return table.readPast(offset, storedBytes, into, false);
     const wanted = Math.max(storedBytes, this.#aheadBytesNext);

@@ -13,6 +13,7 @@ import { LsmPage, checkLsmPage, lsmPageBytes, pageBase } from '../memory/page.js
 import {
   FILTER_LINES_OFFSET,
   FilterWord,
+  BLOCKS_ARE_CHECKED_ONCE,
   INDEX_IS_RESIDENT,
   TableWord,
   checkTablePage,
@@ -95,6 +96,7 @@ export class TableView {
   readonly tree: number;
   readonly indexRoot: UnitId;
   readonly isIndexResident: boolean;
+  readonly verifiesOnce: boolean;
   /** Of all versions in the table. */
   readonly smallestSeq: number;
   readonly largestSeq: number;
@@ -103,6 +105,11 @@ export class TableView {
   readonly prefixFilterBytes: number;
   /** Throws ColdReadError instead of reading a file. */
   avoidsDisk = false;
+  /** Where in the cache fromCache() found the last block. */
+  foundPlace = 0;
+  /** Where in the cache the last of the reads below has put the block, 0: it has not. */
+  keptPlace = 0;
+  #file: OpenTable | undefined;
   readonly #unit: UnitId;
   readonly #words: Uint32Array;
   readonly #page: number;
@@ -124,6 +131,7 @@ export class TableView {
     this.tree = words[page + TableWord.tree]!;
     this.indexRoot = words[page + TableWord.index]!;
     this.isIndexResident = (words[page + TableWord.flags]! & INDEX_IS_RESIDENT) !== 0;
+    this.verifiesOnce = (words[page + TableWord.flags]! & BLOCKS_ARE_CHECKED_ONCE) !== 0;
     this.smallestSeq = words[page + TableWord.smallestSeq]! + words[page + TableWord.smallestSeq + 1]! * TWO_32;
     this.largestSeq = words[page + TableWord.largestSeq]! + words[page + TableWord.largestSeq + 1]! * TWO_32;
     const list = filterListWord(words, page);
@@ -210,6 +218,7 @@ export class TableView {
 
   /** The plain block to into.bytes[0 …); returns its length. @throws ERR_CORRUPT, ERR_IO, ColdReadError */
   read(offset: number, storedBytes: number, into: BlockBuffer): number {
+    this.keptPlace = 0;
     const length = this.fromCache(offset, into);
     return length > 0 ? length : this.readPast(offset, storedBytes, into, true);
   }
@@ -223,13 +232,14 @@ export class TableView {
     into.reserve(length).set(foundBytes.subarray(foundAt, foundAt + length), 0);
     if (!cache!.confirm()) return 0;
     this.counters.blocksFromCache++;
+    this.foundPlace = cache!.foundPlace;
     return length;
   }
 
   /** Stored bytes of the file from a block on, as many as there is room for; at least that block's. Not decoded, not checked. */
   readStored(offset: number, storedBytes: number, into: Uint8Array): number {
     this.checkPlace(offset, storedBytes);
-    const { file } = this.files.table(this.tree, this.number).reader;
+    const { file } = this.#open().reader;
     const fileBytes = this.#words[this.#page + TableWord.fileBytes]!;
     const read = file.read(into, 0, Math.min(into.length, fileBytes - offset), offset);
     this.counters.bytesFromFile += read;
@@ -239,18 +249,24 @@ export class TableView {
   /** A block that readStored() brought, at bytes[at …). */
   decode(bytes: Uint8Array, at: number, storedBytes: number, offset: number, into: BlockBuffer): number {
     this.counters.blocksFromFile++;
-    return this.files.table(this.tree, this.number).reader.decodeBlock(bytes, at, storedBytes, offset, into);
+    return this.#open().reader.decodeBlock(bytes, at, storedBytes, offset, into);
   }
 
-  /** The same for a block of entries that is not in the cache: it goes there if it is likely to be wanted again. */
-  readEntries(offset: number, storedBytes: number, into: BlockBuffer): number {
+  /**
+   * The same for a block of entries that is not in the cache: it goes there if it is likely to be wanted again. isVerified: was found whole before, and need not be
+   * checked; but what goes into the cache, where others take it as it is, always is.
+   */
+  readEntries(offset: number, storedBytes: number, into: BlockBuffer, isVerified: boolean): number {
+    this.keptPlace = 0;
     const length = this.#fromLoaded(offset, into);
     if (length > 0) return length;
-    return this.#fromFile(offset, storedBytes, into, this.files.isWorthKeeping(this.cacheId, offset));
+    const keeps = this.files.isWorthKeeping(this.cacheId, offset);
+    return this.#fromFile(offset, storedBytes, into, keeps, isVerified && !keeps);
   }
 
   /** The same for a block that is not in the cache. keeps: it goes there. */
   readPast(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
+    this.keptPlace = 0;
     const length = this.#fromLoaded(offset, into);
     return length > 0 ? length : this.#fromFile(offset, storedBytes, into, keeps);
   }
@@ -263,15 +279,22 @@ export class TableView {
     return loaded.length;
   }
 
-  #fromFile(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean): number {
+  #open(): OpenTable {
+    return (this.#file = this.files.tableAgain(this.#file, this.tree, this.number));
+  }
+
+  #fromFile(offset: number, storedBytes: number, into: BlockBuffer, keeps: boolean, isVerified = false): number {
     const { files } = this;
     this.checkPlace(offset, storedBytes);
-    const { reader } = files.table(this.tree, this.number);
+    const { reader } = this.#open();
     if (this.avoidsDisk) throw this.#cold(offset, storedBytes, keeps);
-    const length = reader.readBlock(offset, storedBytes, into);
+    const length = reader.readBlock(offset, storedBytes, into, isVerified);
     this.counters.blocksFromFile++;
     this.counters.bytesFromFile += storedBytes;
-    if (keeps && files.inserts) files.cache?.insert(this.cacheId, offset, into.bytes, 0, length);
+    const { cache } = files;
+    const isKept =
+      keeps && files.inserts && cache !== undefined && cache.insert(this.cacheId, offset, into.bytes, 0, length);
+    if (isKept) this.keptPlace = cache.insertedPlace;
     return length;
   }
 
@@ -296,7 +319,7 @@ export class TableView {
 
   #cold(offset: number, storedBytes: number, keeps: boolean): ColdReadError {
     const { files, cacheId, counters } = this;
-    const file = files.table(this.tree, this.number);
+    const file = this.#open();
     counters.coldReads++;
     return ColdReadError.of(() =>
       files.load(loadedBlockKey(cacheId, offset), async () => {

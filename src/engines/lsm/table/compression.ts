@@ -3,7 +3,8 @@
  *
  *   none  as it is      lz4  block format, by lz4-napi      zstd  a frame, by node:zlib (Node 22.15 and later)
  *
- * The native parts are loaded when they are first needed: a thread that meets no lz4 loads none. Bytes are decompressed behind a good checksum only.
+ * The native parts are loaded when they are first needed: a thread that meets no lz4 loads none. Bytes are decompressed behind a checksum that is good,
+ * or was when they were read before (lsm.verifyBlocks): decoders survive any.
  * Threads: any.
  */
 import { createRequire } from 'node:module';

@@ -2,7 +2,7 @@
  * Reading a table file: its blocks by their place (BlockFile), and what footer, properties and the root of the index say (TableFile).
  *
  * A block that is handed out is exactly what was written at that place of that very file, or there is an error that names file and offset: its
- * checksum covers the file's identity and the offset. Nothing here is cached.
+ * checksum covers the file's identity and the offset, and is left out only where the caller says that it was right before. Nothing here is cached.
  * Threads: any; an object belongs to one thread.
  */
 import { crc32 } from '../../../shared/checksum.js';
@@ -62,14 +62,17 @@ export class BlockFile {
 
   /**
    * Reads, verifies and decompresses the block at a place that an index or a FilterShape gave. Its plain bytes are into.bytes[0, returned count).
+   * isVerified: its checksum was right at another time, and is not looked at.
    * @throws ERR_CORRUPT, ERR_IO, ERR_UNSUPPORTED
    */
-  readBlock(offset: number, storedBytes: number, into: BlockBuffer): number {
+  readBlock(offset: number, storedBytes: number, into: BlockBuffer, isVerified = false): number {
     this.#checkPlace(offset, storedBytes);
     const bytes = into.reserve(storedBytes);
     const read = this.file.read(bytes, 0, storedBytes, offset);
     if (read < storedBytes) throw damaged(this.path, offset, `block: ${read} of ${storedBytes} bytes`);
-    const code = openBlock(bytes, 0, storedBytes, offset, this.#seed, this.path);
+    const code = isVerified
+      ? bytes[storedBytes - TRAILER_BYTES]!
+      : openBlock(bytes, 0, storedBytes, offset, this.#seed, this.path);
     if (code === CompressionCode.none) return storedBytes - TRAILER_BYTES;
     const plain = this.#decompress(code, bytes, 0, storedBytes, offset);
     into.reserve(plain.length).set(plain);

@@ -22,14 +22,16 @@ export class TableIterator {
   readonly #indexBytes = new BlockBuffer(0);
   readonly #plain = new BlockBuffer(0);
   /** Bytes of the file from #aheadOffset on. */
-  #ahead = new Uint8Array(0);
+  readonly #ahead: BlockBuffer;
   #aheadOffset = 0;
   #aheadBytes = 0;
   #high: Uint8Array | undefined;
 
-  constructor(table: TableFile, readAheadBytes = READ_AHEAD_BYTES) {
+  /** `ahead`: what is read goes there; who walks one table after the other needs memory for one only. */
+  constructor(table: TableFile, readAheadBytes = READ_AHEAD_BYTES, ahead = new BlockBuffer(0)) {
     this.#table = table;
     this.#readAhead = readAheadBytes;
+    this.#ahead = ahead;
   }
 
   /** The key is key[0, keyLength), good until the next step. */
@@ -136,14 +138,13 @@ export class TableIterator {
     if (storedBytes > dataBytes - offset) throw this.#index.damage(`leads to ${storedBytes} bytes at ${offset}`);
     if (offset < this.#aheadOffset || offset + storedBytes > this.#aheadOffset + this.#aheadBytes) {
       const wanted = Math.min(dataBytes - offset, Math.max(storedBytes, this.#readAhead));
-      if (wanted > this.#ahead.length) this.#ahead = new Uint8Array(wanted);
       this.#aheadOffset = offset;
-      this.#aheadBytes = table.file.read(this.#ahead, 0, wanted, offset);
+      this.#aheadBytes = table.file.read(this.#ahead.reserve(wanted), 0, wanted, offset);
       this.readBytes += this.#aheadBytes;
       if (this.#aheadBytes < storedBytes) {
         throw damaged(table.path, offset, `block: ${this.#aheadBytes} of ${storedBytes} bytes`);
       }
     }
-    table.openCursor(this.#cursor, this.#ahead, offset - this.#aheadOffset, storedBytes, offset, this.#plain);
+    table.openCursor(this.#cursor, this.#ahead.bytes, offset - this.#aheadOffset, storedBytes, offset, this.#plain);
   }
 }

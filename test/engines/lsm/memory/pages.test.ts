@@ -14,7 +14,7 @@ import {
 import { releaseLsmPage } from '../../../../dist/engines/lsm/memory/page.js';
 import { buildState, markState, readState, retireState } from '../../../../dist/engines/lsm/memory/state-page.js';
 import {
-  installTable,
+  TableInstallation,
   isResident,
   retireTable,
   tableMetaUnits,
@@ -23,12 +23,14 @@ import {
 import {
   blobsOf,
   buildVersion,
+  markVersion,
   readVersion,
   retireVersion,
   runsOf,
 } from '../../../../dist/engines/lsm/memory/version-page.js';
 import { TableWriter } from '../../../../dist/engines/lsm/table/table-writer.js';
 import type { TableInfo } from '../../../../dist/engines/lsm/types.js';
+import { installTable } from '../install-table.js';
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -39,7 +41,7 @@ function arenaOf(memoryBytes = 8 << 20): ArenaWriter {
 function tree(arena: ArenaWriter, keys: readonly Uint8Array[]): UnitId {
   const builder = new FenceTreeBuilder(arena);
   keys.forEach((key, index) => {
-    builder.add(key, index, index * 3);
+    builder.add(key, key.length, index, index * 3);
   });
   return builder.finish();
 }
@@ -177,7 +179,7 @@ describe('a fence tree', () => {
     free(arena, root);
     const builder = new FenceTreeBuilder(arena);
     expect(() => {
-      for (let index = 0; index < 100_000; index++) builder.add(bytes(String(index).padStart(8, '0')), 0, 0);
+      for (let index = 0; index < 100_000; index++) builder.add(bytes(String(index).padStart(8, '0')), 8, 0, 0);
       builder.finish();
     }).toThrow(expect.objectContaining({ code: 'ERR_MEMORY_FULL' }) as Error);
     builder.abort();
@@ -352,6 +354,33 @@ describe('a table', () => {
     }
   });
 
+  test.each([true, false])(
+    'that is installed in steps (resident: %s) is the same, or nothing if that is given up',
+    (resident) => {
+      const env = new MemEnv();
+      const info = tableOn(env, 60_000);
+      const arena = arenaOf();
+      const before = arena.usedUnits;
+      const whole = tableUnits(arena, installTable(arena, env, '/tree', IDENTITY, info, 1, { resident }));
+      const between = arena.usedUnits;
+      const begin = (): TableInstallation =>
+        new TableInstallation(arena, env, '/tree', IDENTITY, info, 2, { resident });
+      const inSteps = begin();
+      let steps = 1;
+      while (inSteps.advance(10_000) <= 0) steps++;
+      if (resident) expect(steps).toBeGreaterThan(10);
+      expect(tableUnits(arena, inSteps.unit)).toBe(whole);
+      expect(arena.usedUnits - between).toBe(between - before);
+      for (let given = 0; given < steps; given++) {
+        const used = arena.usedUnits;
+        const installation = begin();
+        for (let step = 0; step < given; step++) installation.advance(10_000);
+        installation.abort();
+        expect(arena.usedUnits).toBe(used);
+      }
+    },
+  );
+
   test('whose file is missing or another table’s is refused', () => {
     const env = new MemEnv();
     const info = tableOn(env, 10);
@@ -401,6 +430,21 @@ test('wrong words in pages lead to ERR_CORRUPT or to other entries, never out of
       }
     } catch (error) {
       expect(error, `seed ${seed} round ${round}`).toMatchObject({ code: 'ERR_CORRUPT' });
+    }
+  }
+});
+
+test('a version that is no unit of the arena is told, wherever it is looked at', () => {
+  const arena = arenaOf(1 << 20);
+  for (const unit of [1, arena.totalUnits, 0x7fffffff, 0xffffffff]) {
+    for (const look of [
+      () => markVersion(arena, unit, () => undefined),
+      () => runsOf(arena, unit),
+      () => readVersion(arena, unit),
+      () => blobsOf(arena, unit),
+      () => markState(arena, unit, () => undefined),
+    ]) {
+      expect(look).toThrow(expect.objectContaining({ code: 'ERR_CORRUPT' }));
     }
   }
 });

@@ -111,7 +111,7 @@ describe.each(CONFIGURATIONS)('with %s', (_name, options) => {
     readAll(harness, (error) => {
       throw error;
     });
-  }, 60_000);
+  });
 
   test('a file that is cut short or gone is told with its name', () => {
     const harness = filled(options);
@@ -141,7 +141,7 @@ describe.each(CONFIGURATIONS)('with %s', (_name, options) => {
       expect(refused).toBeGreaterThan(0);
       env.rename(`${path}.away`, path);
     }
-  }, 60_000);
+  });
 });
 
 test('another table’s file in the place of one is told', () => {

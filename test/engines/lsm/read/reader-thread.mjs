@@ -1,6 +1,6 @@
 /**
  * Reads a tree in a thread of its own until word 0 of `stop` is set: every key is always there, its value tells key and generation, and generations of a key
- * never go back. Tells how much it read, and the first thing that was wrong.
+ * never go back. Sets the word of its own when it has read enough for a test. Tells how much it read, and the first thing that was wrong.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { ArenaReader } from '../../../../dist/shared/memory/arena.js';
@@ -8,7 +8,7 @@ import { LsmCursor } from '../../../../dist/engines/lsm/read/cursor.js';
 import { LsmFiles } from '../../../../dist/engines/lsm/read/files.js';
 import { LsmReader } from '../../../../dist/engines/lsm/read/reader.js';
 
-const { layout, slot, space, keys, stop } = workerData;
+const { layout, slot, space, keys, stop, word } = workerData;
 const arena = new ArenaReader(layout);
 const reader = new LsmReader(arena, 0, space, slot);
 const cursor = new LsmCursor(arena, 0, space, slot);
@@ -32,6 +32,7 @@ let wrong;
 try {
   parentPort.postMessage('ready');
   for (let seed = slot + 1; Atomics.load(stop, 0) === 0;) {
+    if (finds > 100 && scans > 1) Atomics.store(stop, word, 1);
     for (let count = 0; count < 200; count++) {
       seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
       const index = (seed >>> 8) % keys;

@@ -13,14 +13,21 @@ import { encodeBlobReference } from '../../../../dist/engines/lsm/blob/format.js
 import { BlobWriter } from '../../../../dist/engines/lsm/blob/blob-writer.js';
 import { blobName, tableName, treeDirectoryName } from '../../../../dist/engines/lsm/manifest/names.js';
 import { buildState, retireState } from '../../../../dist/engines/lsm/memory/state-page.js';
-import { installTable, retireTable } from '../../../../dist/engines/lsm/memory/table-meta.js';
+import { retireTable } from '../../../../dist/engines/lsm/memory/table-meta.js';
 import { buildVersion, retireVersion } from '../../../../dist/engines/lsm/memory/version-page.js';
 import { LsmCursor } from '../../../../dist/engines/lsm/read/cursor.js';
 import { LsmFiles } from '../../../../dist/engines/lsm/read/files.js';
 import { LsmReader } from '../../../../dist/engines/lsm/read/reader.js';
 import { EntryFlag } from '../../../../dist/engines/lsm/table/entry.js';
 import { TableWriter } from '../../../../dist/engines/lsm/table/table-writer.js';
-import type { LsmIdentity, RangeTombstone, TableInfo, TableOptions } from '../../../../dist/engines/lsm/types.js';
+import type {
+  BlockVerification,
+  LsmIdentity,
+  RangeTombstone,
+  TableInfo,
+  TableOptions,
+} from '../../../../dist/engines/lsm/types.js';
+import { installTable } from '../install-table.js';
 
 export const SPACE = 3;
 const MEMTABLE_SPACE = 7;
@@ -41,6 +48,7 @@ export interface HarnessOptions {
   /** 0: no cache. */
   readonly cacheBytes?: number;
   readonly resident?: boolean;
+  readonly verifyBlocks?: BlockVerification;
   readonly table?: Partial<TableOptions>;
   /** Entries of one table. */
   readonly tableEntries?: number;
@@ -310,6 +318,7 @@ export class Harness {
     this.#entries.set(number, [...entries]);
     const meta = installTable(this.arena, this.env, this.treeDirectory, this.identity, info, this.#nextCacheId++, {
       resident: this.options.resident ?? true,
+      verifyBlocks: this.options.verifyBlocks ?? 'always',
     });
     return { info, meta };
   }
