@@ -1,14 +1,15 @@
 /** A block that cannot be read keeps no shard from its work: what does not need it goes on, and it can be cleared away. */
-import { closeSync, openSync, readdirSync, readSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { codeOf, scratchDirectory } from '../support/pool-scene.js';
 import { fill, keyOf, openLsm, treesOf, valueOf } from './scene.js';
 
-/** The first bytes of every table are others. */
+/** The first block of every table is damaged; one of few entries, whose footer these bytes would reach, stays as it is. */
 function damageFirstBlocks(directory: string): void {
   for (const tree of treesOf(directory)) {
     for (const name of readdirSync(tree).filter((file) => file.endsWith('.sst'))) {
+      if (statSync(join(tree, name)).size < 4096) continue;
       const file = openSync(join(tree, name), 'r+');
       const bytes = Buffer.alloc(256);
       readSync(file, bytes, 0, 256, 128);

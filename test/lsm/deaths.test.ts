@@ -5,7 +5,7 @@ import { sleep, until } from '../threads/scene.js';
 import { scratchDirectory } from '../support/pool-scene.js';
 import { fill, isQuiet, keyOf, openLsm, treesOf, underLoad, valueOf } from './scene.js';
 
-const WAIT = { timeout: 30_000, interval: 20 };
+const WAIT = { timeout: 100_000, interval: 20 };
 
 /** Files of a tree that its manifest should name. */
 function dataFiles(tree: string): string[] {
@@ -19,12 +19,11 @@ test('workers that die while they write and merge tables fail their jobs only, w
   const db = await openLsm(directory);
   let killed = 0;
   const { load, reports } = await underLoad(db, seed, async () => {
-    for (let round = 0; round < 30 && killed < 10; round++) {
+    while (killed < 10) {
       await sleep(50 + Math.random() * 150);
       killed += await db.host!.killBackground();
     }
   });
-  expect(killed).toBeGreaterThan(3);
   for (const { problems } of reports) expect(problems).toEqual([]);
   await db.compact();
   expect(load.verify()).toEqual([]);

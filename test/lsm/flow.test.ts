@@ -7,7 +7,7 @@ import type { WriteFlow } from '../../dist/engines/lsm/types.js';
 import { codeOf, scratchDirectory } from '../support/pool-scene.js';
 import { OPTIONS, fill, keyOf, openLsm, valueOf } from './scene.js';
 
-const WAIT = { timeout: 30_000, interval: 20 };
+const WAIT = { timeout: 100_000, interval: 20 };
 const FREE: WriteFlow = { state: 'free', bytesPerSecond: Infinity, cause: '' };
 
 function gateOn(flow: WriteFlow): { gate: WriteGate; set(flow: WriteFlow): void; told: WriteFlow[] } {
@@ -95,7 +95,12 @@ test('writers of a tree that cannot keep up are slowed and stopped, told of it, 
   expect(acknowledged).toBeLessThan(8000);
   // Reads go on, and so does a thread that writes elsewhere, when its turn in the ring has come.
   expect(db.getSync(keyOf(0))).toBe(noise(0));
-  await vi.waitFor(() => expect(db.stats().spaces[0]!.lsm!.shards[0]!.flow.state).not.toBe('free'), WAIT);
+  await vi.waitFor(() => {
+    const { lsm } = db.stats().spaces[0]!;
+    expect(lsm!.shards[0]!.flow.state).not.toBe('free');
+    expect(lsm!.stalls).toBeGreaterThan(0);
+    expect(Object.values(lsm!.stalledMs).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(100);
+  }, WAIT);
   await db.configure({ backgroundBytesPerSecond: 0 });
   expect(await Promise.all(puts)).toHaveLength(8000);
   await other.put('a', 'b');
@@ -105,23 +110,25 @@ test('writers of a tree that cannot keep up are slowed and stopped, told of it, 
     expect(['memtables', 'level0', 'debt', '']).toContain(event.cause);
     expect(event.bytesPerSecond === Infinity).toBe(event.state === 'free');
   }
-  await vi.waitFor(() => {
-    const { lsm } = db.stats().spaces[0]!;
-    expect(lsm!.stalls).toBeGreaterThan(0);
-    expect(Object.values(lsm!.stalledMs).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(100);
-  }, WAIT);
   for (let i = 0; i < 8000; i += 97) expect(db.getSync(keyOf(i))).toBe(noise(i));
 });
 
-test('another space on the shard is written at once by another thread while a tree is stopped', async () => {
-  const db = await openLsm(scratchDirectory(), { backgroundBytesPerSecond: 20 << 10 });
+test('another space on the shard is written by another thread while a tree is stopped', async () => {
+  const db = await openLsm(scratchDirectory(), {
+    lsm: { ...OPTIONS.lsm, compression: 'none' },
+    backgroundBytesPerSecond: 20 << 10,
+  });
   const stopped = new Promise((resolve) => {
     db.events.on('backpressure', ({ state }) => {
       if (state === 'stopped') resolve(state);
     });
   });
-  const noise = Array.from({ length: 6000 }, (_, i) => String(Math.sin(i)).repeat(20));
-  const puts = noise.map((value, i) => db.put(keyOf(i), value));
+  // At this rate it takes minutes until the tree has taken all of it.
+  const count = 10_000;
+  let acknowledged = 0;
+  const puts = Array.from({ length: count }, (_, i) =>
+    db.put(keyOf(i), String(Math.sin(i)).repeat(20)).then(() => acknowledged++),
+  );
   await stopped;
   const { Worker } = await import('node:worker_threads');
   const { port, control, transferList } = db.handle();
@@ -129,11 +136,13 @@ test('another space on the shard is written at once by another thread while a tr
     workerData: { handle: { port, control } },
     transferList: [...transferList],
   });
-  const [tookMs] = (await new Promise<unknown[]>((resolve, reject) => {
-    worker.once('message', (...message) => resolve(message));
-    worker.once('error', reject);
-  })) as [number];
-  expect(tookMs).toBeLessThan(5000);
+  expect(
+    await new Promise((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    }),
+  ).toBe('written');
+  expect(acknowledged).toBeLessThan(count);
   await db.configure({ backgroundBytesPerSecond: 0 });
   await Promise.all(puts);
   await worker.terminate();

@@ -22,6 +22,7 @@
  * test/golden/checkpoint-entries.txt. Threads: any; the writer reads shared memory chunk by chunk, each under a pin of its own, as of one number that
  * the shard keeps alive meanwhile.
  */
+import { readU32LE, readU48LE } from '../../shared/codec/fixed.js';
 import { ConcordError } from '../../shared/errors.js';
 import type { ArenaReader } from '../../shared/memory/arena.js';
 import { rowOfSpace, treeCounts } from '../btree/meta.js';
@@ -39,11 +40,10 @@ const INLINE_VALUE_BYTES_MAX = 64 * 1024;
 const CHUNK_BYTES = 256 * 1024;
 const KEY_BYTES_MAX = 4096;
 const ENTRIES_PER_PIN = 512;
-const TWO_32 = 4294967296;
 
 /** Whether the chunk belongs here and not to the image of pages before. */
 export function isEntriesChunk(chunk: Uint8Array): boolean {
-  return chunk.length >= CHUNK_HEADER_BYTES && readU32(chunk, 0) === ENTRIES_MAGIC;
+  return chunk.length >= CHUNK_HEADER_BYTES && readU32LE(chunk, 0) === ENTRIES_MAGIC;
 }
 
 /** Writes chunks; add() and addValue() in turn, finish() once. The memory of a chunk is used again when emit has returned. */
@@ -271,9 +271,9 @@ export class EntriesReader {
   /** @throws ERR_CORRUPT */
   chunk(chunk: Uint8Array): void {
     if (!isEntriesChunk(chunk)) throw corrupt('not a chunk of entries');
-    const spaceId = readU32(chunk, 4);
-    const count = readU32(chunk, 8);
-    const flags = readU32(chunk, 12);
+    const spaceId = readU32LE(chunk, 4);
+    const count = readU32LE(chunk, 8);
+    const flags = readU32LE(chunk, 12);
     if (flags > (LAST_CHUNK | PIECE_CHUNK)) throw corrupt(`unknown flags ${flags}`);
     if (this.#spaceId !== -1 && this.#spaceId !== spaceId) throw corrupt(`space ${this.#spaceId} has no end`);
     if (this.#ended.has(spaceId)) throw corrupt(`space ${spaceId} goes on behind its end`);
@@ -304,11 +304,11 @@ export class EntriesReader {
     for (let index = 0; index < count; index++) {
       if (this.#missing > 0) throw corrupt('an entry before the value of the one before it');
       if (at + ENTRY_HEADER_BYTES > chunk.length) throw corrupt(`entry ${index} of ${count} is cut off`);
-      const seq = readU48(chunk, at);
+      const seq = readU48LE(chunk, at);
       const flags = chunk[at + 6]!;
       const keyLength = chunk[at + 8]! | (chunk[at + 9]! << 8);
-      const valueLength = readU32(chunk, at + 12);
-      const expiresAt = readU48(chunk, at + 16);
+      const valueLength = readU32LE(chunk, at + 12);
+      const expiresAt = readU48LE(chunk, at + 16);
       const keyAt = at + ENTRY_HEADER_BYTES;
       const inPieces = flags === VALUE_IN_PIECES;
       at = keyAt + keyLength + (inPieces ? 0 : valueLength);
@@ -327,14 +327,6 @@ export class EntriesReader {
     }
     if (at !== chunk.length) throw corrupt(`${chunk.length - at} bytes behind the last entry`);
   }
-}
-
-function readU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
-}
-
-function readU48(bytes: Uint8Array, at: number): number {
-  return readU32(bytes, at) + (bytes[at + 4]! | (bytes[at + 5]! << 8)) * TWO_32;
 }
 
 function corrupt(what: string): ConcordError {

@@ -83,6 +83,8 @@ const NO_BYTES = new Uint8Array(0);
 const PREPARED_KEPT_BYTES = PREPARED_MAX * RESOLVE_RECORD_BYTES;
 /** Pages that a checkpoint's preparation writes between two groups. */
 const PAGES_PER_SLICE = 256;
+/** A log up to this may lie there until there is more of it. */
+const QUIET_LOG_BYTES = 4 << 20;
 
 export class ShardStore {
   readonly arena: ArenaWriter;
@@ -107,6 +109,8 @@ export class ShardStore {
   #pin: LongPin | undefined;
   #planned: CheckpointPlan | undefined;
   #checkpointLsn = 0;
+  /** The first frame that a recovery from the last checkpoint of this life needs. */
+  #replayFromLsn = 1;
   /** The open snapshots, and the number a checkpoint reads at, while one runs. */
   #withCheckpoint = new Float64Array(64);
 
@@ -644,6 +648,20 @@ export class ShardStore {
     return false;
   }
 
+  /**
+   * While nobody writes: whether engines have in files all that the log holds, so that a checkpoint, which is small, makes an end of the log. Between groups.
+   */
+  get wantsQuietCheckpoint(): boolean {
+    const { logBytes } = this;
+    if (logBytes <= QUIET_LOG_BYTES || logBytes <= this.dataBytes || !this.spaces.hasBackgrounds) return false;
+    return this.#neededFromLsn === Infinity && this.#replayFromLsn <= this.#log.lastLsn;
+  }
+
+  /** The first frame that only the log has something of; Infinity: there is none. */
+  get #neededFromLsn(): number {
+    return Math.min(this.spaces.neededFromLsn, this.prepared.neededFromLsn, this.#blobs.neededFromLsn);
+  }
+
   get log(): GroupLog {
     return this.#log;
   }
@@ -674,7 +692,6 @@ export class ShardStore {
     const pagedRoots = capturePaged(this.arena, (tag) => spaceIdOfTag(tag) !== BUILDING_SPACE_ID);
     this.#pin = this.arena.pinLong();
     const lsn = this.#log.lastLsn;
-    const neededFromLsn = Math.min(this.spaces.neededFromLsn, this.prepared.neededFromLsn, this.#blobs.neededFromLsn);
     const entrySpaces: number[] = [];
     const lsmSpaces: number[] = [];
     for (const { id, engine } of this.spaces.all) {
@@ -684,7 +701,7 @@ export class ShardStore {
     this.#planned = {
       metaUnit: this.#pin.metaUnit,
       lsn,
-      replayFromLsn: Math.min(lsn + 1, neededFromLsn),
+      replayFromLsn: Math.min(lsn + 1, this.#neededFromLsn),
       publishedSeq: this.#publishedSeq,
       entrySpaces,
       pagedRoots,
@@ -704,6 +721,7 @@ export class ShardStore {
     const { env, directory } = this.#options;
     if (!durable || directory === undefined) return;
     this.#checkpointLsn = plan.lsn;
+    this.#replayFromLsn = plan.replayFromLsn;
     removeCheckpointsBefore(env, directory, plan.lsn);
     confirmPaged(this.arena, plan.pagedRoots);
     this.#lsm?.confirm(plan.lsmRoots);

@@ -21,7 +21,7 @@
  * - After a failed fdatasync (of either kind, or cut) nothing is accepted any more: the kernel may have dropped the pages and would call the next sync
  *   a success. Only a new writer behind a recovery goes on; it writes the doubtful tail anew.
  * - A file is reused only after its old name is durably gone.
- * - Segments go oldest first: what is left of the log has no gap. Those kept for readers go first of all when the disk is full.
+ * - Segments go oldest first: what is left of the log has no gap. The one that is written goes too when nothing of it is needed, behind a new one. Those kept for readers go first of all when the disk is full.
  *
  * Format: format.ts. Threads: the shard's, which owns the directory.
  */
@@ -132,7 +132,9 @@ export class WalWriter {
   #file: EnvFile | undefined;
   /** Where the next write() goes. */
   #filePosition = 0;
-  #allocatedBytes = 0;
+  // NaN, here and below: what may be no small integer later is none from the start. That would change the shape of the object, and throw all code away that was
+  // compiled for it, whenever a segment comes whose seed or size is the first such one.
+  #allocatedBytes = NaN;
   /** In the current segment. */
   #syncCount = 0;
   /** Syncs were waited for in this segment or the one before. */
@@ -146,7 +148,7 @@ export class WalWriter {
   #syncDueAt = 0;
   /** A good moment to go on in the next segment. */
   #rollsEarly = false;
-  #seed = 0;
+  #seed = NaN;
   #generation = 0;
   #nextGeneration: number;
 
@@ -266,7 +268,8 @@ export class WalWriter {
   /** How many may be kept from now on. */
   retain(bytes: number): void {
     this.#retainBytes = bytes;
-    if (this.#failure === undefined && !this.#isClosed) this.#drop(this.#takeBeyond(bytes), true);
+    if (this.#failure !== undefined || this.#isClosed) return;
+    this.#drop(this.#takeBeyond(bytes), true, this.#spareSegmentsMax);
   }
 
   /** The disk is full: what is kept for readers goes at once. False: there was nothing. */
@@ -338,7 +341,7 @@ export class WalWriter {
         this.#roll();
       } else if (this.#rollsEarly) {
         this.#flushBefore(payloadBytes);
-        this.#rollEarly();
+        this.#tryToRoll();
       } else if (buffered && this.#bufferedBytes >= BUFFERED_BYTES_MAX) this.#flushBefore(payloadBytes);
       const start = this.#frameStart;
       const sealed = sealFrame(
@@ -412,17 +415,46 @@ export class WalWriter {
    */
   truncate(lsn: number, inSlices = false): void {
     this.#checkUsable();
+    const rests = this.#isAllObsolete(lsn) && this.#leaveCurrent();
     const empty: string[] = [];
     for (const { path, isEmpty, generation } of this.#takeObsolete(lsn)) {
       if (isEmpty || generation < this.#retainFromGeneration) empty.push(path);
       else this.#keepForReaders(path);
     }
-    this.#drop([...this.#takeBeyond(this.#retainBytes), ...empty], inSlices);
+    this.#drop([...this.#takeBeyond(this.#retainBytes), ...empty], inSlices, rests ? 0 : this.#spareSegmentsMax);
+  }
+
+  /** Whether the current segment has frames, and none of them is needed. Readers are to find as much as is kept for them: one that would be too much stays. */
+  #isAllObsolete(lsn: number): boolean {
+    const { usedBytes } = this.#segments.at(-1)!;
+    if (lsn < this.#lastLsn || this.#writtenLsn < this.#lastLsn || usedBytes <= SEGMENT_HEADER_BYTES) return false;
+    return this.#retainBytes === 0 || countedBytes(usedBytes + TERMINATOR_BYTES) <= this.#retainBytes;
+  }
+
+  /**
+   * A log of which nothing is needed is one that rests: it goes on in a new segment, which is small, and needs no spares. False: that was not possible, and
+   * the current one goes on.
+   */
+  #leaveCurrent(): boolean {
+    this.#trim();
+    return this.#tryToRoll(true);
+  }
+
+  /** Spares, and what lies ready behind the last frame, are for a log at work. One that rests needs none. */
+  #trim(): void {
+    for (const { path } of this.#spares.splice(0)) removeQuietly(this.#env, path);
+    const end = this.#filePosition + TERMINATOR_BYTES;
+    if (end >= this.#allocatedBytes) return;
+    try {
+      this.#file!.truncate(end);
+      this.#allocatedBytes = end;
+    } catch {
+      // Nothing depends on it.
+    }
   }
 
   #keepForReaders(path: string): void {
-    // Many small files take time to list.
-    const fileBytes = Math.max(SEGMENT_BYTES_MIN, this.#retainBytes === 0 ? 0 : this.#fileBytes(path));
+    const fileBytes = countedBytes(this.#retainBytes === 0 ? 0 : this.#fileBytes(path));
     this.#retained.push({ path, fileBytes });
     this.#retainedBytes += fileBytes;
   }
@@ -434,13 +466,13 @@ export class WalWriter {
     return this.#retained.splice(0, count).map(({ path }) => path);
   }
 
-  /** Segments become spares or are removed; oldest first. */
-  #drop(paths: readonly string[], inSlices: boolean): void {
+  /** Segments become spares, while there are fewer than `sparesMax`, or are removed; oldest first. */
+  #drop(paths: readonly string[], inSlices: boolean, sparesMax: number): void {
     if (paths.length === 0) return;
     const renamed: string[] = [];
     for (const path of paths) {
       // What waits to be removed is older: it goes first.
-      if (this.hasUnneeded || this.#spares.length + renamed.length >= this.#spareSegmentsMax) {
+      if (this.hasUnneeded || this.#spares.length + renamed.length >= sparesMax) {
         if (inSlices) this.#unneeded.push(path);
         else this.#env.remove(path);
       } else {
@@ -472,8 +504,7 @@ export class WalWriter {
       while (this.hasUnneeded) this.removeUnneeded();
       if (this.#failure === undefined) {
         this.sync();
-        // They are for a log at work. One that rests needs none.
-        for (const { path } of this.#spares.splice(0)) removeQuietly(this.#env, path);
+        this.#trim();
       }
     } finally {
       this.#isClosed = true;
@@ -759,15 +790,15 @@ export class WalWriter {
     }
   }
 
-  /** Ends the current segment and starts the next. When it throws without `failure`, the current one goes on. */
-  #roll(): void {
+  /** Ends the current segment and starts the next; `rests`: with nothing ready in it. When it throws without `failure`, the current one goes on. */
+  #roll(rests = false): void {
     assert(this.#bufferedBytes === 0, 'a roll with buffered frames');
     this.#finishCut();
     if (this.#syncedLsn < this.#writtenLsn) {
       this.#syncFile(this.#file!);
       this.#syncedLsn = this.#writtenLsn;
     }
-    if (this.#file !== undefined) this.#preallocates = this.#syncCount >= SYNCS_MIN;
+    if (this.#file !== undefined) this.#preallocates = !rests && this.#syncCount >= SYNCS_MIN;
     const generation = this.#nextGeneration;
     assert(generation <= U32_MAX, 'log generations are used up');
     const path = `${this.#directory}/${segmentName(generation)}`;
@@ -805,13 +836,15 @@ export class WalWriter {
     previous?.close();
   }
 
-  /** While the current segment has room a next one that cannot be had is no failure. */
-  #rollEarly(): void {
+  /** While the current segment has room a next one that cannot be had is no failure: false, and it goes on. */
+  #tryToRoll(rests = false): boolean {
     this.#rollsEarly = false;
     try {
-      this.#roll();
+      this.#roll(rests);
+      return true;
     } catch (error) {
       if (this.#failure !== undefined || !(error instanceof ConcordError)) throw error;
+      return false;
     }
   }
 
@@ -860,6 +893,11 @@ export class WalWriter {
       throw error;
     }
   }
+}
+
+/** As what a file that is kept for readers counts: many small ones take time to list. */
+function countedBytes(fileBytes: number): number {
+  return Math.max(SEGMENT_BYTES_MIN, fileBytes);
 }
 
 /** Of a handle that only syncs: what it had to say it has said. */

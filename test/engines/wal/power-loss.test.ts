@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { WalWriter } from '../../../dist/engines/wal/writer.js';
+import { SEGMENT_HEADER_BYTES } from '../../../dist/engines/wal/format.js';
 import { preallocateSegment } from '../../../dist/engines/wal/preallocate.js';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import type { Env } from '../../../dist/shared/env/env.js';
@@ -30,6 +31,8 @@ interface Outcome {
   states: number;
   /** Times at which more was durable than sync() had been asked for. */
   behind: number;
+  /** Times at which nothing of the log was needed any more, and it began anew. */
+  anew: number;
   violations: string[];
 }
 
@@ -75,13 +78,14 @@ const MIXED = [60, 80, 86, 92, 95] as const;
 const RARELY_SYNCED = [75, 80, 86, 92, 97] as const;
 /** Restarts without a checkpoint: segments without a record become spares while older ones are still needed. */
 const RESTARTS = [45, 55, 55, 55, 55] as const;
+const OFTEN_AT_REST = [35, 45, 47, 92, 96] as const;
 
 async function run(seed: number, options: RunOptions): Promise<Outcome> {
   const [appends, syncs, writesOut, truncates, spares] = options.limits;
   const random = new Random(seed);
   const crashRandom = new Random(seed + 1);
   const known: Knowledge = { records: [], syncedLsn: 0, checkpointLsn: 0 };
-  const outcome: Outcome = { states: 0, behind: 0, violations: [] };
+  const outcome: Outcome = { states: 0, behind: 0, anew: 0, violations: [] };
   let isWatching = false;
   const env = new MemEnv({
     seed,
@@ -132,7 +136,9 @@ async function run(seed: number, options: RunOptions): Promise<Outcome> {
       if (random.below(2) === 0) writer.sync();
       known.syncedLsn = Math.max(known.syncedLsn, writer.syncedLsn);
       known.checkpointLsn = Math.max(known.checkpointLsn, writer.lastLsn - random.below(6), 0);
+      const before = writer.sizeBytes;
       writer.truncate(known.checkpointLsn);
+      if (writer.sizeBytes === SEGMENT_HEADER_BYTES && before > SEGMENT_HEADER_BYTES) outcome.anew++;
     } else if (choice < spares) writer.offerSpare(preallocateSegment(env, DIRECTORY, SMALL.segmentBytes!));
     else {
       // Orderly, or a process killed with the page cache alive.
@@ -217,6 +223,14 @@ describe('power loss at every operation', () => {
     const { states, violations } = await run(seed, { ignoreSync: false, crashesPerOperation: 8, limits: RESTARTS });
     expect(violations).toEqual([]);
     expect(states).toBeGreaterThan(300);
+  });
+
+  test.each([31, 32, 33])('loses nothing of a log that often begins anew (workload %i)', async (seed) => {
+    const options = { ignoreSync: false, crashesPerOperation: 8, limits: OFTEN_AT_REST };
+    const { states, anew, violations } = await run(seed, options);
+    expect(violations).toEqual([]);
+    expect(states).toBeGreaterThan(300);
+    expect(anew).toBeGreaterThan(0);
   });
 
   test.each([21, 22, 23])(

@@ -396,7 +396,7 @@ describe('a bad record among good ones', () => {
     overwrite(env, `${DIRECTORY}/${segmentName(1)}`, frameOffset(1), junk.subarray(frameOffset(1)));
     const startedMs = performance.now();
     expect(lsns(recover(env).records)).toEqual([1]);
-    expect(performance.now() - startedMs).toBeLessThan(5000);
+    expect(performance.now() - startedMs).toBeLessThan(30_000);
   });
 });
 

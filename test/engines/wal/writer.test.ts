@@ -2,8 +2,15 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { WalWriter } from '../../../dist/engines/wal/writer.js';
 import type { WalOptions } from '../../../dist/engines/wal/writer.js';
 import { inspectSegment } from '../../../dist/engines/wal/inspect.js';
-import { FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, frameBytes, segmentName } from '../../../dist/engines/wal/format.js';
+import {
+  FRAME_HEADER_BYTES,
+  SEGMENT_HEADER_BYTES,
+  TERMINATOR_BYTES,
+  frameBytes,
+  segmentName,
+} from '../../../dist/engines/wal/format.js';
 import { preallocateSegment } from '../../../dist/engines/wal/preallocate.js';
+import { FaultEnv } from '../../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../../dist/shared/env/mem-env.js';
 import {
   DIRECTORY,
@@ -258,6 +265,11 @@ describe('the change of segments', () => {
   });
 });
 
+/** Of all files of the log. */
+function bytesOnDisk(): number {
+  return env.list(DIRECTORY).reduce((sum, name) => sum + readFile(env, `${DIRECTORY}/${name}`).length, 0);
+}
+
 describe('spares', () => {
   test('are wanted from the middle of a segment on, and used for the next', () => {
     const writer = WalWriter.create(env, DIRECTORY, SMALL);
@@ -373,10 +385,59 @@ describe('truncate', () => {
     expect(writer).toMatchObject({ segmentCount: 2, spareCount: 2, sizeBytes: 2 * SEGMENT_BYTES });
     expect(env.list(DIRECTORY)).toHaveLength(4);
     expect(recover(env, { fromLsn: 5 }).records).toEqual(records.slice(4));
-    // The current segment stays, whatever is asked for.
-    writer.truncate(1000);
+    writer.truncate(5);
     expect(writer.segmentCount).toBe(1);
     expect(recover(env, { fromLsn: 6 }).records).toEqual(records.slice(5));
+  });
+
+  test('of all that there is leaves one small segment and nothing ready', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 2 });
+    appendMany(writer, 5, FULL);
+    writer.truncate(4);
+    writer.offerSpare(preallocateSegment(env, DIRECTORY, SEGMENT_BYTES));
+    expect(writer.spareCount).toBe(2);
+    writer.truncate(1000, true);
+    while (writer.hasUnneeded) writer.removeUnneeded();
+    expect(writer).toMatchObject({ segmentCount: 1, spareCount: 0, sizeBytes: SEGMENT_HEADER_BYTES });
+    expect(bytesOnDisk()).toBe(SEGMENT_HEADER_BYTES + TERMINATOR_BYTES);
+    expect(recover(env, { fromLsn: 6, mode: 'strict' })).toMatchObject({ lastLsn: 5, frames: 0 });
+    const record = append(writer, payloadOf(6, 100));
+    writer.close();
+    expect(recover(env, { fromLsn: 6, mode: 'strict' }).records).toEqual([record]);
+  });
+
+  test('of all that there is makes nothing ready either where syncs are waited for, until some have been again', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, preallocateBytes: SEGMENT_BYTES });
+    const appendSynced = (lsn: number): void => {
+      append(writer, payloadOf(lsn, 100));
+      writer.sync();
+    };
+    for (let lsn = 1; lsn <= 6; lsn++) appendSynced(lsn);
+    expect(bytesOnDisk()).toBe(SEGMENT_BYTES);
+    writer.truncate(6);
+    expect(bytesOnDisk()).toBe(SEGMENT_HEADER_BYTES + TERMINATOR_BYTES);
+    for (let lsn = 7; lsn <= 12; lsn++) appendSynced(lsn);
+    expect(bytesOnDisk()).toBe(SEGMENT_BYTES);
+  });
+
+  test('leaves the current segment as long as a record is only in the buffer, or a new one cannot be had', () => {
+    const faults = new FaultEnv(env);
+    const writer = WalWriter.create(faults, DIRECTORY, SMALL);
+    appendMany(writer, 2, 1000);
+    append(writer, payloadOf(3, 1000), 103, 1, true);
+    writer.truncate(3);
+    expect(writer.sizeBytes).toBeGreaterThan(2000);
+    writer.writeOut();
+    const full = faults.addRule({ operation: 'create', error: 'ENOSPC' });
+    writer.truncate(3);
+    expect(writer.failure).toBeUndefined();
+    expect(recover(env).lastLsn).toBe(3);
+    full.remove();
+    expect(append(writer, payloadOf(4, 1000)).lsn).toBe(4);
+    writer.truncate(4);
+    expect(writer.sizeBytes).toBe(SEGMENT_HEADER_BYTES);
+    writer.close();
+    expect(recover(env, { fromLsn: 5 }).lastLsn).toBe(4);
   });
 
   test('a segment stays as long as one of its records is needed', () => {
@@ -399,14 +460,50 @@ describe('truncate', () => {
       const recovery = recover(env, { fromLsn, mode: 'strict' });
       expect(recovery.records).toEqual(records);
       expect(recovery.cut).toBeUndefined();
-      writer.truncate(writer.lastLsn);
+      writer.truncate(writer.lastLsn - 1);
     }
     expect(env.list(DIRECTORY).length).toBeLessThanOrEqual(4);
   });
 });
 
+test('a log that is closed has nothing ready behind its last record', () => {
+  const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, preallocateBytes: SEGMENT_BYTES });
+  for (let lsn = 1; lsn <= 6; lsn++) {
+    append(writer, payloadOf(lsn, 100));
+    writer.sync();
+  }
+  append(writer, payloadOf(7, 100));
+  expect(readFile(env, segmentPaths(env).at(-1)!)).toHaveLength(SEGMENT_BYTES);
+  writer.close();
+  expect(readFile(env, segmentPaths(env).at(-1)!)).toHaveLength(
+    SEGMENT_HEADER_BYTES + 7 * frameBytes(100) + TERMINATOR_BYTES,
+  );
+  expect(recover(env, { mode: 'strict' }).lastLsn).toBe(7);
+});
+
 describe('segments kept for readers', () => {
   const KEPT = 3 * SEGMENT_BYTES;
+
+  test('are all that there is of a log of which nothing is needed', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 2, retainBytes: KEPT });
+    const records = appendMany(writer, 5, 1000);
+    writer.truncate(5);
+    expect(writer).toMatchObject({ segmentCount: 1, sizeBytes: SEGMENT_HEADER_BYTES, retainedBytes: SEGMENT_BYTES });
+    expect(recover(env).records).toEqual(records);
+  });
+
+  test('are never fewer for that: a segment that is more than they may be stays', () => {
+    const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, retainBytes: 20_000 });
+    const records = appendMany(writer, 5, 5000);
+    writer.truncate(5);
+    expect(writer.sizeBytes).toBeGreaterThan(25_000);
+    expect(recover(env).records).toEqual(records);
+    // Nor is one given up that would fit, but counts for more than they may be.
+    writer.retain(SEGMENT_BYTES - 1);
+    writer.truncate(5);
+    expect(writer.sizeBytes).toBeGreaterThan(25_000);
+    expect(recover(env).records).toEqual(records);
+  });
 
   test('are the newest that fit, oldest first to go, and no recovery needs or counts them', () => {
     const writer = WalWriter.create(env, DIRECTORY, { ...SMALL, spareSegmentsMax: 0, retainBytes: KEPT });
