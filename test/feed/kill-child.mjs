@@ -1,6 +1,6 @@
 /**
  * One life of a store that is killed: writes, and sends its parent each change of the feed with its token. argv: directory, seed, token or 'beginning', and
- * 'last' for the life that writes nothing and ends by itself, with what the store holds.
+ * 'last' for the life that writes nothing but marks on all shards, and ends by itself when these have come out of the feed, with what the store holds.
  */
 import { ConcordPool } from '../../dist/index.js';
 import { entriesOf, runLoad } from './load.mjs';
@@ -14,11 +14,14 @@ const db = await ConcordPool.open(directory, {
   expiry: { intervalMs: 20 },
 });
 const feed = db.watch({ since, space: '*' });
-let told = 0;
+/** Enough that every shard has some. */
+const marks = new Set(Array.from({ length: 64 }, (_, index) => `mark${index}`));
+let onLastMark;
+const allMarks = new Promise((resolve) => (onLastMark = resolve));
 const follow = async () => {
   for await (const change of feed) {
     const { type, key, value, space, shard, version, transaction, token, expiresAt, low, high } = change;
-    told++;
+    if (marks.delete(key) && marks.size === 0) onLastMark();
     process.send({
       type,
       key,
@@ -38,10 +41,8 @@ const following = follow();
 if (last === undefined) {
   await runLoad(db, { seed: Number(seed), callers: 8, isOver: () => false });
 } else {
-  for (let before = -1; before !== told;) {
-    before = told;
-    await new Promise((resolve) => setTimeout(resolve, 300));
-  }
+  await Promise.all(Array.from(marks, (mark) => db.put(mark, '')));
+  await allMarks;
   await feed.close();
   await following;
   process.send({ entries: [...(await entriesOf(db))] }, () => process.disconnect());

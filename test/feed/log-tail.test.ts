@@ -6,7 +6,7 @@ import { FaultEnv } from '../../dist/shared/env/fault-env.js';
 import { MemEnv } from '../../dist/shared/env/mem-env.js';
 import { Random } from '../../dist/shared/random.js';
 import type { ConcordError } from '../../dist/shared/errors.js';
-import { STORE_ID, ShardLog, lsnsOf, put } from './scene.js';
+import { SEGMENT_BYTES, STORE_ID, ShardLog, lsnsOf, put } from './scene.js';
 
 const text = (length: number): string => 'x'.repeat(length);
 
@@ -169,6 +169,32 @@ describe('a follower of a log', () => {
     }
   });
 
+  test('goes on where a log of which nothing was needed any more has begun anew', () => {
+    const log = new ShardLog(new MemEnv());
+    const tail = log.tail;
+    tail.seek(tail.beginning());
+    const last = log.tail;
+    last.seek(last.beginning());
+    for (let seq = 1; seq <= 10; seq++) log.commit(seq, [put('k', text(100))]);
+    expect(lsnsOf(log, tail)).toHaveLength(10);
+    log.writer.truncate(10);
+    log.commit(11, [put('k', 'after')]);
+    expect(lsnsOf(log, tail)).toEqual([11]);
+    // Nothing was to be kept for those that had not come so far.
+    expect(failure(() => lsnsOf(log, last)).code).toBe('ERR_FEED_TRUNCATED');
+  });
+
+  test('finds all that is kept for it when the log begins anew', () => {
+    const log = new ShardLog(new MemEnv(), 0, { retainBytes: SEGMENT_BYTES });
+    const tail = log.tail;
+    tail.seek(tail.beginning());
+    for (let seq = 1; seq <= 10; seq++) log.commit(seq, [put('k', text(100))]);
+    log.writer.truncate(10);
+    expect(log.writer.segmentCount).toBe(1);
+    log.commit(11, [put('k', 'after')]);
+    expect(lsnsOf(log, tail)).toEqual(Array.from({ length: 11 }, (_, i) => i + 1));
+  });
+
   test('goes on after a restart of the log', () => {
     let log = new ShardLog(new MemEnv());
     const tail = log.tail;
@@ -275,7 +301,7 @@ describe('damage in the log', () => {
         const bytes = random.bytes(1 + random.below(40));
         const place = random.below(2) === 0 ? random.below(size) : Math.min(size - 1, 4096 + random.below(6000));
         file.write(bytes, 0, Math.min(bytes.length, size - place), place);
-        if (random.below(8) === 0) file.truncate(random.below(size));
+        if (random.below(8) === 0) file.truncate(1 + random.below(size));
         file.close();
       }
       const tail = log.tail;

@@ -28,10 +28,10 @@ const options: PoolOptions = {
   expiry: { intervalMs: 20 },
 };
 
-/** Reads until the map is what the store holds, or for ten seconds. */
+/** Reads until the map is what the store holds, or for a minute. */
 async function catchUp(db: ConcordPool, replica: ReplicaLike, what: string): Promise<void> {
   let found: string[] = [];
-  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await sleep(30)) {
+  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(30)) {
     found = differences(replica.live, await entriesOf(db)) as string[];
     if (found.length === 0) return;
   }
@@ -67,7 +67,7 @@ async function underLoad(
     return once(worker, 'exit');
   });
   const until = performance.now() + ms;
-  const atLast = until + 20_000;
+  const atLast = until + 60_000;
   const isOver = (): boolean => performance.now() > (isEnough() ? until : atLast);
   await runLoad(db, { seed: seedOfLoad, callers: 4, isOver });
   for (const worker of workers) worker.postMessage('stop');
@@ -87,7 +87,7 @@ describe('a map that follows the feed', () => {
     expect(replica.changes).toBeGreaterThan(300);
     await feed.close();
     await following;
-  }, 60_000);
+  });
 
   test('holds what a store in memory holds', async () => {
     const db = await ConcordPool.open(':memory:', { shards: 3, memoryBytes: 64 << 20, expiry: { intervalMs: 20 } });
@@ -99,7 +99,7 @@ describe('a map that follows the feed', () => {
     await catchUp(db, replica, 'behind the load');
     await feed.close();
     await following;
-  }, 60_000);
+  });
 
   test('that begins anew with the token of any change it saw is told exactly the rest', async () => {
     const directory = scratchDirectory();
@@ -109,7 +109,7 @@ describe('a map that follows the feed', () => {
     const replica = new Replica();
     const feed = db.watch({ space: '*' });
     const following = follow(feed, replica, seen);
-    await underLoad(db, seed + 10, 300, 1);
+    await underLoad(db, seed + 10, 300, 1, () => seen.length > 100);
     await catchUp(db, replica, 'behind the load');
     await feed.close();
     await following;
@@ -135,7 +135,7 @@ describe('a map that follows the feed', () => {
         rest[0] === undefined ? undefined : seen.find((change) => textOf(change) === textOf(rest[0]!))!.transaction,
       );
     }
-  }, 120_000);
+  });
 
   test('goes on over restarts of the store and of its shards', async () => {
     const directory = scratchDirectory();
@@ -167,7 +167,7 @@ describe('a map that follows the feed', () => {
       await db.close();
       await following;
     }
-  }, 60_000);
+  });
 
   test('loses nothing and meets nothing twice when the process is killed', async () => {
     const directory = scratchDirectory();
@@ -195,7 +195,7 @@ describe('a map that follows the feed', () => {
       });
       const exited = ended(child);
       if (!isLast) {
-        for (const deadline = Date.now() + 20_000; count < 200 && Date.now() < deadline && complaint === '';)
+        for (const deadline = Date.now() + 60_000; count < 200 && Date.now() < deadline && complaint === '';)
           await sleep(10);
         child.kill('SIGKILL');
       }
@@ -207,7 +207,7 @@ describe('a map that follows the feed', () => {
     const found = (differences(now, entries) as string[]).filter((text) => !text.includes('brief'));
     expect(found, `seed ${seed}`).toEqual([]);
     expect(replica.changes).toBeGreaterThan(300);
-  }, 120_000);
+  });
 });
 
 type Message =

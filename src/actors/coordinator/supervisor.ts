@@ -11,19 +11,16 @@
  * Threads: the host's.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import { createRing } from '../../shared/memory/ring.js';
 import { createFenceTable } from '../../engines/txn/fence-table.js';
 import type { WalRecovery, WalRecoveryMode } from '../../engines/wal/recovery.js';
 import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js';
-import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
+import { ThreadSupervisor, type ThreadFailure } from '../runtime/thread-supervisor.js';
 import type { CoordinatorControl, CoordinatorEvent, CoordinatorWorkerData } from './coordinator-worker.js';
 import { DECISION_RESPONSE_RING_BYTES, DECISION_RING_BYTES } from './decision-queue.js';
 
-/** As of shards. */
-const DEATHS_MAX = 5;
-const RESTART_WINDOW_MS = 60_000;
 const ROUND_POLL_MS = 2;
 
 export interface CoordinatorRings {
@@ -48,25 +45,25 @@ export interface SupervisorOptions {
   readonly onFailure: (error: ConcordError) => void;
 }
 
-export class CoordinatorSupervisor {
+type Heard = Exclude<CoordinatorEvent, ThreadFailure>;
+
+export class CoordinatorSupervisor extends ThreadSupervisor<CoordinatorControl, Heard> {
   readonly #options: SupervisorOptions;
   readonly #rings = new Map<number, CoordinatorRings>();
   readonly #fences: SharedArrayBuffer | undefined;
-  #worker: Worker | undefined;
-  #remote: RemoteControl<CoordinatorControl> | undefined;
-  #ended: Promise<void> = Promise.resolve();
-  #restarting: Promise<void> = Promise.resolve();
-  #deaths: number[] = [];
-  #lastError: ConcordError | undefined;
-  #isStopping = false;
   /** What the thread found in its log. */
   recovery: WalRecovery | undefined;
   /** Of all ids in the log; no transaction may have one of them again. */
   highestId = 0;
 
   constructor(options: SupervisorOptions) {
+    super('the coordinator');
     this.#options = options;
     if (options.directory === undefined) this.#fences = createFenceTable();
+  }
+
+  protected get isClosing(): boolean {
+    return this.isStopping;
   }
 
   get #isFailed(): boolean {
@@ -76,55 +73,24 @@ export class CoordinatorSupervisor {
   /** Starts the thread. Resolves when its log is recovered. @throws what that throws */
   launch(isRestart = false): Promise<void> {
     const { control, directory, storeId, recoveryMode } = this.#options;
-    const { port1, port2 } = new MessageChannel();
-    const workerData: CoordinatorWorkerData = {
-      directory,
-      storeId,
-      control: control.sab,
-      fences: this.#fences,
-      port: port2,
-      isRestart,
-      recoveryMode,
-    };
-    const worker = new Worker(new URL('./coordinator-worker.js', import.meta.url), {
-      workerData,
-      transferList: [port2],
-      name: 'concordkv-coordinator',
-      stdin: false,
-    });
-    this.#worker = worker;
-    this.#remote = remoteControl<CoordinatorControl>(port1);
-    this.#ended = new Promise((resolve) => {
-      worker.once('exit', () => {
-        resolve();
-      });
-    });
-    let isReady = false;
-    return new Promise<void>((resolve, reject) => {
-      worker.on('message', (event: CoordinatorEvent) => {
-        if (event.event === 'ready') {
-          isReady = true;
-          this.recovery = event.recovery;
-          this.highestId = Math.max(this.highestId, event.highestId);
-          if (!this.#isStopping) worker.unref();
-          resolve();
-        } else if (event.event === 'open-failed') reject(ConcordError.fromRecord(event.error));
-        else this.#lastError = ConcordError.fromRecord(event.error);
-      });
-      worker.on('error', (cause: Error) => {
-        this.#lastError = new ConcordError('ERR_INTERNAL', `coordinator: ${cause.message}`, {}, { cause });
-        reject(this.#lastError);
-      });
-      worker.once('exit', () => {
-        if (!isReady) reject(new ConcordError('ERR_INTERNAL', 'the coordinator ended before it was ready'));
-        else if (!this.#isStopping) this.#restart();
-      });
-    });
+    return this.launchThread(
+      'concordkv-coordinator',
+      new URL('./coordinator-worker.js', import.meta.url),
+      (port): CoordinatorWorkerData => ({
+        directory,
+        storeId,
+        control: control.sab,
+        fences: this.#fences,
+        port,
+        isRestart,
+        recoveryMode,
+      }),
+    );
   }
 
   /** Every shard has recovered. Resolves when all that was decided before is applied; after a restart of the thread alone: when it stands on the board. @throws ERR_CLOSED: it died */
   async begin(): Promise<void> {
-    const remote = this.#remote!;
+    const remote = this.remote;
     await Promise.all(this.#options.shards().map((end, shard) => this.connect(shard, end)));
     for (const [client, rings] of this.#rings) await remote.attachClient(client, rings.requests, rings.responses);
     await remote.begin();
@@ -133,7 +99,7 @@ export class CoordinatorSupervisor {
   /** Gives the shard and the coordinator the two ends of a port. One that is down now is connected when it is back. */
   async connect(shard: number, end: ShardEnd): Promise<void> {
     const { port1, port2 } = new MessageChannel();
-    await Promise.allSettled([this.#remote!.attachShard(shard, port1), end.attachCoordinator(port2)]);
+    await Promise.allSettled([this.remote.attachShard(shard, port1), end.attachCoordinator(port2)]);
   }
 
   /**
@@ -143,33 +109,29 @@ export class CoordinatorSupervisor {
   async roundOver(): Promise<void> {
     const { commits } = this.#options.control;
     const { round } = commits;
-    while (!commits.isRoundOver(round) && !this.#isFailed && !this.#isStopping) await sleep(ROUND_POLL_MS);
+    while (!commits.isRoundOver(round) && !this.#isFailed && !this.isStopping) await sleep(ROUND_POLL_MS);
   }
 
-  #restart(): void {
+  protected hear(ready: Heard): void {
+    this.recovery = ready.recovery;
+    this.highestId = Math.max(this.highestId, ready.highestId);
+  }
+
+  protected onDeath(): void {
     this.#options.control.coordinatorState = ShardState.Restarting;
     // It may have died between taking a number and appending the entry. A shard that waits for that can neither be talked to nor be connected with a successor,
     // which begins only when all are. What was not appended is decided in the log: the successor appends it, with another number.
     this.#options.control.commits.unclaim();
-    this.#restarting = this.#restarting.then(() => this.#takeOver());
+    this.restart((error) => this.#takeOver(error));
   }
 
-  async #takeOver(): Promise<void> {
+  async #takeOver(error: ConcordError): Promise<void> {
     const { control } = this.#options;
-    const error = this.#lastError ?? new ConcordError('ERR_INTERNAL', 'the coordinator ended unexpectedly');
-    this.#lastError = undefined;
-    const now = Date.now();
-    this.#deaths = [...this.#deaths.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    while (this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
+    const reason = await this.replace(error, () => {
       control.countCoordinatorRestart();
-      try {
-        await this.launch(true);
-      } catch (cause) {
-        this.#lastError = cause instanceof ConcordError ? cause : new ConcordError('ERR_INTERNAL', String(cause));
-        this.#deaths.push(Date.now());
-        await this.#ended;
-        continue;
-      }
+      return this.launch(true);
+    });
+    if (reason === undefined) {
       // One that dies meanwhile is replaced by the restart that its end has asked for.
       await this.begin().catch(() => undefined);
       this.#options.onRestart(error);
@@ -180,7 +142,7 @@ export class CoordinatorSupervisor {
     control.commits.unclaim();
     for (let shard = 0; shard < control.shards; shard++) control.shardDoorbell(shard).unpark();
     for (let client = 0; client < MAX_CLIENTS; client++) control.clientDoorbell(client).unpark();
-    if (!this.#isStopping) this.#options.onFailure(this.#lastError ?? error);
+    if (!this.isStopping) this.#options.onFailure(reason);
   }
 
   /** Rings for one more client. */
@@ -191,7 +153,7 @@ export class CoordinatorSupervisor {
     };
     this.#rings.set(client, rings);
     // One that is down is given all clients when it comes back.
-    await this.#remote!.attachClient(client, rings.requests, rings.responses).catch(unlessGone);
+    await this.remote.attachClient(client, rings.requests, rings.responses).catch(unlessGone);
     return rings;
   }
 
@@ -203,14 +165,14 @@ export class CoordinatorSupervisor {
     if (!this.#rings.has(client)) return true;
     let isSettled: boolean | undefined;
     while (isSettled === undefined) {
-      await this.#restarting;
-      if (this.#isFailed || this.#isStopping) break;
+      await this.restarted;
+      if (this.#isFailed || this.isStopping) break;
       try {
-        isSettled = await this.#remote!.detachClient(client);
+        isSettled = await this.remote.detachClient(client);
       } catch (error) {
         unlessGone(error);
         // The thread's end may not be known here yet.
-        await this.#ended;
+        await this.ended;
       }
     }
     this.#rings.delete(client);
@@ -219,38 +181,21 @@ export class CoordinatorSupervisor {
 
   /** The clients are gone, the shards are not. Resolves when they have applied what is decided, or do not come to it. */
   async drain(): Promise<void> {
-    this.#worker?.ref();
-    await this.#restarting;
-    this.#isStopping = true;
-    if (!this.#isFailed) await this.#remote!.drain();
+    this.ref();
+    await this.restarted;
+    this.stopRestarts();
+    if (!this.#isFailed) await this.remote.drain();
   }
 
   /** Behind drain(). `isSafe`: all shards have closed their logs, with what they had applied. */
   async close(isSafe: boolean): Promise<void> {
     try {
-      if (!this.#isFailed) await this.#remote!.close(isSafe);
-    } catch (error) {
-      await this.#worker?.terminate();
-      throw error;
+      await this.end(async () => {
+        if (!this.#isFailed) await this.remote.close(isSafe);
+      });
     } finally {
-      await this.#ended;
       this.#options.control.coordinatorState = ShardState.Closed;
     }
-  }
-
-  /** Ends the thread wherever it is, and lets no other follow. */
-  async terminate(): Promise<void> {
-    this.#isStopping = true;
-    this.#worker?.ref();
-    await this.#worker?.terminate();
-    await this.#restarting;
-    // A restart that was under way may have started another one.
-    await this.#worker?.terminate();
-  }
-
-  /** Ends the thread wherever it is, as a failure would: for tests. */
-  async kill(): Promise<void> {
-    await this.#worker?.terminate();
   }
 }
 

@@ -16,6 +16,7 @@ import { Promised, PromisedAnswer, type Caller } from '../client/caller.js';
 import type { ThreadClient } from '../client/thread-client.js';
 import { TransactionPort } from '../client/transaction-port.js';
 import type { PoolCore } from '../pool/core.js';
+import type { BatchSpaces } from '../pool/batch-spaces.js';
 import type { SpaceSource } from '../pool/source.js';
 import { Admission } from './admission.js';
 import { TransactionBoardPart, TransactionCounter } from './board.js';
@@ -362,7 +363,7 @@ export class TransactionManager {
   /** A batch over several shards: blind writes, all or none. Waits for those who have locked its keys, as single writes do. */
   async writeAll(
     operations: readonly BlindWrite[],
-    sources: readonly SpaceSource[],
+    spaces: BatchSpaces,
     level: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
@@ -374,10 +375,11 @@ export class TransactionManager {
       retries: BLIND_RETRIES,
     };
     const nowMs = performance.now();
-    const source = sources[0]!;
+    const source = spaces.at(0);
     const write = (tx: Transaction<unknown, unknown>): void => {
       for (const [index, operation] of operations.entries()) {
-        const part = sources[index] === source ? tx : tx.space<unknown, unknown>({ source: sources[index]! });
+        const own = spaces.at(index);
+        const part = own === source ? tx : tx.space<unknown, unknown>({ source: own });
         const made =
           operation.type === 'put'
             ? part.put(operation.key, operation.value, { ttlMs: operation.ttlMs })

@@ -197,9 +197,9 @@ export class Coordinator {
   /** Decided, not on the board: from #queueHead on. */
   #queue: Decision[] = [];
   #queueHead = 0;
-  /** Applied, and may be ended; and since when the first waits. */
+  /** Applied, and may be ended; and since when the first waits. (−Infinity: times are no small integers, see WalWriter.) */
   #ends: number[] = [];
-  #endsSinceMs = 0;
+  #endsSinceMs = -Infinity;
   readonly #awaiting: Awaiting[] = [];
   #collected: Awaiting | undefined;
   #collectedCount = 0;
@@ -209,8 +209,8 @@ export class Coordinator {
   #isBegun = false;
   /** Every request that a predecessor has left was met. */
   #isCaughtUp: boolean;
-  #retryMs = 0;
-  #failedLookMs = 0;
+  #retryMs = -Infinity;
+  #failedLookMs = -Infinity;
   #failure: ConcordError | undefined;
 
   /**

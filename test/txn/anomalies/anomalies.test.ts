@@ -352,10 +352,10 @@ describe.each(COMBINATIONS)('$level, $mode, $place:', (combination) => {
         const [t1, t2] = scene.begin(2) as [Actor, Actor];
         await Promise.all([t1.get('y'), t2.get('x')]);
         await Promise.all([t1.put('x', 111), t2.put('y', 222)]);
-        const started = performance.now();
         await Promise.all([t1.commit(), t2.commit()]);
         await scene.end();
-        expect(performance.now() - started).toBeLessThan(4000);
+        // Nobody gave up waiting.
+        for (const { failure } of [t1, t2]) expect(failure?.code ?? '').not.toMatch(/TIMEOUT/);
         if (!scene.is.ser) expectCommitted(2, t1, t2);
         else expect(committed(t1, t2)).toBeLessThan(2);
       }

@@ -10,7 +10,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine, headOf } from '../../../scripts/command-line.mjs';
 import { conceive, live } from '../../support/lives.mjs';
 import { makeRandom } from '../../support/memory-random.mjs';
 
@@ -19,11 +19,11 @@ const CHILD = fileURLToPath(new URL('./bank-child.mjs', import.meta.url));
 const TRANSFERS_MIN = 20;
 const TRANSFERS_MAX = 100;
 const MOMENT_MS_MAX = 20;
-const WORKING_MS_MAX = 10_000;
+const WORKING_MS_MAX = 120_000;
 /** One life in eight is killed while it still recovers. */
 const EARLY_ONE_IN = 8;
 const EARLY_MS_MAX = 250;
-const AUDIT_MS_MAX = 60_000;
+const AUDIT_MS_MAX = 180_000;
 
 /** After so many transfers, at a random moment. */
 function afterTransfers(killAfter, killMoment) {
@@ -50,7 +50,8 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
   try {
     for (let kill = 0; kill <= kills; kill++) {
       const last = kill === kills;
-      const isEarly = !last && forget === undefined && next() % EARLY_ONE_IN === 0;
+      // The last one that is killed was at its work: there is something to look at.
+      const isEarly = kill < kills - 1 && forget === undefined && next() % EARLY_ONE_IN === 0;
       const moment = random();
       const killAfter = TRANSFERS_MIN + (next() % (TRANSFERS_MAX - TRANSFERS_MIN));
       const shard = path.join(store, 'shard-0000');
@@ -80,27 +81,24 @@ export async function bankLoop({ kills, seed, directory, shards = 3, forget, onP
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: {
-      kills: { type: 'string', default: '100' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      shards: { type: 'string', default: '3' },
-      forget: { type: 'string' },
-      dir: { type: 'string' },
-      keep: { type: 'boolean', default: false },
-    },
+  const text = { type: 'string' };
+  const line = new CommandLine(headOf(import.meta.url), {
+    ...{ kills: text, seed: text, shards: text, forget: text, dir: text, keep: { type: 'boolean', default: false } },
   });
+  const { values } = line;
+  const kills = line.whole('kills', 1, 100);
+  const seed = line.whole('seed', 0, Date.now() % 1_000_000);
   const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-bank-'));
   fs.mkdirSync(directory, { recursive: true });
-  console.log(`bank: ${values.kills} kills, seed ${values.seed}, directory ${directory}`);
+  console.log(`bank: ${kills} kills, seed ${seed}, directory ${directory}`);
   try {
     const result = await bankLoop({
-      kills: Number(values.kills),
-      seed: Number(values.seed),
-      shards: Number(values.shards),
-      forget: values.forget === undefined ? undefined : Number(values.forget),
+      kills,
+      seed,
+      shards: line.whole('shards', 2, 3),
+      forget: line.whole('forget', 1),
       directory,
-      onProgress: ({ kill, kills, acknowledged }) => {
+      onProgress: ({ kill, acknowledged }) => {
         if (kill % 10 === 0) console.log(`${kill} of ${kills} kills, ${acknowledged} acknowledged transfers`);
       },
     });

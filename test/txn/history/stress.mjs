@@ -11,7 +11,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine } from '../../../scripts/command-line.mjs';
 import { ConcordPool } from '../../../dist/index.js';
 import { LEVELS } from '../../support/history/history.mjs';
 import { runHistory } from './run.mjs';
@@ -94,45 +94,34 @@ export async function stressTransactions(options) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: {
-      transactions: { type: 'string', default: '1000000' },
-      seconds: { type: 'string' },
-      level: { type: 'string', default: 'all' },
-      mode: { type: 'string', default: 'mixed' },
-      kind: { type: 'string', default: 'both' },
-      shards: { type: 'string', default: '3' },
-      threads: { type: 'string', default: '2' },
-      callers: { type: 'string', default: '8' },
-      groups: { type: 'string' },
-      kills: { type: 'boolean', default: false },
-      durability: { type: 'string', default: 'os' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      directory: { type: 'string' },
-      plant: { type: 'string' },
-      help: { type: 'boolean', default: false },
-    },
+  const text = { type: 'string' };
+  const line = new CommandLine(USAGE, {
+    ...{ transactions: text, seconds: text, level: { ...text, default: 'all' }, mode: { ...text, default: 'mixed' } },
+    ...{ kind: { ...text, default: 'both' }, shards: text, threads: text, callers: text, groups: text },
+    ...{ kills: { type: 'boolean', default: false }, durability: { ...text, default: 'os' }, seed: text },
+    ...{ directory: text, plant: text },
   });
-  if (values.help) {
-    process.stdout.write(USAGE);
-    process.exit();
-  }
-  const plants = values.plant === 'all' ? FAULTS : values.plant === undefined ? [undefined] : values.plant.split(',');
-  for (const plant of plants) {
-    if (plant !== undefined && !FAULTS.includes(plant)) throw new Error(`no fault ${plant}: ${FAULTS.join(', ')}`);
-  }
+  const { values } = line;
+  const transactions = line.whole('transactions', 1, 1_000_000);
+  const seconds = line.number('seconds', 1);
+  const sizes = {
+    shards: line.whole('shards', 1, 3),
+    threads: line.whole('threads', 1, 2),
+    callers: line.whole('callers', 1, 8),
+    groups: line.whole('groups', 1),
+  };
+  const plants = values.plant === 'all' ? FAULTS : (line.names('plant', FAULTS) ?? [undefined]);
   const isPlanted = values.plant !== undefined;
-  const levels = values.level !== 'all' ? values.level.split(',') : isPlanted ? ['serializable'] : [...LEVELS, 'mixed'];
-  const seed = Number(values.seed);
+  const all = [...LEVELS, 'mixed'];
+  const levels = values.level !== 'all' ? line.names('level', all) : isPlanted ? ['serializable'] : all;
+  const seed = line.whole('seed', 0, Date.now() % 1_000_000);
   console.log(`stress: levels ${levels.join(', ')}, seed ${seed}`);
   for (const [plant, level] of plants.flatMap((each) => levels.map((one) => [each, one]))) {
     const directory = values.directory ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-history-'));
     const { problems, totals } = await stressTransactions({
-      ...{ transactions: Number(values.transactions), level, mode: values.mode, kills: values.kills, seed, directory },
-      seconds: values.seconds === undefined ? undefined : Number(values.seconds),
+      ...{ transactions, seconds, level, mode: values.mode, kills: values.kills, seed, directory },
       kinds: values.kind === 'both' ? ['list', 'register'] : [values.kind],
-      ...{ shards: Number(values.shards), threads: Number(values.threads), callers: Number(values.callers) },
-      groups: values.groups === undefined ? undefined : Number(values.groups),
+      ...sizes,
       durability: values.durability,
       plant,
     });

@@ -170,12 +170,17 @@ test('one answer that is changed is found', () => {
   expect(changed).toBeGreaterThan(10);
 });
 
-test('50,000 operations of 12 callers on 20 keys are judged within seconds', () => {
-  // Calls that nobody ever hears of stay open, and few keys would have too many of them.
-  const operations = simulated(makeRandom(seed + 2), 50_000, 20, 12, 0);
-  const started = performance.now();
-  expect(checkLinearizable(operations as never).problems).toEqual([]);
-  const ms = performance.now() - started;
-  console.log(`${operations.length} operations: ${Math.round(ms)} ms`);
-  expect(ms).toBeLessThan(20_000);
+test('operations of 12 callers on 20 keys take hardly longer each when they are ten times as many', () => {
+  const cpuMs = (histories: number, count: number): number => {
+    // Calls that nobody ever hears of stay open, and few keys would have too many of them.
+    const all = Array.from({ length: histories }, (_, i) => simulated(makeRandom(seed + 2 + i), count, 20, 12, 0));
+    const before = process.cpuUsage();
+    for (const operations of all) expect(checkLinearizable(operations as never).problems).toEqual([]);
+    const { user, system } = process.cpuUsage(before);
+    return (user + system) / 1000;
+  };
+  const [tenTimesFew, many] = [cpuMs(10, 5000), cpuMs(1, 50_000)];
+  console.log(`ten times 5,000 operations: ${Math.round(tenTimesFew)} ms, 50,000: ${Math.round(many)} ms`);
+  // Ten times as long, if the time went with the square.
+  expect(many).toBeLessThan(7 * tenTimesFew);
 });

@@ -53,4 +53,4 @@ test('the bench of transactions runs at a tiny size, loses nothing and draws its
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
-}, 120_000);
+});

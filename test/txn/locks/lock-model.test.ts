@@ -373,5 +373,5 @@ describe.each<DeadlockPolicy>(['detect', 'wait-die', 'wound-wait'])('%s', (polic
       }),
       { numRuns: RUNS },
     );
-  }, 60_000);
+  });
 });

@@ -325,5 +325,5 @@ describe('lock tables whose messages are late, doubled and in any order', () => 
     );
     // Else it shows nothing.
     expect(kills).toBeGreaterThan(RUNS / 10);
-  }, 60_000);
+  });
 });
