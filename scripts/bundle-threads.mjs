@@ -7,7 +7,7 @@ import { rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { rolldown } from 'rolldown';
 
-const ENTRIES = ['actors/shard/shard-thread.js'];
+const ENTRIES = ['actors/shard/shard-thread.js', 'actors/jobs/tasks-thread.js', 'actors/jobs/lsm-tasks.js'];
 const place = (path) => fileURLToPath(new URL(`../dist/${path}`, import.meta.url));
 
 rmSync(place('.tsbuildinfo'), { force: true });

@@ -50,7 +50,7 @@ export type { BeginOptions, IsolationName, TransactionMode, TransactionOptions }
 export type { DeadlockPolicy } from './engines/txn/locks/lock-table.js';
 export type { LockModeName } from './engines/txn/locks/mode.js';
 export type { LsmTuning } from './engines/lsm/options.js';
-export type { CompactionStyle, CompressionName, WriteFlow } from './engines/lsm/types.js';
+export type { BlockVerification, CompactionStyle, CompressionName, WriteFlow } from './engines/lsm/types.js';
 export type { RecoveryReport } from './engines/store/recovery.js';
 export type { WalCut, WalLoss, WalRecovery, WalRecoveryMode, WalSegmentInfo } from './engines/wal/recovery.js';
 export type {

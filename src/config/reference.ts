@@ -74,6 +74,7 @@ const EXAMPLES: Readonly<Record<string, unknown>> = {
   'store.lsm.restartInterval': 8,
   'store.lsm.bitsPerKey': 10,
   'store.lsm.prefixFilterBytes': 8,
+  'store.lsm.verifyBlocks': 'always',
   'store.lsm.tableBytes': '16MiB',
   'store.lsm.level0Runs': 4,
   'store.lsm.slowdownRuns': 12,

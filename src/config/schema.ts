@@ -13,7 +13,7 @@
 import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import type { BuiltInEngine } from '../engines/engine.js';
-import type { CompactionStyle, CompressionName } from '../engines/lsm/types.js';
+import type { BlockVerification, CompactionStyle, CompressionName } from '../engines/lsm/types.js';
 import type { WalRecoveryMode } from '../engines/wal/recovery.js';
 import type { KeyEncodingName } from '../shared/codec/key-encoding.js';
 import type { ValueEncodingName } from '../shared/codec/value-encoding.js';
@@ -84,6 +84,7 @@ export const ENGINE_NAMES = [
   'memtable',
   'lsm',
 ] as const satisfies readonly BuiltInEngine[];
+const BLOCK_VERIFICATIONS = ['always', 'once'] as const satisfies readonly BlockVerification[];
 const COMPACTION_STYLES = ['leveled', 'tiered', 'fifo'] as const satisfies readonly CompactionStyle[];
 const COMPRESSION_NAMES = ['none', 'lz4', 'zstd'] as const satisfies readonly CompressionName[];
 const DEADLOCK_POLICIES = ['detect', 'wait-die', 'wound-wait'] as const;
@@ -147,6 +148,13 @@ const lsmShape = {
     description: 'first bytes of keys that go into a filter for scans of a prefix; 0: none',
     changes: 'restart',
     unset: '0 bytes',
+  }),
+  verifyBlocks: key(z.enum(BLOCK_VERIFICATIONS).optional(), {
+    kind: 'text',
+    description:
+      'when getSync() and its like check a block that they read from its file: always, or once since the store was opened, which is faster and does not see what goes bad on the disk later',
+    changes: 'restart',
+    unset: 'always',
   }),
   tableBytes: key(integer(4 * KiB, GiB), {
     kind: 'bytes',

@@ -30,13 +30,13 @@ async function everythingIsBack(): Promise<void> {
   await until(
     'client slots come back',
     () => db.stats().clients === ATTACHED_AT_REST,
-    15_000,
+    60_000,
     () => db.stats().clients,
   );
   await until(
     'snapshots come back',
     () => db.stats().openSnapshots === 0,
-    15_000,
+    60_000,
     () => db.stats().openSnapshots,
   );
   // Another thread writes and reads, and so does this one.
@@ -46,7 +46,7 @@ async function everythingIsBack(): Promise<void> {
   expect(await db.put('ours', stamp)).toBe(true);
   expect(await witness.call({ get: 'ours' })).toBe(stamp);
   const retired = (): number => db.stats().shards.reduce((sum, { memory }) => sum + memory.retiredBytes, 0);
-  await until('no page waits for a reader', () => retired() === 0, 15_000, retired);
+  await until('no page waits for a reader', () => retired() === 0, 60_000, retired);
   expect(await db.host!.check()).toEqual([]);
 }
 
@@ -83,6 +83,7 @@ test('pages a dead reader had pinned are kept while it lives and come back when 
   await reader.ready;
   await churn();
   const retired = (): number => db.stats().shards.reduce((sum, { memory }) => sum + memory.retiredBytes, 0);
+  await until('pages wait for it', () => retired() > 0);
   await sleep(50);
   expect(retired()).toBeGreaterThan(0);
   await reader.worker.terminate();
@@ -112,10 +113,9 @@ test('a value that was half sent is not there, or whole', async () => {
   const value = db.getSync('large');
   if (value !== undefined) expect(value).toHaveLength(48 << 20);
   await db.del('large');
-  const before = db.stats().memoryUsedBytes;
   await db.compact();
-  expect(db.stats().memoryUsedBytes).toBeLessThanOrEqual(before);
-  expect(before).toBeLessThan(32 << 20);
+  const used = (): number => db.stats().memoryUsedBytes;
+  await until('its memory is back', () => used() < 32 << 20, 60_000, used);
 });
 
 test('600 attachments that are terminated fit 256 client slots one after another', async () => {

@@ -19,6 +19,8 @@ const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable'] as const;
 const SHARDS = 2;
 /** A shard stays down after five deaths in a minute. */
 const DEATHS_BORNE = 4;
+/** What each load does, at least. */
+const ENOUGH = { acknowledged: 20, reads: 100 };
 /** What pages of emptied structures and of the index of what expires may keep. */
 const MEMORY_SLACK_BYTES = 256 * 1024;
 const options: PoolOptions = {
@@ -122,12 +124,11 @@ describe.each([['in a directory'], ['in memory']])('%s', (where) => {
       }
     }
     await sleep(100);
-    for (const load of loads) load.stop();
+    for (const load of loads) load.stop(ENOUGH);
     await Promise.all(running);
     await until('every shard is back', allRunning);
     for (const [i, load] of loads.entries()) {
       expect(problemsOf(load, ENGINES[i]!)).toEqual([]);
-      expect((load.report as { acknowledged: number }).acknowledged).toBeGreaterThan(20);
       expect(await contentOf(snapshot.space(spaces[i]!))).toEqual(before[i]);
     }
     await expectSound();
@@ -155,14 +156,9 @@ describe.each([['in a directory'], ['in memory']])('%s', (where) => {
           const snapshot = await space.snapshot();
           const before = sorted(model);
           const shard = turn++ % SHARDS;
-          const moved = space.switchEngine(target);
-          let isOver = false;
-          const over = (): void => {
-            isOver = true;
-          };
-          moved.then(over, over);
+          const from = space.engine;
           // Writes of the time of the move, on both sides of the copy.
-          const writes = Array.from({ length: 200 }, async (_, i) => {
+          const write = async (i: number): Promise<void> => {
             const key = `fixed${String((i * 37 + turn * 11) % 4600).padStart(5, '0')}`;
             const value = i % 5 === 0 ? undefined : `${target} ${turn} ${i}`;
             for (;;) {
@@ -177,13 +173,26 @@ describe.each([['in a directory'], ['in memory']])('%s', (where) => {
             }
             if (value === undefined) model.delete(key);
             else model.set(key, value);
-          });
+          };
           const isHalfWay = (): boolean => engineRows(db)[shard]!.some(([id]) => id === BUILDING_SPACE_ID);
-          while (!isOver && !isHalfWay()) await new Promise((resolve) => setImmediate(resolve));
+          let moved: Promise<unknown> = Promise.resolve();
+          // Where this thread has lost its core the move may be over before it is seen: then it is made again.
+          for (let attempt = 0; attempt < 20; attempt++) {
+            await moved;
+            if (space.engine !== from) await space.switchEngine(from);
+            let isOver = false;
+            const over = (): void => {
+              isOver = true;
+            };
+            const move = space.switchEngine(target);
+            move.then(over, over);
+            moved = Promise.all([move, ...Array.from({ length: 200 }, (_, i) => write(i))]);
+            while (!isOver && !isHalfWay()) await new Promise((resolve) => setImmediate(resolve));
+            if (isHalfWay()) break;
+          }
           if (isHalfWay()) deathsInTheMiddle++;
           await kill(shard);
           await moved;
-          await Promise.all(writes);
           expect(space.engine).toBe(target);
           expect(await contentOf(space)).toEqual(sorted(model));
           expect(await contentOf(snapshot)).toEqual(before);

@@ -8,7 +8,7 @@ import { newDirectory, removeDirectory } from './scene.js';
 const SCRIPT = fileURLToPath(new URL('../support/threads-process.mjs', import.meta.url));
 const ENTRIES = 1000;
 /** A process that hangs is killed, and seen by its signal. */
-const LIFE_MS_MAX = 20_000;
+const LIFE_MS_MAX = 120_000;
 
 function run(
   directory: string,

@@ -118,6 +118,8 @@ export class ShardLink {
   readonly #onSubmit: () => void;
   /** Called when enough was submitted to be published before the client does: it wakes the shard. */
   readonly #onPublish: () => void;
+  /** So many records are. */
+  readonly #publishRecords: number;
 
   // Circular buffers of the callers of requests in the ring, indexed by request number.
   #callers: (Caller | undefined)[] = new Array<Caller | undefined>(1024);
@@ -157,6 +159,7 @@ export class ShardLink {
     responseRing: SharedArrayBuffer,
     onSubmit: () => void,
     onPublish: () => void = () => undefined,
+    publishRecords = PUBLISH_RECORDS,
   ) {
     this.shard = shard;
     this.#client = client;
@@ -164,6 +167,7 @@ export class ShardLink {
     this.#responses = new RingConsumer(responseRing);
     this.#onSubmit = onSubmit;
     this.#onPublish = onPublish;
+    this.#publishRecords = publishRecords;
     this.#issued = Atomics.load(this.requests.header, COMPLETED_WORD);
     this.#settled = this.#issued;
   }
@@ -262,7 +266,7 @@ export class ShardLink {
     this.#callers[slot] = caller;
     this.#meters[slot] = meter;
     this.#since[slot] = sinceMs;
-    if (++this.#unpublished >= PUBLISH_RECORDS || this.requests.unpublishedBytes >= PUBLISH_BYTES) {
+    if (++this.#unpublished >= this.#publishRecords || this.requests.unpublishedBytes >= PUBLISH_BYTES) {
       this.publish();
       this.#hasNews = false;
       this.#onPublish();

@@ -4,7 +4,8 @@
  *
  * Publishing: the first call goes out at the end of its microtask. While calls are in flight the pump comes round with every turn of the event loop, so
  * further calls wait for it, or until some have gathered (ShardLink): what one turn brings goes to the shard together. Each publication costs both sides cache
- * lines, and each group the shard makes of one costs it a write, maybe a sync, and every reader the lines of a new root.
+ * lines, and each group the shard makes of one costs it a write, maybe a sync, and every reader the lines of a new root. What goes to the coordinator follows from
+ * answers of shards: it goes out with the turn that has settled these.
  *
  * Waiting for completions: while calls are in flight the pump looks at the completion counters from setImmediate, which lets other I/O of
  * the thread run, for as long as a disk sync takes; then it parks on the client's doorbell. A parked thread costs nothing and is woken in 50–100 µs.
@@ -111,7 +112,7 @@ export class ThreadClient {
       doorbell.unpark();
     };
     const { requests, responses } = coordinator;
-    return { link: new ShardLink(COORDINATOR, client, requests, responses, onSubmit, onPublish), doorbell };
+    return { link: new ShardLink(COORDINATOR, client, requests, responses, onSubmit, onPublish, Infinity), doorbell };
   }
 
   /** The space as this thread reads it, by shard. */
@@ -208,6 +209,8 @@ export class ThreadClient {
     for (const { link, doorbell } of this.#lines) {
       if (link.pending === 0) continue;
       settled += link.settle();
+      // What the shards' votes have just led to goes out before their callers go on: together, for each frame of decisions has its price.
+      if (link.shard === COORDINATOR) link.publish();
       const left = link.pending;
       if (link.shard !== COORDINATOR) this.#pendingWords[link.shard] = left;
       pending += left;

@@ -9,15 +9,18 @@
 import { Piscina } from 'piscina';
 import { ConcordError } from '../../shared/errors.js';
 import type * as fileTasks from './file-tasks.js';
+import type * as lsmTasks from './lsm-tasks.js';
 import type { TaskResult } from './task-result.js';
 import type * as tasks from './tasks.js';
 
-type Tasks = typeof tasks & typeof fileTasks;
+type Tasks = typeof tasks & typeof lsmTasks & typeof fileTasks;
 export type TaskName = 'checkpoint' | 'exportSnapshot' | 'preallocate' | 'lsmFlush' | 'lsmCompact';
 type ResultOf<N extends TaskName> = Exclude<Awaited<ReturnType<Tasks[N]>>, { error: unknown }>['value'];
 
 /** An idle worker ends after this. */
 const IDLE_MS = 5000;
+/** Of a worker: tasks keep little of what they make, and three times as much as they make in a merge would lie there uncollected. */
+const YOUNG_GENERATION_MIB = 6;
 
 const QUICK: ReadonlySet<TaskName> = new Set<TaskName>(['preallocate', 'lsmFlush']);
 
@@ -111,6 +114,7 @@ export class BackgroundPool {
       maxThreads: this.#threads + 1,
       idleTimeout: IDLE_MS,
       atomics: 'async',
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
     });
     // A worker that dies between tasks is replaced with the next one; a task that was running has rejected by itself.
     piscina.on('error', () => undefined);

@@ -1,5 +1,5 @@
 /**
- * Background tasks that read a store's whole state: what they need of the engines is much to load (file-tasks.ts has the others). Each takes plain data and shared
+ * Background tasks that read a store's whole state: what they need of the engines is much to load (lsm-tasks.ts and file-tasks.ts have the others). Each takes plain data and shared
  * memory, writes files, returns plain data. Cancelled through a shared word. Threads: pool workers.
  */
 import { NodeEnv } from '../../shared/env/node-env.js';

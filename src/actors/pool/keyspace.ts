@@ -27,6 +27,7 @@ import {
   writeOperationExtension,
   writeOperationHeader,
 } from '../../engines/operation.js';
+import { BatchSpaces } from './batch-spaces.js';
 import { KeyFilter, newRequest, type ShardLink } from '../client/shard-link.js';
 import type { SpaceView } from '../client/space-view.js';
 import { Counter } from '../metrics/board.js';
@@ -377,14 +378,14 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     if (operations.length === 0) return;
     const level = this.#levelOf(options);
     const own = operations as readonly (BatchOperation<K, V> | SpaceBatchOperation)[];
-    const sources = this.#sourcesOf(own);
-    const missing = sources.find(({ pending }) => pending !== undefined);
+    const spaces = this.#spacesOf(own);
+    const missing = spaces.distinct.find(({ pending }) => pending !== undefined);
     if (missing !== undefined) return missing.whenReady(() => this.#batch(operations, options));
-    for (const source of new Set(sources)) source.assertUsable();
-    const encoded = this.#encodeBatch(own, sources);
+    for (const source of spaces.distinct) source.assertUsable();
+    const encoded = this.#encodeBatch(own, spaces);
     if (encoded === undefined) {
       const copies = own.map((operation) => ({ ...operation }));
-      await this.#inOrder(own, sources, () => this.source.core.transactions.writeAll(copies, sources, level, signal));
+      await this.#inOrder(own, spaces, () => this.source.core.transactions.writeAll(copies, spaces, level, signal));
       this.source.views[0]!.meter.counts[Counter.Batches]!++;
       return;
     }
@@ -393,7 +394,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     const { meter } = this.source.views[0]!;
     meter.counts[Counter.Batches]!++;
     for (let index = 0; index < own.length; index++) {
-      const { counts } = sources[index]!.views[0]!.meter;
+      const { counts } = spaces.at(index).views[0]!.meter;
       counts[own[index]!.type === 'put' ? Counter.Puts : Counter.Deletes]!++;
     }
     if (records.length > BATCH_INLINE_MAX_BYTES) {
@@ -428,13 +429,13 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   /** A batch over several shards comes after the calls this thread made before it for the same keys, and before those it makes later. */
   #inOrder(
     operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
-    sources: readonly SpaceSource[],
+    spaces: BatchSpaces,
     run: () => Promise<void>,
   ): Promise<void> {
     const { scratch } = this;
     const filters = new Map<ShardLink, KeyFilter>();
     for (const [index, { key }] of operations.entries()) {
-      const source = sources[index]!;
+      const source = spaces.at(index);
       const length = source.keyEncoding.encode(key, scratch);
       const { link } = source.viewOf(scratch, length).line;
       let filter = filters.get(link);
@@ -449,22 +450,32 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /** The space of each operation. @throws ERR_INVALID_ARG, ERR_SPACE_NOT_FOUND */
-  #sourcesOf(operations: readonly unknown[]): SpaceSource[] {
+  #spacesOf(operations: readonly unknown[]): BatchSpaces {
     const { source: own } = this;
-    return operations.map((operation) => {
-      const space: unknown = (operation as Partial<SpaceBatchOperation> | undefined)?.space;
-      if (space === undefined) return own;
-      if (typeof space === 'string') return own.core.space(space, { createIfMissing: false }).source;
-      if (!(space instanceof Keyspace) || space.client !== this.client)
-        throw invalidArgument('space must be a space of this pool, or the name of one');
-      return space.source;
-    });
+    let each: SpaceSource[] | undefined;
+    for (let index = 0; index < operations.length; index++) {
+      const space: unknown = (operations[index] as Partial<SpaceBatchOperation> | undefined)?.space;
+      if (space === undefined) {
+        each?.push(own);
+        continue;
+      }
+      each ??= new Array<SpaceSource>(index).fill(own);
+      each.push(this.#spaceNamed(space));
+    }
+    return new BatchSpaces(own, each);
+  }
+
+  #spaceNamed(space: unknown): SpaceSource {
+    if (typeof space === 'string') return this.source.core.space(space, { createIfMissing: false }).source;
+    if (!(space instanceof Keyspace) || space.client !== this.client)
+      throw invalidArgument('space must be a space of this pool, or the name of one');
+    return space.source;
   }
 
   /** The records are good until the next call: they may stand in the scratch buffer. undefined: the keys live on several shards. */
   #encodeBatch(
     operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
-    sources: readonly SpaceSource[],
+    spaces: BatchSpaces,
   ): { records: Buffer; link: ShardLink } | undefined {
     const { scratch } = this;
     // Out of reach while values are encoded: an encoding of the caller's own may come back here.
@@ -479,7 +490,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
       if (type !== 'put' && type !== 'del')
         throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
-      const source = sources[index]!;
+      const source = spaces.at(index);
       const encoded = operation.type === 'put' ? source.valueEncoding.encode(operation.value) : '';
       const expiresAt = operation.type === 'put' && operation.ttlMs !== undefined ? expiresAfter(operation.ttlMs) : 0;
       const length = source.keyEncoding.encode(operation.key, scratch);

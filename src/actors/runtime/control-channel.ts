@@ -10,10 +10,7 @@ import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/erro
 
 export type Reply<T> = { readonly value: T } | { readonly error: ErrorRecord };
 
-/** An object whose methods may be called from the other end. */
-export type Control = Record<string, (...args: never[]) => unknown>;
-
-/** The other end's view of a Control: every method is asynchronous and throws ConcordErrors. */
+/** The other end's view of a control, an object whose methods may be called from there: every method is asynchronous and throws ConcordErrors. */
 export type RemoteControl<C> = {
   [K in keyof C]: C[K] extends (...args: infer A) => infer R ? (...args: A) => Promise<Awaited<R>> : never;
 };

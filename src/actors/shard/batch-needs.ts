@@ -14,7 +14,7 @@ import type { Space } from '../../engines/store/space-table.js';
 /** Writes to more spaces than this look them up by a map. */
 const COMPARED_SPACES_MAX = 4;
 
-export class SpaceNeeds {
+class SpaceNeeds {
   space: Space;
   operations = 0;
   bytes = 0;

@@ -147,9 +147,13 @@ export class ShardControl {
   }
 
   endCheckpoint(durable: boolean, isDiskFull: boolean): void {
-    this.#shard.endCheckpoint(durable);
-    if (isDiskFull) this.#shard.diskIsFull();
-    this.#loop.checkpointEnded(durable);
+    try {
+      this.#shard.endCheckpoint(durable);
+      if (isDiskFull) this.#shard.diskIsFull();
+    } finally {
+      // Also when the log could not be cut: else no other would be asked for.
+      this.#loop.checkpointEnded(durable);
+    }
   }
 
   offerSpare(path: string): boolean {
@@ -242,8 +246,13 @@ const BUSY_GAP_MS = 1;
 /** How long: this many average gaps, since gaps vary and a collection of garbage on the other side takes a millisecond or two. */
 const BUSY_GAPS = 20;
 const SPIN_MS_MAX = 3;
-/** An idle look takes a microsecond: one that took this long was interrupted by another thread, which wants the core. */
+/** An idle look takes a microsecond: one that took this long was interrupted by another thread. */
 const PREEMPTED_MS = 0.3;
+/**
+ * One interruption is mostly the collector or the compiler of some thread of ours, which is through with it: two within so long, and the core is wanted by
+ * somebody who goes on.
+ */
+const PREEMPTED_AGAIN_MS = 20;
 /** For this long after that the shards park at once. */
 const CROWDED_MS = 200;
 /** Weight of the newest gap in their average. */
@@ -256,6 +265,8 @@ const BLOCK_MS = 1;
 const PARK_MS_MAX = 1000;
 /** After a checkpoint that failed the next one is asked for no earlier. */
 const CHECKPOINT_RETRY_MS = 5000;
+/** Nobody writes any more if nobody has for so long. */
+const QUIET_MS = 2000;
 /** Between two looks for work that goes on beside requests. */
 const BACKGROUND_MS_MAX = 1000;
 const CORES = availableParallelism();
@@ -268,6 +279,8 @@ class ShardLoop {
   #lastWork = 0;
   /** When the last look found nothing; 0 when something else came between. */
   #lastIdleLook = 0;
+  /** When a look was interrupted last. */
+  #lastPreempted = -Infinity;
   /** Average time between two steps that found work, ms. */
   #gapMs = 10;
   #stopping: (() => void) | undefined;
@@ -282,6 +295,7 @@ class ShardLoop {
     this.#control = control;
     this.#settings = settings;
     shard.expiryBatch = settings.expiry.batch;
+    shard.expiryIntervalMs = settings.expiry.intervalMs;
   }
 
   start(): void {
@@ -291,6 +305,7 @@ class ShardLoop {
   configure(settings: ShardSettings): void {
     this.#settings = settings;
     this.#shard.expiryBatch = settings.expiry.batch;
+    this.#shard.expiryIntervalMs = settings.expiry.intervalMs;
     this.wake();
     this.#shard.retainLog(settings.feed.retainBytes);
   }
@@ -344,7 +359,8 @@ class ShardLoop {
           return;
         }
         if (this.#lastIdleLook > this.#lastWork && now - this.#lastIdleLook > PREEMPTED_MS) {
-          this.#control.noteCrowded(CROWDED_MS);
+          if (this.#lastIdleLook - this.#lastPreempted < PREEMPTED_AGAIN_MS) this.#control.noteCrowded(CROWDED_MS);
+          this.#lastPreempted = now;
         }
         this.#lastIdleLook = now;
         const spinMs = this.#control.isCrowded(CORES) ? 0 : this.#spinMs;
@@ -400,19 +416,28 @@ class ShardLoop {
       this.#backgroundDue = now;
       return;
     }
+    if (now - this.#lastWork > QUIET_MS && this.#mayAskForCheckpoint && shard.store.wantsQuietCheckpoint)
+      this.#askForCheckpoint();
     const dueAtMs = Math.min(shard.workDueAtMs, shard.transactions.tickDueAtMs);
     let waitMs = Math.min(this.#settings.expiry.intervalMs, BACKGROUND_MS_MAX, dueAtMs - Date.now());
     if (shard.moves.dueMs > now) waitMs = Math.min(waitMs, shard.moves.dueMs - now);
     this.#backgroundDue = now + Math.max(1, waitMs);
   }
 
+  get #mayAskForCheckpoint(): boolean {
+    return !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore;
+  }
+
+  #askForCheckpoint(): void {
+    this.#checkpointAsked = true;
+    post({ event: 'checkpoint-wanted' });
+  }
+
   #askHost(): void {
     const { store } = this.#shard;
     const { checkpointLogBytes } = this.#settings;
-    const mayAsk = !this.#checkpointAsked && performance.now() >= this.#checkpointNotBefore;
-    if (mayAsk && store.logBytes > checkpointLogBytes && store.wantsCheckpoint(checkpointLogBytes)) {
-      this.#checkpointAsked = true;
-      post({ event: 'checkpoint-wanted' });
+    if (store.logBytes > checkpointLogBytes && this.#mayAskForCheckpoint && store.wantsCheckpoint(checkpointLogBytes)) {
+      this.#askForCheckpoint();
     }
     if (!this.#spareAsked && store.log.wantsSpare()) {
       this.#spareAsked = true;

@@ -34,11 +34,12 @@ import type { Space } from '../../engines/store/space-table.js';
 import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../control-block.js';
 import { ShardMeter } from '../metrics/shard-meter.js';
 import type { SyncClock } from '../metrics/timed-env.js';
-import { Condition, REQUEST_HEADER_BYTES, RequestType, ResponseStatus, readRequestVersion } from './request.js';
+import { RequestAtHand } from './request-at-hand.js';
+import { Condition, RequestType, ResponseStatus, readRequestVersion } from './request.js';
 import { BatchNeeds } from './batch-needs.js';
 import {
   DEFAULT_TRANSACTION_SETTINGS,
-  DeferredRequest,
+  type DeferredRequest,
   ShardTransactions,
   Verdict,
   type OpenGroup,
@@ -98,6 +99,7 @@ export class Shard {
   #level: DurabilityLevel = Durability.Memory;
   #syncAsked = false;
   #next = 0;
+  readonly #hand = new RequestAtHand();
   /** Requests with records in the open group, to answer them if it fails. */
   readonly #members = new GroupMembers();
   readonly #groupNotes: GroupNote[] = [];
@@ -123,6 +125,8 @@ export class Shard {
   readonly compactions: Compactions;
   /** Entries that expire in one group. */
   expiryBatch = 1000;
+  /** Between two looks for entries that have expired. */
+  expiryIntervalMs = 0;
   /** What the request at hand must wait, ms. */
   #waitMs = 0;
   /** Told when a space takes writes more slowly, not at all, or freely again. */
@@ -133,6 +137,8 @@ export class Shard {
   #groupsSettled = 0;
   /** When the first entry expires, as far as known; 0: look. */
   #expiryDueAt = 0;
+  /** When all that had expired was removed last. */
+  #expiredAt = 0;
   #readOnlyCause: ErrorRecord | undefined;
 
   /** `clock`: of the store's machine. */
@@ -320,8 +326,8 @@ export class Shard {
     let taken = 0;
     while (ready.length > 0 && !this.#isFull()) {
       const deferred = ready[0]!;
-      const { link, request, bytes, words, length } = deferred;
-      const verdict = this.#take(link, request, bytes, words, 0, length, deferred);
+      this.#hand.setDeferred(deferred);
+      const verdict = this.#take();
       if (verdict === Verdict.Hold) break;
       ready.shift();
       taken++;
@@ -355,7 +361,8 @@ export class Shard {
     const held = link.held;
     if (held !== undefined) {
       if (link.heldUntilMs > 0 && performance.now() < link.heldUntilMs) return 0;
-      if (this.#take(link, link.taken, held.bytes, held.words, 0, held.length) === Verdict.Hold) return 0;
+      this.#hand.set(link, link.taken, held.bytes, held.words, 0, held.length);
+      if (this.#take() === Verdict.Hold) return 0;
       link.held = undefined;
       taken++;
     }
@@ -365,7 +372,8 @@ export class Shard {
       if (at < 0) break;
       link.taken = (link.taken + 1) | 0;
       const { length } = requests;
-      const outcome = this.#take(link, link.taken, requests.bytes, requests.words, at, length);
+      this.#hand.set(link, link.taken, requests.bytes, requests.words, at, length);
+      const outcome = this.#take();
       if (outcome === Verdict.Hold) {
         const bytes = Buffer.allocUnsafeSlow((length + 7) & ~7);
         requests.bytes.copy(bytes, 0, at, at + length);
@@ -377,51 +385,31 @@ export class Shard {
     return taken;
   }
 
-  /** Looks at one request. `deferred`: it has waited for locks, and has them. */
-  #take(
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    words: Int32Array,
-    at: number,
-    length: number,
-    deferred?: DeferredRequest,
-  ): Verdict {
+  /** Looks at the request at hand. */
+  #take(): Verdict {
+    const { link, number } = this.#hand;
     try {
-      const type = words[at >> 2]! & 0xff;
+      const type = this.#hand.head & 0xff;
       // Nearly all are: they are spared a call.
-      const outcome =
-        type === RequestType.Operation
-          ? this.#takeOperation(link, request, bytes, words, at, length, deferred)
-          : this.#takeOther(type, link, request, bytes, words, at, length, deferred);
+      const outcome = type === RequestType.Operation ? this.#takeOperation() : this.#takeOther(type);
       if (outcome === Verdict.Hold) {
         link.heldUntilMs = this.#waitMs === 0 ? 0 : performance.now() + this.#waitMs;
         this.#waitMs = 0;
       }
       return outcome;
     } catch (error) {
-      link.respondError(request, toErrorRecord(error));
+      link.respondError(number, toErrorRecord(error));
       return Verdict.Done;
     }
   }
 
-  #takeOther(
-    type: number,
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    words: Int32Array,
-    at: number,
-    length: number,
-    deferred: DeferredRequest | undefined,
-  ): Verdict {
+  #takeOther(type: number): Verdict {
     const { store, transactions } = this;
-    const start = at + REQUEST_HEADER_BYTES;
-    const end = at + length;
+    const { link, number, bytes, words, at, start, end } = this.#hand;
     if (type === RequestType.Flush) {
       this.#syncAsked = true;
       // Not to be called done when the group, or its sync, fails.
-      this.#noteMember(link, request, undefined);
+      this.#noteMember(undefined);
       return Verdict.InGroup;
     }
     if (type === RequestType.Release) {
@@ -436,12 +424,12 @@ export class Shard {
 
     switch (type) {
       case RequestType.Batch:
-        return this.#takeBatch(link, request, bytes, words, at, length, deferred);
+        return this.#takeBatch();
       case RequestType.Transaction:
       case RequestType.Prepare:
-        return this.#takeTransaction(link, request, bytes, words, at, length, deferred);
+        return this.#takeTransaction();
       case RequestType.Lock:
-        return transactions.lock(link, request, bytes, start, end, this.#openGroup);
+        return transactions.lock(link, number, bytes, start, end, this.#openGroup);
       case RequestType.BodyChunk:
         transactions.takeChunk(link, bytes, start, end, words[(at >> 2) + 1]! >>> 0, readRequestVersion(bytes, at));
         return Verdict.Done;
@@ -454,20 +442,10 @@ export class Shard {
   }
 
   /** A single write, a chunk of a blob, or the record that ends one. */
-  #takeOperation(
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    words: Int32Array,
-    at: number,
-    length: number,
-    deferred: DeferredRequest | undefined,
-  ): Verdict {
+  #takeOperation(): Verdict {
     if (this.#readOnlyCause !== undefined) throw readOnly(this.index, this.#readOnlyCause);
     const { store, transactions } = this;
-    const head = words[at >> 2]!;
-    const start = at + REQUEST_HEADER_BYTES;
-    const end = at + length;
+    const { link, bytes, words, at, head, start, end, deferred } = this.#hand;
     const size = checkOperation(bytes, start, end);
     const kind = bytes[start]!;
     const condition = conditionOf(head);
@@ -478,7 +456,7 @@ export class Shard {
     if (deferred === undefined && kind !== OperationKind.Chunk && kind !== OperationKind.ApplyBatch) {
       const keyLength = readKeyLength(bytes, start);
       if (transactions.isLocked(space.id, bytes, operationKeyAt(bytes, start), keyLength, hash)) {
-        transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
+        transactions.deferWrites(this.#hand.setAside(), bytes, start, end);
         return Verdict.Deferred;
       }
     }
@@ -495,13 +473,13 @@ export class Shard {
       if (version !== expected) {
         if (kind === OperationKind.PutBlob) store.dropBlob(link.client);
         this.#counters[ShardCounter.ConditionsFailed]!++;
-        link.respond(request, ResponseStatus.ConditionFailed, '');
+        link.respond(this.#hand.number, ResponseStatus.ConditionFailed, '');
         return Verdict.Done;
       }
     }
     if (kind === OperationKind.ClearRange) throw new ConcordError('ERR_INTERNAL', 'a clear is a request of its own');
     if (kind === OperationKind.PutBlob || kind === OperationKind.ApplyBatch) {
-      const outcome = this.#admitBlob(link, request, bytes, at, length, deferred);
+      const outcome = this.#admitBlob();
       if (outcome !== Verdict.Done) return outcome;
       if (kind === OperationKind.ApplyBatch) this.#noteBatch();
     }
@@ -521,26 +499,16 @@ export class Shard {
     if (mustAskFlow(space)) this.#gates.took(space, needed);
     store.append(bytes, words, start, size);
     this.#touched.add(hash);
-    this.#join(link, request, durabilityOf(head), deferred);
+    this.#join(durabilityOf(head));
     return Verdict.InGroup;
   }
 
-  #takeBatch(
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    words: Int32Array,
-    at: number,
-    length: number,
-    deferred: DeferredRequest | undefined,
-  ): Verdict {
+  #takeBatch(): Verdict {
     const { store, transactions } = this;
-    const head = words[at >> 2]!;
-    const start = at + REQUEST_HEADER_BYTES;
-    const end = at + length;
+    const { bytes, head, start, end, deferred } = this.#hand;
     const batch = this.#needs.of(bytes, start, end);
     if (deferred === undefined && transactions.isAnyLocked(bytes, start, end)) {
-      transactions.deferWrites(new DeferredRequest(link, request, bytes, at, length), bytes, start, end);
+      transactions.deferWrites(this.#hand.setAside(), bytes, start, end);
       return Verdict.Deferred;
     }
     if (!this.#admitsAll(batch, end - start)) return Verdict.Hold;
@@ -549,28 +517,20 @@ export class Shard {
     }
     store.appendAll(bytes, start, end);
     this.#noteBatch();
-    this.#join(link, request, durabilityOf(head), deferred);
+    this.#join(durabilityOf(head));
     return Verdict.InGroup;
   }
 
   /** One that writes here only, or its part here of a larger one. */
-  #takeTransaction(
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    words: Int32Array,
-    at: number,
-    length: number,
-    deferred: DeferredRequest | undefined,
-  ): Verdict {
+  #takeTransaction(): Verdict {
     const { transactions } = this;
-    const head = words[at >> 2]!;
+    const { link, number, bytes, at, length, head, deferred } = this.#hand;
     const isPrepare = (head & 0xff) === RequestType.Prepare;
     const condition = conditionOf(head);
     const version = readRequestVersion(bytes, at);
     const verdict = transactions.take(
       link,
-      request,
+      number,
       bytes,
       at,
       length,
@@ -587,7 +547,7 @@ export class Shard {
     if (safety > this.#level) this.#level = safety as DurabilityLevel;
     const ends = !isPrepare && transactions.hasLocks(id) ? id : 0;
     const isNoted = isPrepare || ends !== 0 || deferred !== undefined;
-    this.#noteMember(link, request, isNoted ? { deferred, prepares: isPrepare ? id : 0, ends } : undefined);
+    this.#noteMember(isNoted ? { deferred, prepares: isPrepare ? id : 0, ends } : undefined);
     return verdict;
   }
 
@@ -597,15 +557,16 @@ export class Shard {
     return clear;
   }
 
-  /** A request whose records are in the group. */
-  #join(link: ClientLink, request: number, level: DurabilityLevel, deferred: DeferredRequest | undefined): void {
+  /** The records of the request at hand are in the group. */
+  #join(level: DurabilityLevel): void {
+    const { deferred } = this.#hand;
     if (level > this.#level) this.#level = level;
-    this.#noteMember(link, request, deferred === undefined ? undefined : { deferred, prepares: 0, ends: 0 });
+    this.#noteMember(deferred === undefined ? undefined : { deferred, prepares: 0, ends: 0 });
   }
 
-  /** The request's fate is the group's. */
-  #noteMember(link: ClientLink, request: number, note: GroupNote | undefined): void {
-    this.#members.add(link, request);
+  /** The fate of the request at hand is the group's. */
+  #noteMember(note: GroupNote | undefined): void {
+    this.#members.add(this.#hand.link, this.#hand.number);
     if (note !== undefined) this.#groupNotes.push(note);
   }
 
@@ -615,16 +576,9 @@ export class Shard {
   }
 
   /** The final record of a blob: everything it names must be here and must be fit to be applied. */
-  #admitBlob(
-    link: ClientLink,
-    request: number,
-    bytes: Buffer,
-    at: number,
-    length: number,
-    deferred: DeferredRequest | undefined,
-  ): Verdict {
+  #admitBlob(): Verdict {
     const { store, transactions } = this;
-    const start = at + REQUEST_HEADER_BYTES;
+    const { link, bytes, start, deferred } = this.#hand;
     const reference = readBlobReference(bytes, operationKeyAt(bytes, start) + readKeyLength(bytes, start));
     // Its last chunks may be in this very group: they are applied when it commits.
     if (store.groupRecords > 0) return Verdict.Hold;
@@ -644,8 +598,7 @@ export class Shard {
     if (batch.operations !== reference.count)
       throw new ConcordError('ERR_INTERNAL', 'a batch holds another number of operations');
     if (deferred === undefined && transactions.isAnyLocked(bytesOfBatch, 0, bytesOfBatch.length)) {
-      const waiting = new DeferredRequest(link, request, bytes, at, length);
-      transactions.deferWrites(waiting, bytesOfBatch, 0, bytesOfBatch.length);
+      transactions.deferWrites(this.#hand.setAside(), bytesOfBatch, 0, bytesOfBatch.length);
       return Verdict.Deferred;
     }
     // The group is empty: room there is, or there is none; but files may have to keep up.
@@ -938,7 +891,7 @@ export class Shard {
     if (this.store.hasWork || nowMs >= this.store.workDueAtMs) hasMore = this.#engineWork(nowMs);
     this.#gates.look(performance.now());
     this.#settleOutcomes(performance.now());
-    if (nowMs >= this.#expiryDueAt) hasMore = this.#expireSlice(nowMs) || hasMore;
+    hasMore = this.#expire(nowMs) || hasMore;
     if (this.moves.hasWork) hasMore = this.moves.work() || hasMore;
     return hasMore;
   }
@@ -994,6 +947,15 @@ export class Shard {
     return this.#expiryDueAt;
   }
 
+  /** Deletes what has expired, a slice at a time, and then nothing until the next look is due. True when there is more. */
+  #expire(nowMs: number): boolean {
+    if (nowMs < this.#expiryDueAt) return false;
+    const sinceMs = nowMs - this.#expiredAt;
+    // The loop counts by another clock, which may be a fraction ahead. One that was set back holds nothing up.
+    if (sinceMs >= 0 && sinceMs + 1 < this.expiryIntervalMs) return false;
+    return this.#expireSlice(nowMs);
+  }
+
   /** Deletes some of the entries whose time has come, as a group of its own. True when there are more. */
   #expireSlice(nowMs: number): boolean {
     const { store } = this;
@@ -1033,6 +995,7 @@ export class Shard {
       const due = store.spaces.nextExpiry();
       const isStuck = due <= nowMs && store.spaces.expiringEntries >= listed;
       this.#expiryDueAt = isStuck ? nowMs + EXPIRY_RETRY_MS : due;
+      if (due > nowMs) this.#expiredAt = nowMs;
     } catch (error) {
       if (store.groupRecords > 0) store.discardGroup();
       this.#failed(error);

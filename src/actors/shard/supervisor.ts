@@ -8,7 +8,6 @@
  *
  * Must hold: a shard has one thread at a time, and nothing reads memory on behalf of a dead one when the next begins. Threads: the host's.
  */
-import { MessageChannel, Worker } from 'node:worker_threads';
 import { ConcordError } from '../../shared/errors.js';
 import type { ArenaLayout } from '../../shared/memory/arena.js';
 import { toOwnerId } from '../../shared/memory/lock-owner.js';
@@ -21,13 +20,13 @@ import { MAX_CLIENTS, ShardState, type ControlBlock } from '../control-block.js'
 import type { BackgroundPool } from '../jobs/background-pool.js';
 import { ShardJobs } from '../jobs/shard-jobs.js';
 import { tellShard } from '../metrics/tracing.js';
-import { remoteControl, type RemoteControl } from '../runtime/control-channel.js';
+import type { RemoteControl } from '../runtime/control-channel.js';
+import { ThreadSupervisor, type ThreadFailure } from '../runtime/thread-supervisor.js';
 import { ShardCheckpoints } from './checkpoints.js';
 import type { ShardControl, ShardEvent, ShardWorkerData } from './shard-worker.js';
 
-/** A shard that dies this often within the window stays down. */
-const DEATHS_MAX = 5;
-const RESTART_WINDOW_MS = 60_000;
+/** What a thread tells while it serves, and before that that it does. */
+type Heard = Exclude<ShardEvent, ThreadFailure>;
 
 /** What its threads are started with as long as the store is open. */
 type ShardConstants = Omit<ShardWorkerData, 'control' | 'port' | 'adopt' | 'isNew' | 'spaces' | 'settings' | 'decided'>;
@@ -49,7 +48,7 @@ export interface ShardSupervisorOptions {
   readonly onFlow: (spaceId: number, flow: WriteFlow) => void;
 }
 
-export class ShardSupervisor {
+export class ShardSupervisor extends ThreadSupervisor<ShardControl, Heard> {
   readonly index: number;
   readonly directory: string | undefined;
   readonly arena: ArenaLayout;
@@ -58,19 +57,12 @@ export class ShardSupervisor {
   recovery: RecoveryReport | undefined;
   readonly #options: ShardSupervisorOptions;
   readonly #jobs: ShardJobs;
-  #worker: Worker | undefined;
-  #remote: RemoteControl<ShardControl> | undefined;
-  #ended: Promise<void> = Promise.resolve();
-  #restarting: Promise<void> = Promise.resolve();
-  #deaths: number[] = [];
-  #lastError: ConcordError | undefined;
   /** No client is given to it yet: decisions that its predecessor had a part in may be on their way. */
   #isTakingOver = false;
-  /** The thread is meant to end: nobody takes over. */
-  #isStopping = false;
 
   constructor(options: ShardSupervisorOptions) {
     const { shard, directory, arena } = options.constants;
+    super(`shard ${shard}`, { shard });
     this.index = shard;
     this.directory = directory;
     this.arena = arena;
@@ -79,14 +71,8 @@ export class ShardSupervisor {
     this.checkpoints = new ShardCheckpoints(this, options);
   }
 
-  /** Its thread; one that is gone answers every call with ERR_CLOSED. */
-  get remote(): RemoteControl<ShardControl> {
-    return this.#remote!;
-  }
-
-  /** Resolves when no restart is under way; restarts run one after another. Never rejects. */
-  get restarted(): Promise<void> {
-    return this.#restarting;
+  protected get isClosing(): boolean {
+    return this.#options.isClosing();
   }
 
   /** Starts the first thread. Resolves when it has recovered. @throws what that throws */
@@ -95,69 +81,28 @@ export class ShardSupervisor {
   }
 
   #launch(adopt: boolean, isNew: boolean): Promise<void> {
-    const { index } = this;
-    const { control, constants, current, isClosing } = this.#options;
-    const { port1, port2 } = new MessageChannel();
-    const workerData: ShardWorkerData = {
-      ...constants,
-      ...current(),
-      control: control.sab,
-      port: port2,
-      adopt,
-      isNew,
-    };
+    const { control, constants, current } = this.#options;
     // Other engines register with the single modules.
     const entry = constants.engineModules.length === 0 ? './shard-thread.js' : './shard-worker.js';
-    const worker = new Worker(new URL(entry, import.meta.url), {
-      workerData,
-      transferList: [port2],
-      name: `concordkv-shard-${index}`,
-      stdin: false,
-    });
-    const remote = remoteControl<ShardControl>(port1);
-    this.#worker = worker;
-    this.#remote = remote;
-    this.#ended = new Promise((resolve) => {
-      // The port closes by itself, behind the thread's last answer; closing it here could drop that.
-      worker.once('exit', () => {
-        resolve();
-      });
-    });
-    let isReady = false;
-    return new Promise<void>((resolve, reject) => {
-      worker.on('message', (event: ShardEvent) => {
-        if (event.event === 'ready') {
-          isReady = true;
-          this.recovery = event.recovery;
-          if (!isClosing()) worker.unref();
-          resolve();
-        } else if (event.event === 'open-failed') reject(ConcordError.fromRecord(event.error));
-        else this.#hear(event, remote);
-      });
-      worker.on('error', (cause: Error) => {
-        this.#lastError = this.#internal(`shard ${index}: ${cause.message}`, cause);
-        reject(this.#lastError);
-      });
-      worker.once('exit', () => {
-        if (!isReady) reject(this.#internal(`shard ${index} ended before it was ready`));
-        else if (!this.#isStopping) this.#restart();
-      });
-    });
+    return this.launchThread(
+      `concordkv-shard-${this.index}`,
+      new URL(entry, import.meta.url),
+      (port): ShardWorkerData => ({ ...constants, ...current(), control: control.sab, port, adopt, isNew }),
+    );
   }
 
-  /** What the thread at `remote` tells while it serves. */
-  #hear(event: Exclude<ShardEvent, { event: 'ready' | 'open-failed' }>, remote: RemoteControl<ShardControl>): void {
+  protected hear(event: Heard, remote: RemoteControl<ShardControl>): void {
     const { constants, isClosing, onCheckpointFailure, onFlow } = this.#options;
     switch (event.event) {
-      case 'died':
-        this.#lastError = ConcordError.fromRecord(event.error);
+      case 'ready':
+        this.recovery = event.recovery;
         break;
       case 'checkpoint-wanted':
         void this.checkpoints.write().catch(onCheckpointFailure);
         break;
       case 'lsm-job':
         // Ordered by a thread that has died meanwhile: nobody would ask for it.
-        if (remote === this.#remote) this.#jobs.start(event.job, event.task, event.priority, remote);
+        if (remote === this.remote) this.#jobs.start(event.job, event.task, event.priority, remote);
         break;
       case 'spare-wanted':
         if (this.directory === undefined || isClosing()) break;
@@ -168,51 +113,41 @@ export class ShardSupervisor {
     }
   }
 
-  #internal(message: string, cause?: Error): ConcordError {
-    return new ConcordError('ERR_INTERNAL', message, { shard: this.index }, cause === undefined ? {} : { cause });
-  }
-
-  /** The thread died: another one takes over. One after another, however fast they die. */
-  #restart(): void {
+  /** The thread died: another one takes over. */
+  protected onDeath(): void {
     const { control } = this.#options;
     // Where a log has failed nobody knows what of its end is on the disk: memory that goes on without it, and a log that is replayed later, would part.
     // One that is read-only because its coordinator stays down would be so again.
     const mayGoOn = control.shardState(this.index) !== ShardState.ReadOnly;
     control.setShardState(this.index, ShardState.Restarting);
-    this.#restarting = this.#restarting.then(() => this.#takeOver(mayGoOn));
+    this.restart((error) => this.#takeOver(error, mayGoOn));
   }
 
-  async #takeOver(mayGoOn: boolean): Promise<void> {
+  async #takeOver(error: ConcordError, mayGoOn: boolean): Promise<void> {
     const { index } = this;
-    const { control, onRecovered, onTakenOver, onRestart } = this.#options;
+    const { onRecovered, onTakenOver, onRestart } = this.#options;
     this.#isTakingOver = true;
-    const error = this.#lastError ?? this.#internal(`shard ${index} ended unexpectedly`);
-    this.#lastError = undefined;
     await this.checkpoints.cancel();
     await this.cancelJobs();
     const { cold } = this.arena;
     if (cold?.cache !== undefined) PageCache.recover(cold.cache, toOwnerId(cacheOwnerOfShard(index)));
-    const now = Date.now();
-    this.#deaths = [...this.#deaths.filter((at) => now - at < RESTART_WINDOW_MS), now];
-    while (mayGoOn && this.#deaths.length < DEATHS_MAX && !this.#isStopping) {
-      control.setShardState(index, ShardState.Restarting);
-      control.countRestart(index);
-      try {
-        await this.#launch(true, false);
-      } catch (cause) {
-        this.#lastError = cause instanceof ConcordError ? cause : this.#internal(String(cause));
-        this.#deaths.push(Date.now());
-        await this.#ended;
-        continue;
-      }
-      await onRecovered();
-      this.#isTakingOver = false;
-      await onTakenOver();
-      onRestart(error);
-      tellShard({ event: 'restarted', shard: index, error });
+    const reason = mayGoOn ? await this.replace(error, () => this.#launchAgain()) : error;
+    if (reason !== undefined) {
+      this.#staysDown(reason);
       return;
     }
-    this.#staysDown(this.#lastError ?? error);
+    await onRecovered();
+    this.#isTakingOver = false;
+    await onTakenOver();
+    onRestart(error);
+    tellShard({ event: 'restarted', shard: index, error });
+  }
+
+  #launchAgain(): Promise<void> {
+    const { control } = this.#options;
+    control.setShardState(this.index, ShardState.Restarting);
+    control.countRestart(this.index);
+    return this.#launch(true, false);
   }
 
   #staysDown(error: ConcordError): void {
@@ -228,7 +163,7 @@ export class ShardSupervisor {
 
   /** Asks the thread when it is up. @throws ERR_SHARD_FAILED; ERR_SHARD_RESTARTED when it died before it answered */
   async ask<T>(call: (remote: RemoteControl<ShardControl>) => Promise<T>): Promise<T> {
-    await this.#restarting;
+    await this.restarted;
     const remote = this.requireUp();
     try {
       return await call(remote);
@@ -264,41 +199,8 @@ export class ShardSupervisor {
     return this.#jobs.cancel();
   }
 
-  /** The process stays alive until the thread has ended. */
-  ref(): void {
-    this.#worker?.ref();
-  }
-
-  /** Nobody takes over from now on. */
-  stopRestarts(): void {
-    this.#isStopping = true;
-  }
-
   /** The thread closes its files and ends. @throws what it could not do, when it has ended */
-  async close(): Promise<void> {
-    this.#isStopping = true;
-    try {
-      await this.remote.close();
-    } catch (error) {
-      await this.#worker?.terminate();
-      throw error;
-    } finally {
-      await this.#ended;
-    }
-  }
-
-  /** Ends the thread wherever it is, and lets no other follow. */
-  async terminate(): Promise<void> {
-    this.#isStopping = true;
-    this.#worker?.ref();
-    await this.#worker?.terminate();
-    await this.#restarting;
-    // A restart that was under way may have started another one.
-    await this.#worker?.terminate();
-  }
-
-  /** Ends the thread wherever it is, as a failure would: for tests. */
-  async kill(): Promise<void> {
-    await this.#worker?.terminate();
+  close(): Promise<void> {
+    return this.end(() => this.remote.close());
   }
 }
