@@ -69,7 +69,8 @@ describe('stats', () => {
 
   test('are plain data that can be cloned', async () => {
     const db = await ConcordPool.open(':memory:', { shards: 1 });
-    expect(structuredClone(db.stats())).toEqual(db.stats());
+    const stats = db.stats();
+    expect(structuredClone(stats)).toEqual(stats);
     await db.close();
   });
 });
@@ -112,10 +113,12 @@ test('a checkpoint is written by itself when the log has grown', async () => {
     checkpointLogBytes: 262144,
     durability: 'os',
   });
-  for (let i = 0; i < 400 && db.stats().shards[0]!.checkpoints < 2; i++) {
-    await Promise.all(Array.from({ length: 20 }, (_, k) => db.put(`k${k}`, `${i}`.padEnd(3000, '.'))));
+  for (let wanted = 1; wanted <= 2; wanted++) {
+    for (let i = 0; i < 20; i++)
+      await Promise.all(Array.from({ length: 20 }, (_, k) => db.put(`k${k}`, `${wanted} ${i}`.padEnd(3000, '.'))));
+    await expect.poll(() => db.stats().shards[0]!.checkpoints).toBeGreaterThanOrEqual(wanted);
   }
-  expect(db.stats().shards[0]!.checkpoints).toBeGreaterThanOrEqual(2);
-  expect(db.stats().logBytes).toBeLessThan(8 << 20);
+  // Of the 2.4 MB that were written.
+  await expect.poll(() => db.stats().logBytes).toBeLessThan(2 << 20);
   await db.close();
 });

@@ -18,7 +18,7 @@ export interface Ended {
 }
 
 /** Longer than any command of a test may take; a test that fails for it shows which. */
-const KILL_AFTER_MS = 30_000;
+const KILL_AFTER_MS = 240_000;
 
 export function start(args: readonly string[]): ChildProcess {
   return spawn(process.execPath, [CLI, ...args], {

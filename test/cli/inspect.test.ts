@@ -53,7 +53,7 @@ beforeAll(async () => {
   await db.host!.checkpointAll();
   await db.put('behind', 'the checkpoint');
   await db.close();
-}, 60_000);
+});
 
 describe.concurrent('inspect of sound files', () => {
   test('sst prints a table, its blocks and entries', async () => {

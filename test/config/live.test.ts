@@ -144,7 +144,7 @@ function watching(text: string, intervalMs?: number): Scene {
 }
 
 async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 1000 && !condition(); i++) await sleep(10);
+  for (let i = 0; i < 6000 && !condition(); i++) await sleep(10);
   expect(condition()).toBe(true);
 }
 

@@ -10,6 +10,8 @@ import { ConcordPool } from '../../dist/index.js';
 const KEYS = 1500;
 const PAIRS = 200;
 const LARGE_EVERY = 400;
+/** A life is at its work when so many calls were acknowledged. */
+const AT_WORK_CALLS = 32;
 /** Of values, in a store that keeps most of its pages in files. */
 const BUDGET_SCALE = 10;
 
@@ -55,6 +57,7 @@ class Witness {
   acknowledgedLines = 0;
   #path;
   #file;
+  #acknowledgedHere = 0;
 
   constructor(path) {
     this.#path = path;
@@ -99,6 +102,9 @@ class Witness {
   /** After they were acknowledged. */
   acknowledge(calls) {
     this.#write(calls, '.');
+    const before = this.#acknowledgedHere;
+    this.#acknowledgedHere += calls.length;
+    if (before < AT_WORK_CALLS && this.#acknowledgedHere >= AT_WORK_CALLS) process.send({ atWork: true });
   }
 
   #write(calls, mark) {

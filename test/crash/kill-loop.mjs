@@ -24,14 +24,14 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine, headOf } from '../../scripts/command-line.mjs';
 import { conceive, live } from '../support/lives.mjs';
 
 const CHILD = fileURLToPath(new URL('./kill-child.mjs', import.meta.url));
 const SCENE_CHILD = fileURLToPath(new URL('./scene-child.mjs', import.meta.url));
 const ENGINES = ['btree', 'hash', 'rbtree', 'array', 'memtable', 'lsm', 'all'];
 const SCENES = ['writes', 'switch', 'expiry', 'drop', 'compaction', 'all'];
-/** Lives of scenes that may be killed before they have made the spaces they lack. */
+/** Lives that may be killed before they have written anything: of scenes, before they have made the spaces they lack. */
 const MAKING_PART = 0.2;
 /** Lives of scenes that read every file of the store before they open it. */
 const VERIFY_PART = 0.5;
@@ -43,8 +43,10 @@ const SCENE_CALLERS_MAX = 8;
 /** One life in ten is killed while it still recovers. */
 const EARLY_PART = 0.1;
 const EARLY_MS_MAX = 200;
+/** What a life's moment differs from that of the one before it: multiples of the golden section lie well spread, however few lives there are. */
+const MOMENT_STEP = 0.618034;
 /** A life that has not verified by then hangs. */
-const VERIFY_MS_MAX = 60_000;
+const VERIFY_MS_MAX = 180_000;
 
 function mulberry32(seed) {
   let state = seed >>> 0;
@@ -78,18 +80,22 @@ export async function killLoop({
   const isScene = engine !== undefined || scene !== undefined;
   const script = isScene ? SCENE_CHILD : CHILD;
   const random = mulberry32(seed);
+  const firstMoment = random();
   const witness = path.join(directory, 'witness.log');
   const store = path.join(directory, 'store');
   let verified = 0;
   let acknowledged = 0;
   const happened = { drops: 0, switches: 0, expired: 0, interrupted: 0, tables: 0, leftovers: 0 };
+  let earlyKills = 0;
   let child = conceive(script);
   let heir;
   try {
     for (let kill = 0; kill <= kills; kill++) {
       const last = kill === kills;
-      const isEarly = !last && forget === undefined && random() < EARLY_PART;
-      const moment = random();
+      // However few lives there are, half of them verify, and the last one that is killed was at its work: there is something to look at.
+      const isAtWork = forget !== undefined || kill === kills - 1;
+      const isEarly = !last && random() < EARLY_PART && !isAtWork && ++earlyKills <= kills / 2;
+      const moment = (firstMoment + kill * MOMENT_STEP) % 1;
       if (kill + 1 === forget) fs.cpSync(store, `${store}.earlier`, { recursive: true });
       if (kill === forget) {
         fs.rmSync(store, { recursive: true });
@@ -117,7 +123,8 @@ export async function killLoop({
         last,
         ...(isEarly ? { killEarlyMs: moment * EARLY_MS_MAX } : {}),
       };
-      const killFrom = isScene && random() >= MAKING_PART ? 'running' : 'verified';
+      const working = isScene && !isAtWork ? 'running' : 'atWork';
+      const killFrom = !isAtWork && random() < MAKING_PART ? 'verified' : working;
       const killAfterMs = last ? undefined : moment * (isScene ? SCENE_MS_MAX : WRITING_MS_MAX);
       const report = await live(child, options, VERIFY_MS_MAX, (message) =>
         message[killFrom] === undefined ? undefined : killAfterMs,
@@ -138,44 +145,33 @@ export async function killLoop({
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: {
-      kills: { type: 'string', default: '100' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      dir: { type: 'string' },
-      keep: { type: 'boolean', default: false },
-      callers: { type: 'string', default: '32' },
-      burst: { type: 'string', default: '1' },
-      durability: { type: 'string' },
-      forget: { type: 'string' },
-      budget: { type: 'boolean', default: false },
-      engine: { type: 'string' },
-      scene: { type: 'string' },
-    },
+  const text = { type: 'string' };
+  const flag = { type: 'boolean', default: false };
+  const line = new CommandLine(headOf(import.meta.url), {
+    ...{ kills: text, seed: text, dir: text, keep: flag, callers: text, burst: text, durability: text, forget: text },
+    ...{ budget: flag, engine: text, scene: text },
   });
-  for (const [name, given, known] of [
-    ['engine', values.engine, ENGINES],
-    ['scene', values.scene, SCENES],
-  ]) {
-    if (given !== undefined && !known.includes(given)) throw new Error(`--${name} is one of ${known.join(', ')}`);
-  }
+  const { values } = line;
+  line.names('engine', ENGINES);
+  line.names('scene', SCENES);
+  const kills = line.whole('kills', 1, 100);
   const directory = values.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-kill-'));
   fs.mkdirSync(directory, { recursive: true });
-  const seed = Number(values.seed);
-  console.log(`kill loop: ${values.kills} kills, seed ${seed}, directory ${directory}`);
+  const seed = line.whole('seed', 0, Date.now() % 1_000_000);
+  console.log(`kill loop: ${kills} kills, seed ${seed}, directory ${directory}`);
   try {
     const result = await killLoop({
-      kills: Number(values.kills),
+      kills,
       seed,
       directory,
-      callers: Number(values.callers),
-      burst: Number(values.burst),
+      callers: line.whole('callers', 1, 32),
+      burst: line.whole('burst', 1, 1),
       durability: values.durability,
-      forget: values.forget === undefined ? undefined : Number(values.forget),
+      forget: line.whole('forget', 1),
       budget: values.budget,
       engine: values.engine,
       scene: values.scene,
-      onProgress: ({ kill, kills, acknowledged }) => {
+      onProgress: ({ kill, acknowledged }) => {
         if (kill % 10 === 0) console.log(`  ${kill}/${kills} kills, ${acknowledged} acknowledged writes checked`);
       },
     });
@@ -192,7 +188,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     console.error(`FAILED: ${error.message}`);
     const flags = ['engine', 'scene', 'durability', 'forget', 'callers', 'burst'].filter((name) => values[name]);
     const more = flags.map((name) => ` --${name} ${values[name]}`).join('') + (values.budget ? ' --budget' : '');
-    console.error(`replay: node test/crash/kill-loop.mjs --kills ${values.kills} --seed ${seed}${more}`);
+    console.error(`replay: node test/crash/kill-loop.mjs --kills ${kills} --seed ${seed}${more}`);
     console.error(`files are in ${directory}`);
     process.exitCode = 1;
   }

@@ -20,6 +20,8 @@ const FLEETING = ['fleeting0', 'fleeting1'];
 const KEYS = 250;
 const PAIRS = 60;
 const LARGE_EVERY = 300;
+/** A life is at its work when so many calls were acknowledged. */
+const AT_WORK_CALLS = 32;
 const LARGE_BYTES = 200_000;
 const BALLAST_ENTRIES = 1200;
 const FLEETING_BALLAST_ENTRIES = 300;
@@ -247,6 +249,7 @@ process.send({
 /** Spaces that writers use: not those that are being made. */
 const inUse = new Set();
 const durabilityOf = () => (random() < 0.2 ? 'sync' : 'os');
+let acknowledgedHere = 0;
 
 function generationFor(facts, key) {
   const label = labelOf(facts, key);
@@ -280,6 +283,13 @@ async function make(facts, engine) {
 /** Not a failure of the store: the space went while the call was made. */
 const isDropped = ({ code }) => code === 'ERR_SPACE_DROPPED' || code === 'ERR_SPACE_NOT_FOUND';
 
+function acknowledge(calls) {
+  witness.noteWrites(calls, '.');
+  const before = acknowledgedHere;
+  acknowledgedHere += calls.length;
+  if (before < AT_WORK_CALLS && acknowledgedHere >= AT_WORK_CALLS) process.send({ atWork: true });
+}
+
 async function writePair() {
   const key = `pair${below(PAIRS)}`;
   const spaces = STABLE.slice(0, 2).map((name) => witness.of(name));
@@ -298,7 +308,7 @@ async function writePair() {
     })),
     { durability: durabilityOf() },
   );
-  witness.noteWrites(calls, '.');
+  acknowledge(calls);
 }
 
 async function writeOne(turn) {
@@ -324,7 +334,7 @@ async function writeOne(turn) {
     if (!isDropped(error)) throw error;
     return;
   }
-  witness.noteWrites(calls, '.');
+  acknowledge(calls);
 }
 
 async function write() {

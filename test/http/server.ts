@@ -7,7 +7,7 @@ import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 
 /** Longer than any server of a test lives. */
-const KILL_AFTER_MS = 100_000;
+const KILL_AFTER_MS = 1_200_000;
 const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 
 export interface Server {
@@ -82,6 +82,16 @@ export class Raw {
     const socket = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
     await once(socket, 'connect');
     return new Raw(socket);
+  }
+
+  /** Begins to put ten bytes: the server has the head, and of the body it will find the first half. */
+  static async halfPut(port: number, key: string): Promise<Raw> {
+    const raw = await Raw.open(port);
+    raw.socket.write(`PUT /v1/kv/${key} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n`);
+    await raw.until(/^HTTP\/1\.1 100 Continue\r\n\r\n/);
+    raw.text = '';
+    raw.socket.write('12345');
+    return raw;
   }
 
   /** Waits until the text matches. */

@@ -17,6 +17,7 @@ while (!isStopped) {
     last = total;
     reads++;
   }
+  if (reads === 20) parentPort.postMessage('reading');
   await new Promise((resolve) => setImmediate(resolve));
 }
 parentPort.postMessage({ wrong, reads, last: board.usage().get(undefined).count('Gets') });

@@ -40,7 +40,7 @@ beforeAll(async () => {
   await onDisk.compact();
   await vi.waitFor(() => {
     expect(onDisk.stats().spaces[0]!.lsm?.levels).toHaveLength(1);
-  }, 10_000);
+  }, 60_000);
 });
 afterAll(async () => {
   await db.close();

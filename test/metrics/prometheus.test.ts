@@ -27,7 +27,7 @@ test('every line is as the format says, and has what stats() has', async () => {
   db.getSync('no');
   await db.iterator().all();
   await db.host!.checkpointAll();
-  await vi.waitFor(() => expect(db.stats().spaces[0]!.engineMetrics.pageSplits).toBeGreaterThan(0), 5000);
+  await vi.waitFor(() => expect(db.stats().spaces[0]!.engineMetrics.pageSplits).toBeGreaterThan(0), 60_000);
   const families = parseExposition(await db.metrics());
   const pool = { space: '', engine: 'btree' };
   expect(valueOf(families, 'concordkv_entries')).toBe(201);

@@ -54,7 +54,7 @@ test('a reader that waits for a writer tells how long', async () => {
   const reader = engineNamed('rbtree').openReader(arena, 0, 0, READER_SLOT);
   const unobserved = engineNamed('rbtree').openReader(new ArenaReader(engine.layout), 0, 0, READER_SLOT + 1);
   const worker = new Worker(new URL('./latch-holder.mjs', import.meta.url), {
-    workerData: { layout: engine.layout, slot: 3, holdMs: 200 },
+    workerData: { layout: engine.layout, slot: 3, holdMs: 50 },
   });
   await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
   const metaUnit = arena.pin(READER_SLOT);

@@ -114,8 +114,8 @@ describe('operations', () => {
         transferList: [...transferList],
       });
       await new Promise((resolve, reject) => worker.once('exit', resolve).once('error', reject));
-      await vi.waitFor(() => expect(db.stats().clients).toBe(1), 5000);
-      await vi.waitFor(() => expect(space(db.stats(), '').operations.gets).toBe(1000 * round), 5000);
+      await vi.waitFor(() => expect(db.stats().clients).toBe(1), 60_000);
+      await vi.waitFor(() => expect(space(db.stats(), '').operations.gets).toBe(1000 * round), 60_000);
       expect(space(db.stats(), '').operations.hits).toBe(500 * round);
       expect(space(db.stats(), 's').operations).toMatchObject({ gets: round, puts: 1 + round });
     }
@@ -153,8 +153,9 @@ describe('latencies', () => {
     for (let i = 0; i < 20; i++) {
       const startedMs = performance.now();
       const put = db.put(`k${i}`, 'v');
+      const calledMs = performance.now();
       // The answer is there long before; it is taken when the thread is free.
-      if (i === 7) while (performance.now() - startedMs < 80);
+      if (i === 7) while (performance.now() - calledMs < 80);
       await put;
       longestMs = Math.max(longestMs, performance.now() - startedMs);
     }
@@ -203,7 +204,7 @@ describe('engines', () => {
         expect(usedBytes).toBeGreaterThan(dataBytes);
         expect([keyBytes, valueBytes]).toEqual([22_890, 300_000]);
       }
-    }, 5000);
+    }, 60_000);
   });
 
   test('what is on its way to another engine is told', async () => {
@@ -222,13 +223,13 @@ describe('engines', () => {
       expect(each).toMatchObject({ space: '', engine: 'memtable' });
       expect(each.copied).toBeLessThanOrEqual(each.total);
     }
-    await vi.waitFor(() => expect(db.stats().shards[0]!.moving).toEqual([]), 5000);
+    await vi.waitFor(() => expect(db.stats().shards[0]!.moving).toEqual([]), 60_000);
     const before = db.stats().operations.viewRenewals;
     db.getSync('key 1');
     db.getSync('key 2');
     expect(db.stats().operations.viewRenewals).toBe(before);
     expect(db.stats().spaces[0]!.engine).toBe('memtable');
-    await vi.waitFor(() => expect(db.stats().spaces[0]!.engineMetrics).toHaveProperty('lanePages'), 5000);
+    await vi.waitFor(() => expect(db.stats().spaces[0]!.engineMetrics).toHaveProperty('lanePages'), 60_000);
   });
 });
 
@@ -265,7 +266,7 @@ describe('transactions', () => {
     const put = db.put(key!, 'later');
     await vi.waitFor(() => {
       expect(locks(1)).toMatchObject({ held: 1, awaited: 1, setAside: 1, waits: 2, timeouts: 0 });
-    }, 10_000);
+    }, 60_000);
     expect(locks(1).wait.count).toBe(0);
     expect(locks(0)).toMatchObject({ held: 0, awaited: 0, setAside: 0, waits: 0 });
     await first.commit();
@@ -274,7 +275,7 @@ describe('transactions', () => {
     await put;
     await vi.waitFor(() => {
       expect(locks(1)).toMatchObject({ held: 0, awaited: 0, setAside: 0, waits: 2 });
-    }, 10_000);
+    }, 60_000);
     expect(locks(1).wait.count).toBe(2);
     expect(locks(1).wait.maxUs).toBeGreaterThan(0);
   });
@@ -286,10 +287,13 @@ describe('transactions', () => {
       await db.transaction((tx) => {
         for (const key of keys) void tx.put(key, value);
       });
-    const { transactions, coordinator, shards } = db.stats();
-    expect(transactions).toMatchObject({ manyShards: 3, votes: { count: 3 } });
-    expect(coordinator).toMatchObject({ decisions: 3, aborts: 0, decision: { count: 3 }, apply: { count: 3 } });
-    for (const { transactions: own } of shards)
-      expect(own).toMatchObject({ prepared: 0, inDoubt: 0, conflicts: 0, voteToOutcome: { count: 3 } });
+    // A shard and the coordinator tell what they have counted a moment after they have answered.
+    await vi.waitFor(() => {
+      const { transactions, coordinator, shards } = db.stats();
+      expect(transactions).toMatchObject({ manyShards: 3, votes: { count: 3 } });
+      expect(coordinator).toMatchObject({ decisions: 3, aborts: 0, decision: { count: 3 }, apply: { count: 3 } });
+      for (const { transactions: own } of shards)
+        expect(own).toMatchObject({ prepared: 0, inDoubt: 0, conflicts: 0, voteToOutcome: { count: 3 } });
+    }, 60_000);
   });
 });

@@ -190,6 +190,6 @@ test('checkpoints, switches and restarts are told by the thread that opened the 
     { event: 'done', space: 'users', engine: 'array', durationMs: expect.any(Number) },
   ]);
   await db.host!.killShard(0);
-  await vi.waitFor(() => expect(shards).toHaveLength(1), 20_000);
+  await vi.waitFor(() => expect(shards).toHaveLength(1), 60_000);
   expect(shards[0]).toMatchObject({ event: 'restarted', shard: 0, error: { code: 'ERR_INTERNAL' } });
 });

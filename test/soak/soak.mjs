@@ -9,7 +9,7 @@ import { lstatSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine } from '../../scripts/command-line.mjs';
 import { keyOf, randomOf, valueOf } from './model.mjs';
 
 const HELP = `npm run soak -- [options]
@@ -26,36 +26,16 @@ const CHUNK_WRITES = 2000;
 const MIB = 2 ** 20;
 const PREFIXES = 1000;
 
-function usage(message) {
-  process.stderr.write(`${message}\n\n${HELP}`);
-  process.exit(2);
-}
-
 function parseOptions() {
-  let values;
-  try {
-    const text = { type: 'string' };
-    const named = { minutes: text, engine: text, ids: text, kill: text, seed: text, dir: text };
-    ({ values } = parseArgs({ options: { ...named, help: { type: 'boolean', short: 'h' } } }));
-  } catch (error) {
-    usage(error.message);
-  }
-  if (values.help) {
-    process.stdout.write(HELP);
-    process.exit(0);
-  }
-  const number = (name, fallback, least) => {
-    const parsed = Number(values[name] ?? fallback);
-    if (!(parsed >= least)) usage(`--${name}: ${values[name]} is no number of at least ${least}`);
-    return parsed;
-  };
+  const text = { type: 'string' };
+  const line = new CommandLine(HELP, { minutes: text, engine: text, ids: text, kill: text, seed: text, dir: text });
   return {
-    minutes: number('minutes', 30, 0.05),
-    ids: Math.floor(number('ids', 60_000, 5000)),
-    killSeconds: number('kill', 20, 0),
-    seed: Math.floor(number('seed', Date.now() % 1_000_000, 0)),
-    engine: values.engine ?? 'lsm',
-    parent: values.dir ?? tmpdir(),
+    minutes: line.number('minutes', 0.05, 30),
+    ids: line.whole('ids', 5000, 60_000),
+    killSeconds: line.number('kill', 0, 20),
+    seed: line.whole('seed', 0, Date.now() % 1_000_000),
+    engine: line.values.engine ?? 'lsm',
+    parent: line.values.dir ?? tmpdir(),
   };
 }
 

@@ -147,8 +147,8 @@ describe('in an attached thread', () => {
   test('a reader that never stops sees each life of a name whole, never one life in another', async () => {
     const { db, thread } = await scene({ durability: 'memory', shards: 1 });
     const other = await thread();
-    /** Stop; the highest life that the reader has seen. */
-    const words = new Int32Array(new SharedArrayBuffer(8));
+    /** Stop; the highest life that the reader has seen; how often it has met none. */
+    const words = new Int32Array(new SharedArrayBuffer(12));
     const reading = other.run(async (pool, shared) => {
       const seen = { reads: 0, found: 0, dropped: 0, lives: 0, wrong: [] as string[] };
       let highest = -1;
@@ -174,6 +174,7 @@ describe('in an attached thread', () => {
           const { code } = error as { code: string };
           if (code !== 'ERR_SPACE_DROPPED' && code !== 'ERR_SPACE_NOT_FOUND') seen.wrong.push(String(error));
           seen.dropped++;
+          Atomics.store(shared, 2, seen.dropped);
         }
         if (seen.reads % 5000 < 200) await new Promise((resolve) => setImmediate(resolve));
       }
@@ -184,11 +185,12 @@ describe('in an attached thread', () => {
       await space.batch(
         Array.from({ length: 50 }, (_, i) => ({ type: 'put' as const, key: `k${i}`, value: `${life}:k${i}` })),
       );
-      // Seen or not, it goes.
-      for (let i = 0; i < 20 && Atomics.load(words, 1) < life; i++)
+      // Seen or not, it goes; but every tenth one is seen.
+      for (let i = 0; (i < 20 || life % 10 === 0) && Atomics.load(words, 1) < life; i++)
         await new Promise((resolve) => setTimeout(resolve, 1));
       await space.drop();
     }
+    while (Atomics.load(words, 2) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
     Atomics.store(words, 0, 1);
     const seen = await reading;
     expect(seen.wrong).toEqual([]);

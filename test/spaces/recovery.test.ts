@@ -218,12 +218,16 @@ test.each(MOVES)(
     await space.put('long', patternText(1 << 20));
     model.set('long', patternText(1 << 20));
     const sorted = (): [string, string][] => [...model].sort(([a], [b]) => byBytes(a, b));
-    const moved = space.switchEngine(to);
-    moved.catch(() => undefined);
     const isHalfWay = (): boolean => engineRows(db).some((rows) => rows.some(([id]) => id === BUILDING_SPACE_ID));
-    const deadline = performance.now() + 2000;
-    while (!isHalfWay() && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve));
-    expect(isHalfWay()).toBe(true);
+    // Where this thread has lost its core the move may be over before it is seen: then it is made again.
+    for (let attempt = 0; !isHalfWay(); attempt++) {
+      expect(attempt).toBeLessThan(50);
+      if (space.engine !== from) await space.switchEngine(from);
+      let isOver = false;
+      const over = (): void => void (isOver = true);
+      space.switchEngine(to).then(over, over);
+      while (!isHalfWay() && !isOver) await new Promise((resolve) => setImmediate(resolve));
+    }
     const copy = join(scratchDirectory(), 'copy');
     const atCopy = sorted();
     await Promise.all([db.host!.checkpointAll(), db.checkpoint(copy)]);

@@ -66,6 +66,50 @@ test('entries that expire together go in as many groups as the log has frames fo
   expect(await scene.outcome(client.put('k', 'v'))).toBe('done');
 });
 
+test('what has expired is looked for as often as was told, whatever else brings the shard to its background work', async () => {
+  const env = new MemEnv();
+  createStore(env).close();
+  const scene = new ShardScene(env);
+  const client = scene.client();
+  const entriesAfter = (ms: number): number => {
+    while (scene.shard.background(LATER + ms));
+    return readState(scene.store).size;
+  };
+  const put = async (key: string): Promise<void> => {
+    expect(await scene.outcome(client.operation(key, extendedPut(key, 'v', 0, LATER)))).toBe('done');
+  };
+  scene.shard.expiryIntervalMs = 5000;
+  await put('a');
+  expect(entriesAfter(0)).toBe(0);
+  await put('b');
+  expect([1, 1000, 4000].map(entriesAfter)).toEqual([1, 1, 1]);
+  expect(entriesAfter(5000)).toBe(0);
+  // Shorter from now on, and by a clock that is set back.
+  await put('c');
+  expect(entriesAfter(6000)).toBe(1);
+  scene.shard.expiryIntervalMs = 1000;
+  expect(entriesAfter(6000)).toBe(0);
+  await put('d');
+  expect(entriesAfter(3000)).toBe(0);
+});
+
+test('a look for expired entries that could not be taken is taken as soon as it can be, whatever the interval', async () => {
+  const env = new MemEnv();
+  createStore(env).close();
+  const scene = new ShardScene(env);
+  const client = scene.client();
+  scene.shard.expiryIntervalMs = 3_600_000;
+  expect(await scene.outcome(client.operation('a', extendedPut('a', 'v', 0, LATER)))).toBe('done');
+  // As before all shards of a store have recovered.
+  const { nextSequence } = scene.control;
+  scene.control.nextSequence = 0;
+  for (let ms = 0; ms < 3; ms++) expect(scene.shard.background(LATER + ms)).toBe(false);
+  expect(readState(scene.store).size).toBe(1);
+  scene.control.nextSequence = nextSequence;
+  while (scene.shard.background(LATER + 3));
+  expect(readState(scene.store).size).toBe(0);
+});
+
 test.each(['btree', 'hash', 'rbtree', 'array', 'memtable'])(
   'a clear of a space in %s with keys that fill many frames of the log removes them all',
   async (engine) => {

@@ -174,15 +174,33 @@ test('progress is told, and ends with everything', async () => {
   ).rejects.toThrow('mine');
 });
 
+/** 'done', or the code or name of what the move failed with. */
+function outcomeOf(moved: Promise<void>): Promise<string> {
+  return moved.then(
+    () => 'done',
+    (error: { code?: string | number; name: string }) => (typeof error.code === 'string' ? error.code : error.name),
+  );
+}
+
+/** A move that something ends. Where this thread has lost its core the move may be over before: then all of it is done again. */
+async function inTheMiddle(attempt: () => Promise<string>, expected: string): Promise<void> {
+  let outcome = 'done';
+  for (let attempts = 0; outcome === 'done' && attempts < 50; attempts++) outcome = await attempt();
+  expect(outcome).toBe(expected);
+}
+
 test('an aborted switch is taken back', async () => {
   const db = await memoryPool({ shards: 2 });
   const space = db.space('s');
   const model = await fill(space, 30_000);
-  const aborter = new AbortController();
-  const moved = space.switchEngine('custom', { signal: aborter.signal });
-  await new Promise((resolve) => setTimeout(resolve, 3));
-  aborter.abort();
-  expect((await failureOf(moved)).name).toBe('AbortError');
+  await inTheMiddle(async () => {
+    await space.switchEngine('btree');
+    const aborter = new AbortController();
+    const moved = outcomeOf(space.switchEngine('custom', { signal: aborter.signal }));
+    await new Promise((resolve) => setTimeout(resolve, 3));
+    aborter.abort();
+    return moved;
+  }, 'AbortError');
   await expect.poll(() => space.engine).toBe('btree');
   await expect.poll(() => db.host!.switchProgress(2)).toBeUndefined();
   await expectSame(space, model);
@@ -205,12 +223,14 @@ test('the same switch asked for twice is one; another one meanwhile is ERR_CONFL
 
 test('a space that is dropped in the middle is gone', async () => {
   const db = await memoryPool();
-  const space = db.space('s');
-  await fill(space, 20_000);
-  const moved = codeOf(space.switchEngine('custom'));
-  await new Promise((resolve) => setTimeout(resolve, 2));
-  await space.drop();
-  expect(await moved).toBe('ERR_SPACE_DROPPED');
+  await inTheMiddle(async () => {
+    const space = db.space('s');
+    await fill(space, 20_000);
+    const moved = outcomeOf(space.switchEngine('custom'));
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    await space.drop();
+    return moved;
+  }, 'ERR_SPACE_DROPPED');
   expect(await db.spaces()).toEqual([]);
   expect(await db.host!.check()).toEqual([]);
   await fill(db.space('s'), 10);

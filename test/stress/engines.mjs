@@ -8,8 +8,8 @@
  * Exit code 1 if a reader or the check at the end found a problem.
  */
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
+import { CommandLine, headOf } from '../../scripts/command-line.mjs';
 import '../../dist/engines/built-in.js';
 import { publishTrees } from '../../dist/engines/btree/meta.js';
 import { engineNamed, engineNames, newSweep } from '../../dist/engines/engine.js';
@@ -33,6 +33,8 @@ import {
 } from './engines-rules.mjs';
 
 const GROUP_MAX = 200;
+/** Between two lines that tell how far it is. */
+const PROGRESS_MS = 10_000;
 const SLOT = 0;
 const MEMORY_BYTES = 24 << 20;
 
@@ -248,7 +250,7 @@ function startReader(run, { name, keys, seed }, slot) {
 }
 
 /** Returns { problems, counts, reads, seconds }. */
-export async function stressEngine({ name, writes, seed, readers = 4, keys = 20_000 }) {
+export async function stressEngine({ name, writes, seed, readers = 4, keys = 20_000, onProgress }) {
   const options = { name, keys, seed };
   const run = new Run(options);
   const threads = Array.from({ length: readers }, (_, index) => startReader(run, options, index + 1));
@@ -271,6 +273,7 @@ export async function stressEngine({ name, writes, seed, readers = 4, keys = 20_
         }
       }
       if (usedEarly === 0 && run.counts.writes > writes / 2) usedEarly = run.arena.usedUnits;
+      onProgress?.(run.counts.writes);
       // Messages of readers that failed.
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -292,22 +295,27 @@ export async function stressEngine({ name, writes, seed, readers = 4, keys = 20_
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: {
-      engine: { type: 'string', default: 'all' },
-      writes: { type: 'string', default: '10000000' },
-      readers: { type: 'string', default: '4' },
-      keys: { type: 'string', default: '20000' },
-      seed: { type: 'string', default: String(Math.floor(Math.random() * 1_000_000)) },
-    },
+  const text = { type: 'string' };
+  const line = new CommandLine(headOf(import.meta.url), {
+    ...{ engine: text, writes: text, readers: text, keys: text, seed: text },
   });
-  const names = values.engine === 'all' ? engineNames() : values.engine.split(',');
-  const [writes, readers, keys, seed] = [values.writes, values.readers, values.keys, values.seed].map(Number);
+  const all = engineNames();
+  const names = line.values.engine === 'all' ? all : line.names('engine', all, all.join(','));
+  const writes = line.whole('writes', 1, 10_000_000);
+  const readers = line.whole('readers', 1, 4);
+  const keys = line.whole('keys', PAIRED_KEYS, 20_000);
+  const seed = line.whole('seed', 0, Math.floor(Math.random() * 1_000_000));
   for (const name of names) {
     console.log(
       `replay: node test/stress/engines.mjs --engine ${name} --writes ${writes} --readers ${readers} --keys ${keys} --seed ${seed}`,
     );
-    const { problems, counts, reads, seconds } = await stressEngine({ name, writes, seed, readers, keys });
+    let toldMs = performance.now();
+    const onProgress = (done) => {
+      if (performance.now() - toldMs < PROGRESS_MS) return;
+      toldMs = performance.now();
+      console.log(`  ${name}: ${done} of ${writes} writes`);
+    };
+    const { problems, counts, reads, seconds } = await stressEngine({ name, writes, seed, readers, keys, onProgress });
     console.log(`${name}: ${seconds.toFixed(1)} s ${JSON.stringify(counts)} ${JSON.stringify(reads)}`);
     for (const problem of problems) console.error(problem);
     if (problems.length > 0) process.exitCode = 1;

@@ -49,6 +49,16 @@ export function sharedWords(count: number): Int32Array<SharedArrayBuffer> {
   return new Int32Array(new SharedArrayBuffer(count * 4));
 }
 
+const UNTIL_MS_MAX = 50_000;
+
+/** Resolves when the fact holds. */
+export async function until(holds: () => boolean): Promise<void> {
+  for (const endMs = performance.now() + UNTIL_MS_MAX; !holds();) {
+    if (performance.now() > endMs) throw new Error(`not within ${UNTIL_MS_MAX} ms: ${String(holds)}`);
+    await sleep(1);
+  }
+}
+
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }

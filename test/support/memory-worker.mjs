@@ -40,7 +40,7 @@ const scenes = {
         roomBell.raise();
         at = ring.reserve(wordCount * 4 + reserveSlack);
         if (at >= 0) roomBell.lower();
-        else if (roomBell.parkSync(10_000) === 'timed-out') throw new Error('no room for 10 s');
+        else if (roomBell.parkSync(150_000) === 'timed-out') throw new Error('no room for 150 s');
         else {
           parkCount++;
           at = ring.reserve(wordCount * 4 + reserveSlack);
@@ -77,7 +77,7 @@ const scenes = {
         if (ring.pending()) dataBell.lower();
         else {
           parkCount++;
-          if (dataBell.parkSync(10_000) === 'timed-out') throw new Error('no record for 10 s');
+          if (dataBell.parkSync(150_000) === 'timed-out') throw new Error('no record for 150 s');
         }
         continue;
       }
@@ -119,7 +119,7 @@ const scenes = {
         if (Atomics.load(words, 32) === me) mine.lower();
         else {
           parkCount++;
-          if (mine.parkSync(10_000) === 'timed-out') throw new Error(`wake-up lost in round ${i}`);
+          if (mine.parkSync(150_000) === 'timed-out') throw new Error(`wake-up lost in round ${i}`);
         }
       }
       Atomics.store(words, 32, 1 - me);
@@ -237,7 +237,7 @@ const scenes = {
     }
   },
 
-  /** Writes without pause, until word `stop` is set. */
+  /** Writes without pause, until word `stop` is set; says in word `stop` + owner that it has begun. */
   rwHog({ words, ownersMax, owner, stop }) {
     const lock = new RwLock(words, 0, ownersMax, toOwnerId(owner));
     report({ started: 1 });
@@ -246,7 +246,7 @@ const scenes = {
       lock.acquireWrite();
       spin(2000);
       lock.releaseWrite();
-      writes++;
+      if (writes++ === 0) Atomics.store(words, stop + owner, 1);
     }
     report({ writes });
   },
@@ -293,10 +293,14 @@ const scenes = {
     let last = 0;
     let backwards = 0;
     for (let i = 0; i < reads; i++) {
-      const first = lock.read(() => {
-        for (let w = 0; w < 8; w++) out[w] = words[16 + w];
-        return out[0];
-      });
+      // A writer may lose its core in the middle of a write.
+      const first = lock.read(
+        () => {
+          for (let w = 0; w < 8; w++) out[w] = words[16 + w];
+          return out[0];
+        },
+        { timeoutMs: 60_000 },
+      );
       for (let w = 1; w < 8; w++) if (out[w] !== first) torn++;
       if (first < last) backwards++;
       last = first;

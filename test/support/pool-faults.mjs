@@ -7,11 +7,22 @@ import { syncBuiltinESMExports } from 'node:module';
 
 const rulesPath = process.env.CONCORDKV_FAULTS;
 const pathOf = new Map();
-const { readFileSync, openSync, closeSync, existsSync } = fs;
+const { readFileSync, openSync, closeSync } = fs;
+
+/** Empty while there are none: other threads may be about to write the file, or have just removed it. */
+function rulesNow() {
+  try {
+    return readFileSync(rulesPath, 'utf8');
+  } catch (error) {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  }
+}
 
 function failsFor(call, path) {
-  if (!existsSync(rulesPath)) return;
-  const { call: failing, errno, match } = JSON.parse(readFileSync(rulesPath, 'utf8'));
+  const rules = rulesNow();
+  if (rules === '') return;
+  const { call: failing, errno, match } = JSON.parse(rules);
   if (!failing.split(',').includes(call) || !String(path).includes(match)) return;
   throw Object.assign(new Error(`${errno}: made to fail, ${call} '${path}'`), {
     code: errno,
