@@ -16,12 +16,12 @@
 import { fork } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine, headOf } from '../scripts/command-line.mjs';
 import '../dist/engines/built-in.js';
 import { engineNames } from '../dist/engines/engine.js';
 import { GROUP, KEY_BYTES, VALUE_BYTES, measureEngine } from './support/engine-run.mjs';
 import { describeMachine, revision } from './support/machine.mjs';
-import { MIXES, runMix } from './support/mix-run.mjs';
+import { IN_FLIGHT, MIXES, runMix } from './support/mix-run.mjs';
 import { ORIGINAL, ORIGINAL_CONFIGURATION, ORIGINAL_MIXES } from './support/original.mjs';
 
 const BASELINE_ENGINES = ['hash', 'btree', 'rbtree', 'memtable', 'array'];
@@ -199,30 +199,18 @@ function printCost(cost, parts) {
 }
 
 async function main() {
-  const { values } = parseArgs({
-    options: {
-      quick: { type: 'boolean', default: false },
-      engines: { type: 'string' },
-      records: { type: 'string' },
-      seed: { type: 'string', default: '1' },
-      json: { type: 'string' },
-      'in-process': { type: 'boolean', default: false },
-      mix: { type: 'string' },
-      'no-mix': { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
+  const text = { type: 'string' };
+  const flag = { type: 'boolean', default: false };
+  const line = new CommandLine(headOf(import.meta.url), {
+    ...{ quick: flag, engines: text, records: text, seed: text, json: text },
+    ...{ 'in-process': flag, mix: text, 'no-mix': flag },
   });
-  if (values.help) {
-    console.log(
-      'node bench/engines.mjs [--quick] [--engines a,b] [--records n,m] [--no-mix | --mix text] [--in-process] [--seed n] [--json file]',
-    );
-    return;
-  }
+  const { values } = line;
   const isQuick = values.quick;
   const ofAll = values.mix === undefined ? BASELINE_ENGINES.filter((name) => engineNames().includes(name)) : [];
-  const engines = values.engines?.split(',') ?? ofAll;
+  const engines = line.names('engines', engineNames()) ?? ofAll;
   const mixNames = values['no-mix'] ? [] : Object.keys(MIXES).filter((name) => name.includes(values.mix ?? ''));
-  const records = values.records?.split(',').map(Number) ?? (isQuick ? [1000, 20_000] : [...FULL_ROUNDS.keys()]);
+  const records = line.wholes('records', 1, isQuick ? '1000,20000' : [...FULL_ROUNDS.keys()].join(','));
   const machine = describeMachine('.');
   const configuration = {
     machine,
@@ -230,7 +218,7 @@ async function main() {
     keyBytes: KEY_BYTES,
     valueBytes: VALUE_BYTES,
     group: GROUP,
-    seed: Number(values.seed),
+    seed: line.whole('seed', 0, 1),
     isQuick,
     original: ORIGINAL_CONFIGURATION,
   };
@@ -256,7 +244,7 @@ async function main() {
   for (const { mix, operations, millionsPerSecond, hits, misses, failed, wrong, left, cost, parts } of result.mixes) {
     const [low, high] = ORIGINAL_MIXES[mix];
     console.log(
-      `8 client threads, B+Tree of 100,000 keys, ${mix}, ${operations.toLocaleString('en')} operations, durability memory: ` +
+      `8 client threads with at most ${IN_FLIGHT} writes in flight each, B+Tree of 100,000 keys, ${mix}, ${operations.toLocaleString('en')} operations, durability memory: ` +
         `${figure(millionsPerSecond)} M/s (C ${low}-${high}, ${figure(millionsPerSecond / high)}x); ` +
         `${hits} hits, ${misses} misses, ${left} keys left, ${failed} failed, ${wrong} wrong`,
     );

@@ -17,8 +17,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { availableParallelism, cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
+import { CommandLine, headOf } from '../scripts/command-line.mjs';
 import {
   boundsOf,
   breakdown,
@@ -37,20 +37,14 @@ const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
 const VALUE_BYTES = 100;
 const PATHS_PER_RUN = 2000;
 
-const { values: args } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    seconds: { type: 'string' },
-    rounds: { type: 'string' },
-    threads: { type: 'string', default: '1' },
-    connections: { type: 'string', default: '64' },
-    keys: { type: 'string', default: '10000' },
-    json: { type: 'boolean', default: false },
-    profile: { type: 'boolean', default: false },
-    bare: { type: 'boolean', default: false },
-  },
+const text = { type: 'string' };
+const flag = { type: 'boolean', default: false };
+const line = new CommandLine(headOf(import.meta.url), {
+  ...{ quick: flag, seconds: text, rounds: text, threads: text, connections: text, keys: text },
+  ...{ json: flag, profile: flag, bare: flag },
 });
-const threads = Number(args.threads);
+const { values: args } = line;
+const threads = line.whole('threads', 1, 1);
 
 // The bare server: this file started again with --bare.
 
@@ -163,10 +157,10 @@ function median(numbers) {
 
 async function main() {
   const { default: autocannon } = await import('autocannon');
-  const seconds = Number(args.seconds ?? (args.quick ? 3 : 6));
-  const rounds = Number(args.rounds ?? (args.quick ? 1 : 3));
-  const connections = Number(args.connections);
-  const keys = Number(args.keys);
+  const seconds = line.number('seconds', 1, args.quick ? 3 : 6);
+  const rounds = line.whole('rounds', 1, args.quick ? 1 : 3);
+  const connections = line.whole('connections', 1, 64);
+  const keys = line.whole('keys', 1, 10_000);
   const directory = mkdtempSync(join(tmpdir(), 'concordkv-bench-http-'));
   const random = randomOf(1);
   const picks = Array.from({ length: PATHS_PER_RUN }, () => Math.floor(random() * keys));

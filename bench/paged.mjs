@@ -13,31 +13,23 @@ import { fork } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { parseArgs } from 'node:util';
+import { CommandLine, headOf } from '../scripts/command-line.mjs';
 import { ConcordPool } from '../dist/index.js';
 
 const ALL_PHASES = 'load,reads,hot,writes,scan,checkpoint,reopen,kill,verify';
-const { values: args } = parseArgs({
-  options: {
-    entries: { type: 'string', default: '1000000' },
-    value: { type: 'string', default: '1000' },
-    budget: { type: 'string', default: '128' },
-    memory: { type: 'string' },
-    reads: { type: 'string', default: '200000' },
-    writes: { type: 'string', default: '100000' },
-    dir: { type: 'string' },
-    keep: { type: 'boolean', default: false },
-    from: { type: 'string', default: '0' },
-    page: { type: 'string' },
-    phases: { type: 'string', default: ALL_PHASES },
-    victim: { type: 'boolean', default: false },
-  },
+const text = { type: 'string' };
+const flag = { type: 'boolean', default: false };
+const line = new CommandLine(headOf(import.meta.url), {
+  ...{ entries: text, value: text, budget: text, memory: text, reads: text, writes: text, dir: text, keep: flag },
+  ...{ from: text, page: text, phases: text, victim: flag },
 });
-const entries = Number(args.entries);
-const first = Number(args.from);
-const valueBytes = Number(args.value);
-const budgetBytes = Number(args.budget) * 2 ** 20;
-const memoryBytes = Number(args.memory ?? Math.max(64, 2.5 * Number(args.budget))) * 2 ** 20;
+const { values: args } = line;
+const entries = line.whole('entries', 1, 1_000_000);
+const first = line.whole('from', 0, 0);
+const valueBytes = line.whole('value', 16, 1000);
+const budget = line.number('budget', 1, 128);
+const budgetBytes = budget * 2 ** 20;
+const memoryBytes = line.number('memory', 1, Math.max(64, 2.5 * budget)) * 2 ** 20;
 const directory = args.dir ?? fs.mkdtempSync(path.join(os.tmpdir(), 'concordkv-paged-'));
 const options = { shards: 1, memoryBytes, budgetBytes, durability: 'os', valueEncoding: 'binary' };
 if (args.page !== undefined) options.pageBytes = args.page === 'adaptive' ? 'adaptive' : Number(args.page);
@@ -114,8 +106,8 @@ function readRandom(count, numberOf) {
   }
 }
 
-const reads = Number(args.reads);
-const writes = Number(args.writes);
+const reads = line.whole('reads', 0, 200_000);
+const writes = line.whole('writes', 0, 100_000);
 const hot = Math.max(1, Math.floor(entries / 50));
 const phases = {
   load: () => phase('load, ascending', entries - first, () => put(entries - first, (i) => first + i)),
@@ -170,7 +162,7 @@ const phases = {
 console.log(
   `${entries} entries of ${valueBytes} bytes (${mib(entries * (valueBytes + 16))}), budget ${mib(budgetBytes)}, arena ${mib(memoryBytes)}, ${directory}`,
 );
-for (const name of args.phases.split(',')) await phases[name]();
+for (const name of line.names('phases', ALL_PHASES.split(','), ALL_PHASES)) await phases[name]();
 await db.close();
 const shard = path.join(directory, 'shard-0000');
 for (const name of fs.readdirSync(shard).filter((file) => file.endsWith('.pages'))) {

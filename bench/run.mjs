@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine } from '../scripts/command-line.mjs';
 import { killChildren } from './support/child.mjs';
 import { describeMachine, revision } from './support/machine.mjs';
 import { KEY_BYTES, VALUE_BYTES } from './support/records.mjs';
@@ -33,45 +33,22 @@ Exit code 1 if any value read back is wrong.
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 
-function usage(message) {
-  process.stderr.write(`${message}\n\n${HELP}`);
-  process.exit(2);
-}
-
 function parseOptions() {
-  let values;
-  try {
-    const text = { type: 'string' };
-    const flags = { quick: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } };
-    const named = { only: text, rows: text, n: text, rounds: text, seed: text, peers: text, dir: text, json: text };
-    ({ values } = parseArgs({ options: { ...flags, ...named } }));
-  } catch (error) {
-    usage(error.message);
-  }
-  if (values.help) {
-    process.stdout.write(HELP);
-    process.exit(0);
-  }
-  const names = (text, allowed, flag) => {
-    const list = text.split(',').map((name) => name.trim());
-    for (const name of list) if (!allowed.includes(name)) usage(`--${flag}: ${name} is none of ${allowed.join(', ')}`);
-    return list;
-  };
-  const number = (flag, least) => {
-    if (values[flag] === undefined) return undefined;
-    const parsed = Number(values[flag]);
-    if (!Number.isInteger(parsed) || parsed < least)
-      usage(`--${flag}: ${values[flag]} is not a whole number of at least ${least}`);
-    return parsed;
-  };
+  const text = { type: 'string' };
+  const line = new CommandLine(HELP, {
+    ...{ quick: { type: 'boolean', default: false }, only: text, rows: text, n: text, rounds: text, seed: text },
+    ...{ peers: text, dir: text, json: text },
+  });
+  const { values } = line;
+  const only = line.names('only', WORKLOADS);
   return {
-    quick: values.quick ?? false,
-    only: values.only === undefined ? undefined : new Set(names(values.only, WORKLOADS, 'only')),
+    quick: values.quick,
+    only: only === undefined ? undefined : new Set(only),
     rows: values.rows,
-    peers: values.peers === 'none' ? [] : values.peers === undefined ? PEERS : names(values.peers, PEERS, 'peers'),
-    n: number('n', 200),
-    rounds: number('rounds', 1),
-    seed: number('seed', 0) ?? 1,
+    peers: values.peers === 'none' ? [] : line.names('peers', PEERS, PEERS.join(',')),
+    n: line.whole('n', 200),
+    rounds: line.whole('rounds', 1),
+    seed: line.whole('seed', 0, 1),
     parent: values.dir ?? tmpdir(),
     json: values.json,
   };

@@ -15,7 +15,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { CommandLine } from '../scripts/command-line.mjs';
 import { Child, killChildren } from './support/child.mjs';
 import { describeMachine, revision, syncDisks, waitUntilIdle } from './support/machine.mjs';
 import { profileArguments } from './support/http-profile.mjs';
@@ -35,7 +35,7 @@ const HELP = `npm run bench:txn -- [options]
   --accounts <count>  default 100000
   --callers <count>   concurrent callers (default 64)
   --ms <ms>           one round of a row (default 1500)
-  --warm <ms>         the round before, which is not counted (default 3000: the compiler is busy for that long)
+  --warm <ms>         the round before, which is not counted (default 6000: the compiler is busy for that long)
   --rounds <count>    rounds of a row (default 3)
   --thetas <list>     of Zipf's law (default 0,0.8,0.99,1.2)
   --shards <list>     how many shards a transaction touches, of eight (default 1,2,4,8)
@@ -52,64 +52,34 @@ const HELP = `npm run bench:txn -- [options]
 const here = fileURLToPath(new URL('.', import.meta.url));
 const CHILD = fileURLToPath(new URL('./txn/child.mjs', import.meta.url));
 
-function usage(message) {
-  process.stderr.write(`${message}\n\n${HELP}`);
-  process.exit(2);
-}
-
 function parseOptions() {
-  let values;
-  try {
-    const text = { type: 'string' };
-    const names = ['phases', 'peers', 'levels', 'accounts', 'callers', 'ms', 'warm', 'rounds', 'thetas', 'shards'];
-    const rest = ['waiting', 'deadlocks', 'seed', 'dir', 'svg', 'json'];
-    ({ values } = parseArgs({
-      options: {
-        help: { type: 'boolean', short: 'h' },
-        quick: { type: 'boolean', default: false },
-        profile: { type: 'boolean', default: false },
-        ...Object.fromEntries([...names, ...rest].map((name) => [name, text])),
-      },
-    }));
-  } catch (error) {
-    usage(error.message);
-  }
-  if (values.help) {
-    process.stdout.write(HELP);
-    process.exit(0);
-  }
+  const text = { type: 'string' };
+  const flag = { type: 'boolean', default: false };
+  const line = new CommandLine(HELP, {
+    ...{ quick: flag, profile: flag, phases: text, peers: text, levels: text, accounts: text, callers: text, ms: text },
+    ...{ warm: text, rounds: text, thetas: text, shards: text, waiting: text, deadlocks: text, seed: text },
+    ...{ dir: text, svg: text, json: text },
+  });
+  const { values } = line;
   const { quick } = values;
-  const list = (text) => text.split(',').map((part) => part.trim());
-  const whole = (name, fallback, least) => {
-    const number = Number(values[name] ?? fallback);
-    if (!Number.isInteger(number) || number < least) usage(`--${name} must be a whole number of at least ${least}`);
-    return number;
-  };
-  const numbers = (name, fallback, least, most) =>
-    list(values[name] ?? fallback).map((text) => {
-      const number = Number(text);
-      if (!(number >= least && number <= most)) usage(`--${name}: ${text} is not from ${least} to ${most}`);
-      return number;
-    });
-  const named = (name, fallback, allowed) => {
-    const chosen = list(values[name] ?? fallback);
-    for (const one of chosen) if (!allowed.includes(one)) usage(`--${name}: ${one} is none of ${allowed.join(', ')}`);
-    return chosen;
-  };
+  const thetas = line.list('thetas', quick ? '0,0.99' : '0,0.8,0.99,1.2').map(Number);
+  for (const theta of thetas) if (!(theta >= 0 && theta <= 5)) line.refuse(`--thetas: ${theta} is not from 0 to 5`);
+  const shards = line.wholes('shards', 1, quick ? '1,2' : '1,2,4,8');
+  for (const count of shards) if (count > 8) line.refuse(`--shards: ${count} is not from 1 to 8`);
   return {
-    phases: named('phases', PHASES.join(','), PHASES),
-    peers: values.peers === 'none' ? [] : named('peers', 'lmdb,sqlite', ['lmdb', 'sqlite']),
-    levels: named('levels', LEVELS.join(','), LEVELS),
-    accounts: whole('accounts', quick ? '5000' : '100000', 100),
-    callers: whole('callers', '64', 1),
-    ms: whole('ms', quick ? '200' : '1500', 10),
-    warmMs: whole('warm', quick ? '100' : '3000', 1),
-    rounds: whole('rounds', quick ? '1' : '3', 1),
-    thetas: numbers('thetas', quick ? '0,0.99' : '0,0.8,0.99,1.2', 0, 5),
-    shards: numbers('shards', quick ? '1,2' : '1,2,4,8', 1, 8),
-    waiting: whole('waiting', quick ? '50' : '1000', 1),
-    deadlocks: whole('deadlocks', quick ? '10' : '200', 1),
-    seed: whole('seed', '1', 0),
+    phases: line.names('phases', PHASES, PHASES.join(',')),
+    peers: values.peers === 'none' ? [] : line.names('peers', ['lmdb', 'sqlite'], 'lmdb,sqlite'),
+    levels: line.names('levels', LEVELS, LEVELS.join(',')),
+    accounts: line.whole('accounts', 100, quick ? 5000 : 100_000),
+    callers: line.whole('callers', 1, 64),
+    ms: line.whole('ms', 10, quick ? 200 : 1500),
+    warmMs: line.whole('warm', 1, quick ? 100 : 6000),
+    rounds: line.whole('rounds', 1, quick ? 1 : 3),
+    thetas,
+    shards,
+    waiting: line.whole('waiting', 1, quick ? 50 : 1000),
+    deadlocks: line.whole('deadlocks', 1, quick ? 10 : 200),
+    seed: line.whole('seed', 0, 1),
     parent: values.dir ?? tmpdir(),
     svg: values.svg ?? (quick ? undefined : join(here, 'txn', 'contention.svg')),
     json: values.json,

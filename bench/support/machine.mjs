@@ -19,6 +19,8 @@ export function describeMachine(directory) {
     cores: os.availableParallelism(),
     memoryGiB: Math.round(os.totalmem() / 2 ** 30),
     kernel: `${os.type()} ${os.release()}`,
+    // What was set for this run goes for all engines.
+    tunables: process.env.GLIBC_TUNABLES,
     disk: statfsSync(directory).type === TMPFS_MAGIC ? 'tmpfs (durable figures mean nothing here)' : directory,
   };
 }

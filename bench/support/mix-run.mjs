@@ -20,6 +20,8 @@ export const MIXES = {
 };
 const THREADS = 8;
 const LIVE_KEYS = 100_000;
+/** Writes of a thread that are not acknowledged, at most. */
+export const IN_FLIGHT = 4096;
 const LOAD_BATCH = 1000;
 /** Operations per thread: what is compiled again when more is known of the types is compiled by then. */
 const WARM_UP = 150_000;
@@ -72,9 +74,10 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
   const mix = MIXES[name];
   const db = await ConcordPool.open(directory, { shards: 1, durability: 'memory', memoryBytes: 512 << 20 });
   try {
-    const space = db.space('bench', { engine: 'btree' });
+    const options = { engine: 'btree', keyEncoding: 'binary', valueEncoding: 'binary' };
+    const space = db.space('bench', options);
     await space.ready;
-    await db.space(WARM_UP_SPACE, { engine: 'btree' }).ready;
+    await db.space(WARM_UP_SPACE, options).ready;
     for (let from = 0; from < keys; from += LOAD_BATCH) {
       const puts = [];
       for (let id = from; id < Math.min(from + LOAD_BATCH, keys); id++)
@@ -94,6 +97,7 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
           operations: Math.floor(operations / THREADS),
           keys,
           mix,
+          inFlight: IN_FLIGHT,
           seed,
           gate,
         },
@@ -122,10 +126,10 @@ export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
     const started = Math.min(...reports.map((report) => report.started));
     const ended = Math.max(...reports.map((report) => report.ended));
     let [left, wrong] = [0, sum('wrong')];
-    const ids = new Map(Array.from({ length: keys }, (_, id) => [keyOf(id), id]));
+    const ids = new Map(Array.from({ length: keys }, (_, id) => [keyOf(id).toString('latin1'), id]));
     for (const [key, value] of space.iterateSync()) {
       left++;
-      if (!isValueOf(value, ids.get(key) ?? -1)) wrong++;
+      if (!isValueOf(value, ids.get(key.toString('latin1')) ?? -1)) wrong++;
     }
     if (mix.delete === 0 && (left !== keys || sum('misses') > 0)) wrong += Math.abs(keys - left) + sum('misses');
     const done = Math.floor(operations / THREADS) * THREADS;

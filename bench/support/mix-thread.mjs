@@ -1,7 +1,7 @@
 /**
  * One client thread of the mixed load of bench/engines.mjs: attaches to the pool, prepares its operations, runs some of them on another space until they
  * are compiled, waits for the start, runs them with a bounded number of writes in flight, and reports.
- * workerData: { handle, space, warmUpSpace, thread, operations, warmUp, keys, mix, seed, gate }.
+ * workerData: { handle, space, warmUpSpace, thread, operations, warmUp, keys, mix, inFlight, seed, gate }.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { ConcordPool } from '../../dist/index.js';
@@ -12,10 +12,10 @@ import { ownCpuMs, ownThreadId } from './thread-cpu.mjs';
 const GET = 0;
 const DELETE = 1;
 const SET = 2;
-/** Writes that a thread hands over before it waits for the oldest of them. */
-const IN_FLIGHT = 2048;
+/** When as many writes as may be are not acknowledged, the oldest of these parts of them is waited for. */
+const PARTS = 8;
 
-const { handle, space, warmUpSpace, thread, operations, warmUp, keys, mix, seed, gate } = workerData;
+const { handle, space, warmUpSpace, thread, operations, warmUp, keys, mix, inFlight, seed, gate } = workerData;
 const db = await ConcordPool.attach(handle);
 
 const random = new Random(seed, `mix ${thread}`);
@@ -33,12 +33,12 @@ process.on('unhandledRejection', () => {
 });
 
 async function run(target, from, to) {
-  let inFlight = 0;
+  const parts = [];
+  let inPart = 0;
   let last;
   for (let index = from; index < to; index++) {
     const kind = kinds[index];
     const id = ids[index];
-    // Made here, as by the original's bench: hundreds of thousands of old strings in each of eight heaps would be a test of the collector.
     const key = keyOf(id);
     if (kind === GET) {
       const value = target.getSync(key);
@@ -47,11 +47,11 @@ async function run(target, from, to) {
       else counts.wrong++;
       continue;
     }
-    // Calls of a thread are answered in their order: waiting for one is waiting for all before it.
+    // The key's memory is used again: the call has copied it. Calls of a thread are answered in their order: waiting for one is waiting for all before it.
     last = kind === SET ? target.put(key, valueOf(id, index)) : target.del(key);
-    if (++inFlight === IN_FLIGHT) {
-      await last;
-      inFlight = 0;
+    if (++inPart >= inFlight / PARTS) {
+      inPart = 0;
+      if (parts.push(last) === PARTS) await parts.shift();
     }
   }
   await last;

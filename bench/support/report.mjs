@@ -7,6 +7,7 @@ export function formatConfiguration({ machine, versions, scale, seed, revision, 
   return [
     `${date}  revision ${revision}${quick ? '  QUICK: a smoke signal, not a measurement' : ''}`,
     `node ${machine.node}, ${machine.cores} x ${machine.cpu}, ${machine.memoryGiB} GiB, ${machine.kernel}, disk ${machine.disk}`,
+    ...(machine.tunables === undefined ? [] : [`GLIBC_TUNABLES=${machine.tunables}`]),
     `${engines.join(', ')}`,
     `N = ${scale.n.toLocaleString('en')}, ${recordBytes.key}-byte keys, ${recordBytes.value}-byte values, seed ${seed}, median of ${scale.rounds} alternating rounds`,
   ].join('\n');

@@ -1,19 +1,17 @@
 /**
- * node bench/txn/micro.mjs: what a lock costs in the table of one shard, and how long the graph takes to find a cycle. One thread, no messages.
+ * node bench/txn/micro.mjs [--locks 100000] [--rounds 7]: what a lock costs in the table of one shard, and how long the graph takes to find a cycle. One thread, no messages.
  * Answers: nanoseconds per lock (uncontended, many of one transaction, beside a range, contended), microseconds from the closing edge to the question that
  * goes to the shards with 1,000 waiting. Not answered: what rings and threads add (npm run bench:txn).
  */
-import { parseArgs } from 'node:util';
+import { CommandLine, headOf } from '../../scripts/command-line.mjs';
 import { LockTable } from '../../dist/engines/txn/locks/lock-table.js';
 import { LockMode } from '../../dist/engines/txn/locks/mode.js';
 import { WaitGraph } from '../../dist/engines/txn/wait-graph.js';
 import { hashBytes } from '../../dist/shared/hash.js';
 
-const { values } = parseArgs({
-  options: { locks: { type: 'string', default: '100000' }, rounds: { type: 'string', default: '7' } },
-});
-const LOCKS = Number(values.locks);
-const ROUNDS = Number(values.rounds);
+const line = new CommandLine(headOf(import.meta.url), { locks: { type: 'string' }, rounds: { type: 'string' } });
+const LOCKS = line.whole('locks', 100, 100_000);
+const ROUNDS = line.whole('rounds', 1, 7);
 const WAITING = 1000;
 
 const keys = Array.from({ length: LOCKS }, (_, index) => Buffer.from(`user:${String(index).padStart(12, '0')}`));
