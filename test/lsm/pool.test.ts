@@ -326,7 +326,12 @@ test('flushes and merges are told as they begin and end', async () => {
     }
   }, WAIT);
   for (const kind of ['flush', 'compact']) {
-    for (const message of told(kind, 'end')) {
+    // A merge that began because nobody wrote for a while is given up when somebody does.
+    const ended = told(kind, 'end').filter(
+      ({ error }) => (error as { code?: string } | undefined)?.code !== 'ERR_CLOSED',
+    );
+    expect(ended.length).toBeGreaterThan(0);
+    for (const message of ended) {
       expect(message).toMatchObject({ shard: 0, directory: expect.stringContaining('lsm-') as string });
       expect(message.durationMs).toBeGreaterThan(0);
       expect(message.error).toBeUndefined();
