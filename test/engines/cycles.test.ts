@@ -16,7 +16,7 @@ const keys = Array.from({ length: 60 }, (_, index) => keyOf(index));
 const values = Array.from({ length: 60 }, (_, index) => Buffer.alloc(index % 20 === 7 ? 6000 : index, index));
 
 describe.each(ENGINES)('%s', (name) => {
-  test('a thousand engines after each other in one arena leave nothing in shared memory', () => {
+  test('a thousand engines after each other in one arena leave nothing in shared memory', async () => {
     const scene = new EngineScene(name, { memoryBytes: 4 << 20 });
     let rssEarly = 0;
     for (let cycle = 0; cycle < CYCLES; cycle++) {
@@ -41,10 +41,11 @@ describe.each(ENGINES)('%s', (name) => {
       expect([cycle, scene.arena.usedUnits, scene.arena.retiredUnits]).toEqual([cycle, HEADER_UNITS + 1, 0]);
       if (cycle === CYCLES / 4) rssEarly = collectedBytes();
     }
-    expect(collectedBytes() - rssEarly).toBeLessThan(24 << 20);
+    // On a busy machine memory is given back late.
+    await expect.poll(() => collectedBytes() - rssEarly).toBeLessThan(24 << 20);
   });
 
-  test('a thousand engines with an arena of their own leave no resident memory', () => {
+  test('a thousand engines with an arena of their own leave no resident memory', async () => {
     const cycle = (count: number): void => {
       // Memory that is given back late is given back in pieces that the process keeps: that is not the engine's doing.
       if (count % 25 === 0) collect();
@@ -59,7 +60,7 @@ describe.each(ENGINES)('%s', (name) => {
     const early = collectedBytes();
     for (let count = 0; count < (CYCLES * 3) / 4; count++) cycle(count);
     // All of them kept would be 750 MiB reserved, and 75 MiB that were touched.
-    expect(collectedBytes() - early).toBeLessThan(32 << 20);
+    await expect.poll(() => collectedBytes() - early).toBeLessThan(32 << 20);
   });
 });
 
