@@ -47,12 +47,7 @@ it('a key that is always there is found by every reader, while others around it 
     writer.put(key, 0, key.length, bytes, 0, bytes.length, ++seq, 0);
   };
   const present: string[] = [];
-  const started = performance.now();
-  let groups = 0;
-  const isShort = (): boolean => groups < GROUPS_MIN || Atomics.load(state, 1) < told.length;
-  for (; !isOver && (performance.now() - started < LOAD_MS || isShort()); groups++) {
-    const grows = Math.floor(groups / 60) % 2 === 0;
-    scene.begin();
+  const change = (grows: boolean): void => {
     for (let count = 0; count < 100; count++) {
       const kind = random.below(10);
       if (kind === 0) {
@@ -70,6 +65,20 @@ it('a key that is always there is found by every reader, while others around it 
         present.pop();
         writer.del(key, 0, key.length, ++seq);
       }
+    }
+  };
+  const started = performance.now();
+  let groups = 0;
+  let full = 0;
+  const isShort = (): boolean => groups - full < GROUPS_MIN || Atomics.load(state, 1) < told.length;
+  for (; !isOver && (performance.now() - started < LOAD_MS || isShort()); groups++) {
+    scene.begin();
+    try {
+      change(Math.floor(groups / 60) % 2 === 0);
+    } catch (error) {
+      // A reader that is kept from its core may hold what the writer needs: it goes on with the next group.
+      expect(error).toMatchObject({ code: 'ERR_MEMORY_FULL' });
+      full++;
     }
     scene.seq = seq;
     scene.publish();
