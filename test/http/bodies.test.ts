@@ -1,7 +1,7 @@
 /** Bodies and answers on connections that end, or turn to nonsense, while the store is at work: its answers come when a test says so. */
 import type { IncomingMessage } from 'node:http';
 import { Socket } from 'node:net';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
 import { BodyReader, BodyRequest } from '../../dist/actors/gateway/http/body.js';
 import { HttpServer } from '../../dist/actors/gateway/http/server.js';
 import type { HttpPool } from '../../dist/actors/gateway/http/server.js';
@@ -67,12 +67,15 @@ test('what a body takes of the budget comes back when it is written, whether its
 test('small bodies that one connection sends ahead count in the budget', async () => {
   const bytes = 60_000;
   const fitting = Math.floor(IN_FLIGHT_MAX / bytes);
+  const reserve = vi.spyOn(BodyReader.prototype, 'reserve');
+  onTestFinished(() => reserve.mockRestore());
   const raw = await Raw.open(server.port);
   raw.socket.once('end', () => raw.socket.destroy());
   for (let i = 0; i <= fitting; i++) raw.socket.write(putText(`${SLOW}-ahead-${i}`, bytes, 'x'.repeat(bytes)));
-  await expect.poll(() => puts).toContain(`${SLOW}-ahead-${fitting - 1}`);
-  // The budget knows of every byte that had come before this request.
-  await expect.poll(() => statusOf(bytes)).toBe(503);
+  // The last one is met, and refused, while the others are still held.
+  await expect.poll(() => reserve.mock.results.map(({ value }) => value as boolean)).toContain(false);
+  expect(puts).toContain(`${SLOW}-ahead-${fitting - 1}`);
+  expect(await statusOf(bytes)).toBe(503);
   for (let i = 0; i < fitting; i++) finish(`${SLOW}-ahead-${i}`);
   await raw.closed;
   expect(puts).not.toContain(`${SLOW}-ahead-${fitting}`);
