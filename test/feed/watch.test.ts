@@ -58,12 +58,14 @@ describe('a change feed', () => {
     await db.put('a', '1');
     await db.del('a');
     await db.put('b', '2');
-    const [one, two, three] = (await take(feed, 3)) as [Told, Told, Told];
-    const inOrder = [one, two, three].sort((a, b) => a.version - b.version);
+    const told = await take(feed, 3);
+    const inOrder = [...told].sort((a, b) => a.version - b.version);
     expect(shown(inOrder)).toEqual(['a=1', 'del a', 'b=2']);
     expect(inOrder[2]!.version).toBe((await db.getEntry('b'))!.version);
-    expect(one).toMatchObject({ space: '', transaction: undefined });
-    expect(one.version).toBeLessThan(two.version);
+    expect(told[0]).toMatchObject({ space: '', transaction: undefined });
+    // Of several shards only roughly so.
+    expect(shown(told.filter(({ key }) => key === 'a'))).toEqual(['a=1', 'del a']);
+    expect(inOrder[0]!.version).toBeLessThan(inOrder[1]!.version);
     await feed.close();
   });
 
@@ -399,9 +401,12 @@ describe('a change feed', () => {
         .filter((path) => path.endsWith('.log'))
         // It may go between the two looks.
         .map((path) => statSync(path, { throwIfNoEntry: false })?.size ?? 0);
-      return bytes.reduce((sum, size) => sum + size, 0) <= (2 << 20) + (512 << 10);
+      // The cut goes file by file: it is over when the numbers of the shard say so, too.
+      return (
+        bytes.reduce((sum, size) => sum + size, 0) <= (2 << 20) + (512 << 10) &&
+        again.stats().shards[0]!.retainedLogBytes <= 2 << 20
+      );
     });
-    expect(again.stats().shards[0]!.retainedLogBytes).toBeLessThanOrEqual(2 << 20);
     expect(await codeOf(again.watch({ since: token }).next())).toBe('ERR_FEED_TRUNCATED');
     // Fewer from now on.
     expect(await again.configure({ feed: { retainBytes: 0 } })).toEqual(['feed.retainBytes']);
