@@ -109,26 +109,22 @@ test('in a store of one shard, too', async () => {
 });
 
 describe('so they do while shards and the coordinator die', () => {
-  test.each(['serializable', 'mixed'])(
-    '%s',
-    async (level) => {
-      const db = await open();
-      const options = {
-        transactions: TRANSACTIONS * 3,
-        kind: 'list',
-        level,
-        mode: 'mixed',
-        kills: true,
-        seed: newSeed(),
-      };
-      const report = await runHistory(db, options);
-      expectClean(report);
-      expect(report.deaths!.shards + report.deaths!.coordinator).toBeGreaterThan(0);
-      expect(await db.host!.check()).toEqual([]);
-      await db.close();
-    },
-    120_000,
-  );
+  test.each(['serializable', 'mixed'])('%s', async (level) => {
+    const db = await open();
+    const options = {
+      transactions: TRANSACTIONS * 3,
+      kind: 'list',
+      level,
+      mode: 'mixed',
+      kills: true,
+      seed: newSeed(),
+    };
+    const report = await runHistory(db, options);
+    expectClean(report);
+    expect(report.deaths!.shards + report.deaths!.coordinator).toBeGreaterThan(0);
+    expect(await db.host!.check()).toEqual([]);
+    await db.close();
+  });
 });
 
 describe('the rounds of the stress, of much and of little contention, find what is switched off in the store:', () => {
