@@ -23,7 +23,7 @@ beforeEach(async () => {
 
 /** Locks of begun transactions go a moment after they have ended. */
 async function isFree(key: string): Promise<void> {
-  await db.put(key, 'free', { signal: AbortSignal.timeout(3000) });
+  await db.put(key, 'free', { signal: AbortSignal.timeout(60_000) });
 }
 
 describe.each(EACH)('$mode, $isolation', (level) => {
@@ -204,14 +204,15 @@ describe.each(EACH)('$mode, $isolation', (level) => {
 
   test('entries that expire do so inside and outside', async () => {
     await db.transaction(async (tx) => {
+      void tx.put('long', 'x', { ttlMs: 3_600_000 });
       void tx.put('short', 'x', { ttlMs: 40 });
-      expect(await tx.get('short')).toBe('x');
-      expect((await tx.getEntry('short'))!.expiresAt).toBeGreaterThan(Date.now());
+      expect(await tx.get('long')).toBe('x');
+      expect((await tx.getEntry('long'))!.expiresAt).toBeGreaterThan(Date.now());
       await sleep(50);
       expect(await tx.get('short')).toBeUndefined();
-      expect(await tx.keys().all()).toEqual([]);
+      expect(await tx.keys().all()).toEqual(['long']);
     }, level);
-    expect(await db.get('short')).toBeUndefined();
+    expect(await db.getMany(['long', 'short'])).toEqual(['x', undefined]);
   });
 
   test('after its end nothing can be done with it', async () => {
@@ -294,12 +295,15 @@ describe.each(EACH)('$mode, $isolation', (level) => {
   });
 
   const count = level.isolation === 'serializable' ? 100_000 : 10_000;
-  test(`${count} writes commit as one`, { timeout: 60_000 }, async () => {
+  test(`${count} writes commit as one`, async () => {
     await using large = await ConcordPool.open(':memory:', { shards: 2, durability: 'os', memoryBytes: 512 << 20 });
-    await large.transaction((tx) => {
-      for (let i = 0; i < count; i++) void tx.put(`big ${i}`, String(i));
-      expect(tx.getSync('big 7777')).toBe('7777');
-    }, level);
+    await large.transaction(
+      (tx) => {
+        for (let i = 0; i < count; i++) void tx.put(`big ${i}`, String(i));
+        expect(tx.getSync('big 7777')).toBe('7777');
+      },
+      { ...level, timeoutMs: 200_000 },
+    );
     expect(await large.count({ prefix: 'big ' })).toBe(count);
   });
 });
@@ -621,24 +625,27 @@ describe('locks', () => {
 
 describe('time and signals', () => {
   test('a transaction ends when its time is up, whatever its function does', async () => {
-    const started = performance.now();
+    let letGo: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
     let late: unknown;
     const failed = db.transaction(
       async (tx) => {
         void tx.put('a', '1');
-        await sleep(150);
+        await gate;
         late = await tx.get('a').catch((error: unknown) => error);
       },
       { timeoutMs: 50, mode: 'pessimistic' },
     );
+    // The function has not come to its end.
     await expect(failed).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT', details: { timeoutMs: 50 } });
-    expect(performance.now() - started).toBeLessThan(140);
     await isFree('a');
-    await sleep(150);
-    expect(late).toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
-    const tx = db.begin({ timeoutMs: 20 });
+    letGo();
+    await expect.poll(() => late).toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
+    const tx = db.begin({ timeoutMs: 1000 });
     await tx.put('b', '1');
-    await sleep(60);
+    await sleep(1040);
     await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
     expect(await db.get('b')).toBeUndefined();
   });
@@ -692,12 +699,14 @@ describe('time and signals', () => {
     void put.then(() => {
       isDone = true;
     });
-    for (let i = 0; i < 100 && !isDone; i++) {
+    // What the tests before have left may go meanwhile, too.
+    const isBack = (): boolean => isDone && db.stats().openSnapshots <= before;
+    for (let i = 0; i < 1000 && !isBack(); i++) {
       collect();
       await sleep(20);
     }
     expect(isDone).toBe(true);
-    expect(db.stats().openSnapshots).toBe(before);
+    expect(db.stats().openSnapshots).toBeLessThanOrEqual(before);
   });
 });
 
