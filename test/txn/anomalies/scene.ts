@@ -112,7 +112,10 @@ export class Scene {
   begin(count: number): Actor[] {
     const { level, mode } = this.combination;
     return Array.from({ length: count }, () => {
-      const actor = new Actor(this, this.#db.begin({ isolation: level, mode, lockTimeoutMs: 5000, timeoutMs: 10_000 }));
+      const actor = new Actor(
+        this,
+        this.#db.begin({ isolation: level, mode, lockTimeoutMs: 20_000, timeoutMs: 40_000 }),
+      );
       this.#actors.push(actor);
       return actor;
     });
