@@ -9,7 +9,7 @@ import { ConcordPool, type ErrorCode, type PoolOptions } from '../../dist/index.
 // @ts-expect-error a plain JavaScript helper
 import { Load } from '../support/threads-load.mjs';
 import { hashBytes } from '../../dist/shared/hash.js';
-import { keysOfShard } from '../support/pool-scene.js';
+import { filesOf, keysOfShard } from '../support/pool-scene.js';
 import { newDirectory, removeDirectory, sleep, until } from './scene.js';
 
 const SHARDS = 2;
@@ -170,6 +170,19 @@ test('snapshots and iterators see the same before, during and after the death of
   removeDirectory(directory);
 });
 
+/** Of what was being written when its thread died, something may be left. */
+function unfinishedIn(directory: string): string[] {
+  return filesOf(directory).filter((file) => /checkpoint-[^/]*\.tmp$/.test(file));
+}
+
+/** Until a checkpoint is being written that was not `before`, or it is over without having been seen. */
+async function beingWritten(directory: string, before: readonly string[], checkpoint: Promise<unknown>): Promise<void> {
+  let isOver = false;
+  void checkpoint.then(() => (isOver = true));
+  while (!isOver && unfinishedIn(directory).every((file) => before.includes(file)))
+    await new Promise((resolve) => setImmediate(resolve));
+}
+
 test('a checkpoint in flight is cancelled with its shard, and the next one works', async () => {
   const directory = newDirectory();
   const db = await ConcordPool.open(directory, { ...options, checkpointLogBytes: 1 << 30 });
@@ -177,8 +190,10 @@ test('a checkpoint in flight is cancelled with its shard, and the next one works
   await Promise.all(Array.from({ length: 1000 }, (_, i) => db.put(`key${i}`, value)));
   let cancelled = 0;
   for (let i = 0; i < DEATHS_BORNE; i++) {
+    const before = unfinishedIn(directory);
     const checkpoint = codeOf(db.host!.checkpointAll());
-    await sleep(i * 4);
+    await beingWritten(path.join(directory, 'shard-0000'), before, checkpoint);
+    if (i > 0) await sleep(i * 4);
     await db.host!.killShard(0);
     const code = await checkpoint;
     expect(['done', 'ERR_SHARD_RESTARTED']).toContain(code);
@@ -207,8 +222,10 @@ test('a pool worker that dies fails its checkpoint only; the store goes on and t
   let failed = 0;
   for (let i = 0; i < 5; i++) {
     await Promise.all(Array.from({ length: 300 }, (_, n) => db.put(`key${n}`, value)));
+    const before = unfinishedIn(directory);
     const checkpoint = codeOf(db.host!.checkpointAll());
-    await sleep(2 + i * 4);
+    await beingWritten(directory, before, checkpoint);
+    if (i > 0) await sleep(i * 4);
     await db.host!.killBackground();
     const code = await checkpoint;
     expect(['done', 'ERR_INTERNAL']).toContain(code);
