@@ -40,6 +40,8 @@ beforeAll(async () => {
   await onDisk.compact();
   await vi.waitFor(() => {
     expect(onDisk.stats().spaces[0]!.lsm?.levels).toHaveLength(1);
+    // What the shards tell of their engines, when they come to it.
+    for (const store of [db, onDisk]) expect(store.stats().spaces[0]!.engineMetrics).not.toEqual({});
   }, 60_000);
 });
 afterAll(async () => {
