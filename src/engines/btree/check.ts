@@ -323,8 +323,9 @@ class TreeCheck {
     }
     this.branchPages++;
     const children = heads + count;
-    // Above a leaf that is not in memory a root stays.
-    if (count < 2 && u32[children]! < COLD) this.problems.push(`branch at unit ${unit} has one child`);
+    // Below the root, deletes for which memory was short may have left one. Above a leaf that is not in memory a root stays.
+    const isRoot = low === undefined && high === undefined;
+    if (isRoot && count < 2 && u32[children]! < COLD) this.problems.push(`root at unit ${unit} has one child`);
     const offsets = (heads + 2 * count) << 1;
     for (let index = 1; index < count; index++) {
       let at = base + u16[offsets + index]!;

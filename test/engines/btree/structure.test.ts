@@ -218,6 +218,51 @@ describe('full memory', () => {
     });
   }
 
+  it('deletes that must do without siblings leave branches with one child, which are sound', () => {
+    const scene = new Scene({ order: 3 }, 4 * MIB);
+    const count = 800;
+    for (let index = 0; index < count; index++) {
+      scene.put(key16(index), Buffer.alloc(10));
+      if (index % 10 === 0) scene.publish();
+    }
+    // A long value takes the rest.
+    const filler = Buffer.from('filler');
+    for (let bytes = 4 * MIB; ; bytes -= 4096) {
+      try {
+        scene.put(filler, Buffer.alloc(bytes));
+        break;
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ERR_MEMORY_FULL' });
+        scene.seq--;
+      }
+    }
+    scene.publish();
+    let failed = 0;
+    for (const index of shuffled(count).slice(0, count - 50)) {
+      try {
+        scene.arena.reserveMode = true;
+        scene.del(key16(index));
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ERR_MEMORY_FULL' });
+        scene.seq--;
+        failed++;
+        expect(checkArena(scene.arena)).toEqual([]);
+        scene.publish();
+      }
+    }
+    scene.arena.reserveMode = false;
+    expect(failed).toBeGreaterThan(0);
+    scene.verify();
+    scene.del(filler);
+    scene.publish();
+    for (const index of shuffled(count)) {
+      scene.del(key16(index));
+      scene.publish();
+    }
+    scene.verify();
+    expect(scene.tree.counts()).toMatchObject({ leafPages: 0, branchPages: 0 });
+  });
+
   it('unitsNeeded is never exceeded by the group it was asked for', () => {
     let state = 99;
     const random = (below: number): number => {
