@@ -10,7 +10,8 @@
  *                  G-nonadjacent   no two follow one another (long fork): repeatable-read excludes these, too
  *                  G2-item         any other (write skew)
  *
- *   …-realtime, …-session          the cycle needs the order of time, or of the thread (stale read and its like)
+ *   …-realtime, …-session          the cycle needs the order of time, or of the thread (stale read and its like); with more than one rw edge it is a causal reverse,
+ *                                  which only strict histories exclude
  */
 import { EDGE_PREDICATE, Edge, cyclicComponents } from './graph.mjs';
 
@@ -28,8 +29,9 @@ const TIME = Edge.RealTime | Edge.Session;
  * @param {import('./graph.mjs').Graph} graph
  * @param {{ components: Int32Array, componentCount: number }} cyclic
  * @param {import('./findings.mjs').Findings} findings
+ * @param {boolean} isStrict
  */
-export function nameCycles(history, graph, { components, componentCount }, findings) {
+export function nameCycles(history, graph, { components, componentCount }, findings, isStrict) {
   if (componentCount === 0) return;
   /** @type {CycleEdge[][]} */
   const edgesOf = Array.from({ length: componentCount + 1 }, () => []);
@@ -41,7 +43,7 @@ export function nameCycles(history, graph, { components, componentCount }, findi
   for (let component = 1; component <= componentCount; component++) {
     const scene = new Scene(history, graph.nodeTxns, edgesOf[component], findings);
     // Cycles that need time are only news where there are none without.
-    if (!scene.search(0)) scene.search(TIME);
+    if (!scene.search(0)) scene.search(TIME, isStrict);
   }
 }
 
@@ -75,11 +77,12 @@ class Scene {
     });
   }
 
-  /** Whether cycles were found. @param {number} extra kinds of edges allowed, one of which each cycle must have */
-  search(extra) {
+  /** Whether cycles were found. @param {number} extra kinds of edges allowed, one of which each cycle must have @param {boolean} isStrict also with several rw edges */
+  search(extra, isStrict = true) {
     let found = this.#cyclesThrough(Edge.Ww, Edge.Ww | Edge.Own | extra, extra);
     found = this.#cyclesThrough(Edge.Wr, ITEM | extra, extra) || found;
     found = this.#cyclesThrough(Edge.Rw, ITEM | extra, extra) || found;
+    if (!isStrict) return found;
     return this.#cyclesThrough(Edge.Rw, ITEM | Edge.Rw | extra, extra) || found;
   }
 

@@ -247,6 +247,28 @@ describe('details of lists', () => {
     expect(check(history, { realTime: false, sessions: true }).names).toEqual(['G-single-session']);
   });
 
+  test('a causal reverse is one where the order is strict; a stale read always is', () => {
+    const first = { start: 1, end: 10, ops: [['a', 0, 1]] };
+    const second = { start: 2, end: 4, ops: [['a', 1, 2]] };
+    const snapshot = {
+      start: 3,
+      end: 9,
+      ops: [
+        ['r', 0, [1]],
+        ['r', 1, []],
+      ],
+    };
+    const behind = { start: 5, end: 6, ops: [['r', 0, []]] };
+    const reversed = historyOf('list', [first, second, snapshot, behind] as never);
+    expect(check(reversed).names).toEqual(['G-nonadjacent-realtime']);
+    expect(check(reversed, { realTime: false }).names).toEqual([]);
+    expect(check(reversed, { isStrict: false }).names).toEqual([]);
+    // Behind the one that has seen the first.
+    const stale = { start: 11, end: 12, ops: [['r', 0, []]] };
+    const both = historyOf('list', [first, second, snapshot, behind, stale] as never);
+    expect(check(both, { isStrict: false }).names).toEqual(['G-single-realtime']);
+  });
+
   test('cycles through many transactions are found, the shortest is told', () => {
     const LENGTH = 500;
     const txns = Array.from({ length: LENGTH }, (_, n) => ({
