@@ -78,7 +78,8 @@ let groupsUsed = 0;
 /**
  * @param {import('../../../dist/index.js').ConcordPool} db
  * @param {{ transactions: number, kind: 'list' | 'register', level: string, mode: string, seed: number, threads?: number, callers?: number, kills?: boolean,
- *   groups?: number, engines?: string[], settle?: () => Promise<void> }} options settle: after the threads have ended, before what is stored is read
+ *   groups?: number, engines?: string[], settle?: () => Promise<void>, isStrict?: boolean }} options settle: after the threads have ended, before what is stored
+ *   is read; isStrict: by default where there is one shard, see check.mjs
  */
 export async function runHistory(db, options) {
   const {
@@ -92,6 +93,7 @@ export async function runHistory(db, options) {
     kills = false,
     groups = 6,
     engines = ENGINES,
+    isStrict = db.stats().shards.length === 1,
   } = options;
   const tickets = new Tickets();
   const spaces = spacesOf(db, engines);
@@ -137,7 +139,7 @@ export async function runHistory(db, options) {
   groupsUsed = firstGroup + sets * groups;
   readAll(history, spaces, firstGroup, groupsUsed, tickets);
   const checked = performance.now();
-  const report = check(history, { isStrict: db.stats().shards.length === 1 });
+  const report = check(history, { isStrict });
   return {
     ...{
       isClean: report.isClean,

@@ -75,6 +75,8 @@ export async function stressTransactions(options) {
     const inUse = groups ?? GROUPS[round % GROUPS.length];
     const report = await runHistory(db, {
       ...{ transactions: size, kind, level, mode, threads, callers, groups: inUse, kills, seed: seed + round },
+      // What is planted is to be found soon.
+      isStrict: plant !== undefined || shards === 1,
     });
     done += report.transactions;
     totals.transactions += report.transactions;
