@@ -3,11 +3,14 @@
  * memory an entry takes; how much eight client threads get out of one B+Tree through a pool. Does not answer: logs, disks, scans, values of other
  * sizes.
  *
- *   node bench/engines.mjs                              all engines at 1 k, 100 k and 1 M records, then the mixed load: about five minutes
+ *   node bench/engines.mjs                              all engines at 1 k, 100 k and 1 M records, then the mixed load: about eight minutes
  *   node bench/engines.mjs --quick                      1 k and 20 k, few rounds: a smoke signal
  *   node bench/engines.mjs --engines hash,btree --records 1000000 --no-mix
  *   node bench/engines.mjs --mix 30                     only the mixed loads whose name contains the text
  *   node --cpu-prof bench/engines.mjs --engines hash --in-process --no-mix
+ *
+ * The C figures are of another machine. So engines of the same shapes in C are compiled here (cc or $CC; without one they are left out) and run before
+ * and after each of ours: lines that say "here" beside those that say "then".
  *
  * Each engine has a process of its own (--in-process: this one), so that none is compiled with another's types. Keys of 17 bytes, values of 40; put in groups of
  * 500 that are published together, or one by one; looked up in the same kind of order by has(), without a copy, and get(), with one. A figure is the
@@ -21,8 +24,9 @@ import '../dist/engines/built-in.js';
 import { engineNames } from '../dist/engines/engine.js';
 import { GROUP, KEY_BYTES, VALUE_BYTES, measureEngine } from './support/engine-run.mjs';
 import { describeMachine, revision } from './support/machine.mjs';
-import { IN_FLIGHT, MIXES, runMix } from './support/mix-run.mjs';
+import { IN_FLIGHT, LIVE_KEYS, MIXES, runMix } from './support/mix-run.mjs';
 import { ORIGINAL, ORIGINAL_CONFIGURATION, ORIGINAL_MIXES } from './support/original.mjs';
+import { Reference } from './support/reference.mjs';
 
 const BASELINE_ENGINES = ['hash', 'btree', 'rbtree', 'memtable', 'array'];
 const MILLION = 1_000_000;
@@ -53,8 +57,9 @@ function inChild(request) {
   });
 }
 
-/** { rows, mixes, failures }: what was measured, and what read back wrong. */
+/** { rows, mixes, reference, failures }: what was measured, and what read back wrong. With a reference, it runs before and after each of ours. */
 export async function runEngines({
+  reference,
   engines,
   records,
   isQuick,
@@ -62,7 +67,7 @@ export async function runEngines({
   inProcess,
   mixNames,
   mixOperations,
-  mixKeys,
+  mixKeys = LIVE_KEYS,
   onRows,
 }) {
   const rows = [];
@@ -70,7 +75,9 @@ export async function runEngines({
   for (const engine of engines) {
     const request = { engine, plan: planOf(records, isQuick), seed };
     try {
+      await reference?.measure(engine, request.plan, seed);
       const measured = inProcess ? measureEngine(request) : await inChild(request);
+      await reference?.measure(engine, request.plan, seed + 1);
       rows.push(...measured);
       onRows?.(measured);
     } catch (error) {
@@ -79,11 +86,13 @@ export async function runEngines({
   }
   const mixes = [];
   for (const mix of mixNames) {
+    await reference?.measureMix(mix, mixOperations, mixKeys, seed);
     const result = await runMix(mix, mixOperations, seed, mixKeys);
+    await reference?.measureMix(mix, mixOperations, mixKeys, seed + 1);
     mixes.push(result);
     if (result.failed + result.wrong > 0) failures.push(`${mix}: ${result.failed} calls failed, ${result.wrong} wrong`);
   }
-  return { rows, mixes, failures };
+  return { rows, mixes, reference, failures };
 }
 
 // ---- targets ------------------------------------------------------------------------------------------------------------------------------------
@@ -103,23 +112,31 @@ const SPEED_TARGETS = [
   ['rbtree', 'sequential', 'get', 5.9, 0.5],
 ];
 
-/** One line per target: { name, needed, measured, verdict }. */
-export function judgeEngines({ rows, mixes }) {
+/**
+ * One line per target: { name, needed, measured, verdict, neededHere, verdictHere }. What is needed are the recorded figures of the original; what is
+ * needed here, the same share of the best the reference reached.
+ */
+export function judgeEngines({ rows, mixes, reference }) {
   const find = (engine, order) =>
     rows.find((row) => row.engine === engine && row.order === order && row.records === MILLION && !row.oneByOne);
   const verdicts = [];
+  const verdictOf = (measured, isMet) => (measured === undefined ? 'not run' : isMet(measured) ? 'met' : 'MISSED');
   const add = (name, needed, measured, isMet) =>
-    verdicts.push({
-      name,
-      needed,
-      measured,
-      verdict: measured === undefined ? 'not run' : isMet(measured) ? 'met' : 'MISSED',
-    });
+    verdicts.push({ name, needed, measured, verdict: verdictOf(measured, (rate) => isMet(rate, needed)) });
+  const addRate = (name, needed, neededHere, measured, isMet) => {
+    add(name, needed, measured, isMet);
+    if (neededHere !== undefined)
+      Object.assign(verdicts.at(-1), {
+        neededHere,
+        verdictHere: verdictOf(measured, (rate) => isMet(rate, neededHere)),
+      });
+  };
   for (const [engine, order, what, original, share] of SPEED_TARGETS) {
     const ours = what === 'get' ? ORIGINAL[engine].lookup : what;
     const needed = original * share;
     const of = share === 1 ? `above ${original}` : `half of ${original}`;
-    add(`${engine}, 1 M ${order}, ${ours}: ${of} M/s`, needed, find(engine, order)?.[ours], (rate) => rate > needed);
+    const best = reference?.of({ engine, records: MILLION, order })?.[what][1];
+    addRate(`${engine}, 1 M ${order}, ${ours}: ${of} M/s`, needed, best && best * share, find(engine, order)?.[ours], (rate, asked) => rate > asked); // prettier-ignore
   }
   for (const [engine, { bytesPerEntry }] of Object.entries(ORIGINAL)) {
     const measured = ['sequential', 'shuffled'].flatMap((order) => find(engine, order)?.bytesPerEntry ?? []);
@@ -128,7 +145,7 @@ export function judgeEngines({ rows, mixes }) {
   add('array holds', MILLION, find('array', 'shuffled')?.records, (held) => held >= MILLION);
   for (const [mix, [, best]] of Object.entries(ORIGINAL_MIXES)) {
     const measured = mixes.find((result) => result.mix === mix);
-    add(`8 threads, B+Tree of 100 k, ${mix}: above M/s`, best, measured?.millionsPerSecond, (rate) => rate > best && measured.failed + measured.wrong === 0); // prettier-ignore
+    addRate(`8 threads, B+Tree of 100 k, ${mix}: above M/s`, best, reference?.ofMix(mix)?.[1], measured?.millionsPerSecond, (rate, asked) => rate > asked && measured.failed + measured.wrong === 0); // prettier-ignore
   }
   return verdicts;
 }
@@ -143,6 +160,7 @@ const HEADER = [
   'has',
   'get',
   'B/entry',
+  'C',
   'C set',
   'C get',
   'set/C',
@@ -151,13 +169,18 @@ const HEADER = [
   'C B/entry',
 ];
 const figure = (number) => (number === undefined ? '-' : number >= 100 ? number.toFixed(0) : number.toFixed(2));
-const range = (of) => (of === undefined ? '-' : of[0] === of[1] ? figure(of[0]) : `${figure(of[0])}-${figure(of[1])}`);
+const range = (of) =>
+  of === undefined ? '-' : figure(of[0]) === figure(of[1]) ? figure(of[0]) : `${figure(of[0])}-${figure(of[1])}`;
 
-function cellsOf({ engine, records, order, oneByOne, set, has, get, bytesPerEntry }) {
+/** A line with the recorded figures of the original, and one with those of the reference if it ran. */
+function linesOf(row, reference) {
+  const { engine, records, order, oneByOne, set, has, get, bytesPerEntry } = row;
   const original = ORIGINAL[engine];
-  const figures = oneByOne ? undefined : original?.records[records]?.[order];
+  const recorded = oneByOne ? undefined : original?.records[records]?.[order];
+  const here = reference?.of(row);
   const times = (ours, theirs) => (theirs === undefined ? '-' : `${figure(ours / theirs[1])}x`);
-  return [
+  const ratios = (figures) => [times(set, figures?.set), times(has, figures?.get), times(get, figures?.get)];
+  const ours = [
     engine,
     records.toLocaleString('en'),
     oneByOne ? `${order}, singly` : order,
@@ -165,12 +188,13 @@ function cellsOf({ engine, records, order, oneByOne, set, has, get, bytesPerEntr
     figure(has),
     figure(get),
     figure(bytesPerEntry),
-    range(figures?.set),
-    range(figures?.get),
-    times(set, figures?.set),
-    times(has, figures?.get),
-    times(get, figures?.get),
-    records === MILLION || engine === 'array' ? figure(original?.bytesPerEntry) : '-',
+  ];
+  const bytesThen = records === MILLION || engine === 'array' ? figure(original?.bytesPerEntry) : '-';
+  const then = [...ours, 'then', range(recorded?.set), range(recorded?.get), ...ratios(recorded), bytesThen];
+  if (here === undefined) return [then];
+  return [
+    then,
+    [...ours.map(() => ''), 'here', range(here.set), range(here.get), ...ratios(here), range(here.bytesPerEntry)],
   ];
 }
 
@@ -226,9 +250,14 @@ async function main() {
   console.log(
     `key ${KEY_BYTES} B + value ${VALUE_BYTES} B, groups of ${GROUP}, one thread, no log; millions of operations per second`,
   );
-  console.log(`C: ${ORIGINAL_CONFIGURATION}; ratios are to its best figure`);
+  const reference = values['in-process'] ? undefined : Reference.compile();
+  console.log(`C then: ${ORIGINAL_CONFIGURATION}; ratios are to its best figure`);
+  console.log(
+    `C here: ${reference === undefined ? 'not run' : `the same shapes, ${reference.configuration}, before and after ours`}`,
+  );
   console.log('has() hands out no copy, as C hash, rbtree and array do; get() copies, as C btree and memtable do\n');
   const result = await runEngines({
+    reference,
     engines,
     records,
     isQuick,
@@ -237,15 +266,17 @@ async function main() {
     mixNames,
     mixOperations: isQuick ? 80_000 : 4_000_000,
     onRows: (rows) => {
-      printGrid([HEADER, ...rows.map(cellsOf)]);
+      printGrid([HEADER, ...rows.flatMap((row) => linesOf(row, reference))]);
       console.log('');
     },
   });
   for (const { mix, operations, millionsPerSecond, hits, misses, failed, wrong, left, cost, parts } of result.mixes) {
     const [low, high] = ORIGINAL_MIXES[mix];
+    const here = reference?.ofMix(mix);
     console.log(
       `8 client threads with at most ${IN_FLIGHT} writes in flight each, B+Tree of 100,000 keys, ${mix}, ${operations.toLocaleString('en')} operations, durability memory: ` +
-        `${figure(millionsPerSecond)} M/s (C ${low}-${high}, ${figure(millionsPerSecond / high)}x); ` +
+        `${figure(millionsPerSecond)} M/s (C then ${low}-${high}, ${figure(millionsPerSecond / high)}x; ` +
+        `here ${range(here)}, ${here === undefined ? '-' : figure(millionsPerSecond / here[1])}x); ` +
         `${hits} hits, ${misses} misses, ${left} keys left, ${failed} failed, ${wrong} wrong`,
     );
     printCost(cost, parts);
@@ -253,9 +284,17 @@ async function main() {
   const verdicts = judgeEngines(result);
   console.log('');
   printGrid([
-    ['target', 'needed', '', 'measured'],
-    ...verdicts.map(({ name, needed, measured, verdict }) => [name, figure(needed), verdict, figure(measured)]),
+    ['target', 'needed', '', 'measured', 'needed here', ''],
+    ...verdicts.map(({ name, needed, measured, verdict, neededHere, verdictHere }) => [
+      name,
+      figure(needed),
+      verdict,
+      figure(measured),
+      figure(neededHere),
+      verdictHere ?? '-',
+    ]),
   ]);
+  reference?.remove();
   for (const failure of result.failures) console.error(`\nWRONG: ${failure}`);
   if (values.json !== undefined)
     writeFileSync(values.json, `${JSON.stringify({ configuration, ...result, verdicts }, null, 2)}\n`);

@@ -18,8 +18,8 @@ export const MIXES = {
   '95 get / 5 set': { get: 95, delete: 0 },
   '30 get / 20 delete / 50 set': { get: 30, delete: 20 },
 };
-const THREADS = 8;
-const LIVE_KEYS = 100_000;
+export const THREADS = 8;
+export const LIVE_KEYS = 100_000;
 /** Writes of a thread that are not acknowledged, at most. */
 export const IN_FLIGHT = 4096;
 const LOAD_BATCH = 1000;
@@ -69,7 +69,7 @@ function costOf(before, after, reports, processMs, operations) {
 }
 
 /** { millionsPerSecond, hits, misses, wrong, failed, left, cost, parts } of one run of `operations` in all. */
-export async function runMix(name, operations, seed, keys = LIVE_KEYS) {
+export async function runMix(name, operations, seed, keys) {
   const directory = mkdtempSync(join(tmpdir(), 'concordkv-mix-'));
   const mix = MIXES[name];
   const db = await ConcordPool.open(directory, { shards: 1, durability: 'memory', memoryBytes: 512 << 20 });
