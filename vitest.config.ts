@@ -6,6 +6,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     setupFiles: ['test/support/properties.ts'],
     pool: 'forks',
+    // Node loads it, as it does for users: unchanged, and four times as fast as through the runner's transforms.
+    server: { deps: { external: [/\/dist\//] } },
     // Against what hangs, not against what is slow: other work may leave a test a tenth of a machine.
     testTimeout: 300_000,
     hookTimeout: 300_000,
