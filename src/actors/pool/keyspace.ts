@@ -40,7 +40,7 @@ import { Reads, checkSignal, countOf } from './reads.js';
 import { Snapshot } from './snapshot.js';
 import type { SpaceSource } from './source.js';
 import type { BeginOptions, TransactionOptions } from '../transaction/options.js';
-import type { Transaction } from '../transaction/transaction.js';
+import type { BlindWrite, Transaction } from '../transaction/transaction.js';
 
 export interface WriteOptions {
   /** Overrides the store's default for this call. */
@@ -384,8 +384,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     for (const source of spaces.distinct) source.assertUsable();
     const encoded = this.#encodeBatch(own, spaces);
     if (encoded === undefined) {
-      const copies = own.map((operation) => ({ ...operation }));
-      await this.#inOrder(own, spaces, () => this.source.core.transactions.writeAll(copies, spaces, level, signal));
+      const writes = this.#encodeEach(own, spaces);
+      await this.#inOrder(writes, spaces, () => this.source.core.transactions.writeAll(writes, spaces, level, signal));
       this.source.views[0]!.meter.counts[Counter.Batches]!++;
       return;
     }
@@ -427,20 +427,13 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
   }
 
   /** A batch over several shards comes after the calls this thread made before it for the same keys, and before those it makes later. */
-  #inOrder(
-    operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
-    spaces: BatchSpaces,
-    run: () => Promise<void>,
-  ): Promise<void> {
-    const { scratch } = this;
+  #inOrder(writes: readonly BlindWrite[], spaces: BatchSpaces, run: () => Promise<void>): Promise<void> {
     const filters = new Map<ShardLink, KeyFilter>();
-    for (const [index, { key }] of operations.entries()) {
-      const source = spaces.at(index);
-      const length = source.keyEncoding.encode(key, scratch);
-      const { link } = source.viewOf(scratch, length).line;
+    for (const [index, { hash }] of writes.entries()) {
+      const { link } = spaces.at(index).viewOfHash(hash).line;
       let filter = filters.get(link);
       if (filter === undefined) filters.set(link, (filter = new KeyFilter()));
-      filter.add(hashBytes(scratch.bytes, 0, length));
+      filter.add(hash);
     }
     let settle!: () => void;
     const done = new Promise<void>((resolve) => (settle = resolve));
@@ -487,9 +480,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     let lastAt = -1;
     for (let index = 0; index < operations.length; index++) {
       const operation = operations[index]!;
-      const type: unknown = (operation as Partial<BatchOperation<K, V>> | undefined)?.type;
-      if (type !== 'put' && type !== 'del')
-        throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
+      checkOperation(operation);
       const source = spaces.at(index);
       const encoded = operation.type === 'put' ? source.valueEncoding.encode(operation.value) : '';
       const expiresAt = operation.type === 'put' && operation.ttlMs !== undefined ? expiresAfter(operation.ttlMs) : 0;
@@ -529,6 +520,28 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
     }
     batchScratch = kept;
     return { records: records.subarray(0, end), link: link! };
+  }
+
+  /** Each operation by itself: what the caller does with keys and values later changes nothing. @throws ERR_INVALID_ARG; as put */
+  #encodeEach(
+    operations: readonly (BatchOperation<unknown, unknown> | SpaceBatchOperation)[],
+    spaces: BatchSpaces,
+  ): BlindWrite[] {
+    const { scratch } = this;
+    return operations.map((operation, index) => {
+      checkOperation(operation);
+      const source = spaces.at(index);
+      let value: string | Buffer | undefined;
+      let expiresAt = 0;
+      if (operation.type === 'put') {
+        const encoded = source.valueEncoding.encode(operation.value);
+        value = typeof encoded === 'string' ? encoded : Buffer.from(encoded);
+        if (operation.ttlMs !== undefined) expiresAt = expiresAfter(operation.ttlMs);
+      }
+      const length = source.keyEncoding.encode(operation.key, scratch);
+      const key = Buffer.from(scratch.bytes.subarray(0, length));
+      return { key, hash: hashBytes(key, 0, length), value, expiresAt };
+    });
   }
 
   /**
@@ -633,6 +646,12 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       signal.throwIfAborted();
     }
   }
+}
+
+function checkOperation(operation: unknown): void {
+  const type = (operation as { readonly type?: unknown } | null | undefined)?.type;
+  if (type !== 'put' && type !== 'del')
+    throw invalidArgument(`a batch operation has type 'put' or 'del', got ${String(type)}`);
 }
 
 function extensionBytesOf(spaceId: number, expiresAt: number): number {

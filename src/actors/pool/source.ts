@@ -95,6 +95,10 @@ export class SpaceSource {
 
   /** The view of the shard that owns the key, whose `length` bytes are in the scratch. */
   viewOf(scratch: KeyScratch, length: number): SpaceView {
-    return this.#only ?? this.views[this.#slots[slotOf(hashBytes(scratch.bytes, 0, length))]!]!;
+    return this.#only ?? this.viewOfHash(hashBytes(scratch.bytes, 0, length));
+  }
+
+  viewOfHash(hash: number): SpaceView {
+    return this.#only ?? this.views[this.#slots[slotOf(hash)]!]!;
   }
 }

@@ -31,7 +31,7 @@ import {
 } from './options.js';
 import { ReadStamps } from './read-stamps.js';
 import { keepBodies, mustSend, sendCommit } from './send.js';
-import { Transaction } from './transaction.js';
+import { Transaction, type BlindWrite } from './transaction.js';
 import { WorkingSet } from './working-set.js';
 
 /** Of working sets for later transactions. */
@@ -62,11 +62,6 @@ const BLIND_RETRIES = 1000;
 const abandoned = new FinalizationRegistry<TransactionCore>((core) => {
   core.manager.abandon(core);
 });
-
-/** An operation of a batch. */
-type BlindWrite =
-  | { readonly type: 'put'; readonly key: unknown; readonly value: unknown; readonly ttlMs?: number | undefined }
-  | { readonly type: 'del'; readonly key: unknown };
 
 type TransactionFunction<K, V, T> = (tx: Transaction<K, V>) => T | Promise<T>;
 
@@ -380,12 +375,7 @@ export class TransactionManager {
       for (const [index, operation] of operations.entries()) {
         const own = spaces.at(index);
         const part = own === source ? tx : tx.space<unknown, unknown>({ source: own });
-        const made =
-          operation.type === 'put'
-            ? part.put(operation.key, operation.value, { ttlMs: operation.ttlMs })
-            : part.del(operation.key);
-        // What is wrong with one of them fails the transaction.
-        void made;
+        part.writeBlind(operation);
       }
     };
     if (this.#admission.tryEnter()) await this.#first(source, write, settings, nowMs);

@@ -40,6 +40,16 @@ export interface TransactionDelOptions {
   readonly ifVersion?: number | undefined;
 }
 
+/** An operation of a batch, encoded. */
+export interface BlindWrite {
+  readonly key: Buffer;
+  readonly hash: number;
+  /** undefined: delete. */
+  readonly value: string | Buffer | undefined;
+  /** ms since the epoch; 0: never. */
+  readonly expiresAt: number;
+}
+
 export interface TransactionRangeOptions<K> extends RangeOptions<K> {
   /** From the last key to the first. Default false. */
   readonly reverse?: boolean;
@@ -242,8 +252,9 @@ export abstract class TransactionReads<K, V> {
   }
 
   /**
-   * As get(), and from now to the commit nobody else changes the key: in pessimistic mode an update lock keeps others out, in optimistic mode the commit
-   * fails with ERR_CONFLICT if somebody has, at every isolation.
+   * As get(), and from now to the commit nobody else changes the key: in pessimistic mode an update lock keeps others out, in optimistic mode the commit of a
+   * transaction that writes fails with ERR_CONFLICT if somebody has, at every isolation (and so does a second getForUpdate() of the key, or an update(), unless
+   * the transaction reads at a snapshot).
    */
   getForUpdate(key: K): Promise<V | undefined> {
     return this.#read(key, LockMode.Update, true, (isFound, own) => {
@@ -456,6 +467,18 @@ export abstract class TransactionReads<K, V> {
     } catch (error) {
       return refused(this.core, error);
     }
+  }
+
+  /** put() or del() in an optimistic transaction at read-committed, of what a batch has encoded. @internal */
+  writeBlind({ key, hash, value, expiresAt }: BlindWrite): void {
+    const { core, source } = this;
+    core.assertWritable();
+    this.#begin(core);
+    const entry =
+      core.set.find(source.spaceId, hash, key, key.length) ??
+      core.set.add(source, core.shardOf(source, hash), hash, key, key.length);
+    source.views[0]!.meter.counts[value === undefined ? Counter.Deletes : Counter.Puts]!++;
+    this.#set(core, entry, value, expiresAt);
   }
 
   #writeWhenReady(
