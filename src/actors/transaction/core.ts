@@ -369,12 +369,14 @@ export class TransactionCore {
     const { set } = this;
     if (this.isolation === Isolation.ReadCommitted) return true;
     set.unfold();
+    // After the find: what it has found may be of a time when they were gone.
+    this.#locks?.assertHeld();
     if (this.readsAtSnapshot) {
       if (entry.seen !== NOT_READ && entry.seen !== seq) throw changedMeanwhile(entry);
       set.noteRead(entry, seq);
       return true;
     }
-    const isLocked = entry.lockMode > 0 && entry.lockWait === undefined;
+    const isLocked = entry.lockHeld > 0;
     if (entry.seen !== NOT_READ) {
       if (entry.seen !== seq) throw changedMeanwhile(entry);
       return true;
@@ -427,8 +429,9 @@ export class TransactionCore {
     this.set.noteRead(entry, this.#versionAt(entry, this.snapshotAt));
   }
 
-  /** The commit looks whether the key still has this version, whatever the isolation. */
+  /** The commit looks whether the key still has this version, whatever the isolation. @throws ERR_CONFLICT: it had another one before */
   guard(entry: KeyEntry, seq: number): void {
+    if (entry.isGuarded && entry.seen !== NOT_READ && entry.seen !== seq) throw changedMeanwhile(entry);
     entry.isGuarded = true;
     if (this.isolation !== Isolation.ReadCommitted) return;
     this.set.noteRead(entry, seq);
@@ -481,6 +484,7 @@ export class TransactionCore {
    * compared with that, and the range stays.) @throws ERR_CONFLICT
    */
   checkFloatingAt(sequence: number): void {
+    this.#locks?.assertHeld();
     if (this.set.noted + this.set.floatingCount > 0) this.#checkReadsAt(sequence);
   }
 

@@ -41,27 +41,31 @@ export class LockBook {
     return Math.max(0, this.#epochs[shard]!);
   }
 
-  /** A shard was replaced since: it does not know the locks it had granted. */
-  get hasLost(): boolean {
+  /** @throws ERR_CONFLICT: a shard was replaced since; it does not know the locks it had granted */
+  assertHeld(): void {
     const { port } = this.#core.manager;
-    return this.#epochs.some((epoch, shard) => epoch !== NO_EPOCH && port.restarts(shard) !== epoch);
+    for (let shard = 0; shard < this.#epochs.length; shard++) {
+      const epoch = this.#epochs[shard]!;
+      if (epoch !== NO_EPOCH && port.restarts(shard) !== epoch) throw this.#fail(locksLost(shard));
+    }
   }
 
   /** undefined: it is held. Nobody need look at the promise. */
   lockKey(entry: KeyEntry, mode: number): Promise<void> | undefined {
     if (entry.lockMode >= mode) return entry.lockWait;
-    const { lockMode: modeBefore, lockWait: before } = entry;
+    const { lockWait: before } = entry;
     const ask = (): Promise<void> =>
       this.#ask(entry.shard, mode, entry.spaceId, this.#snapshotFor(), entry.key.subarray(0, entry.keyLength));
     const asked = before === undefined ? ask() : before.then(ask);
     const wait: Promise<void> = asked.then(
       () => {
+        entry.lockHeld = mode;
         if (entry.lockWait === wait) entry.lockWait = undefined;
       },
       (error: unknown) => {
         if (entry.lockWait === wait) {
           entry.lockWait = undefined;
-          entry.lockMode = modeBefore;
+          entry.lockMode = entry.lockHeld;
         }
         throw error;
       },

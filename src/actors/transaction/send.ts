@@ -9,7 +9,6 @@
  * committer wins), at every isolation guarded ones. So the body of a repeatable-read transaction is that of a serializable one that has read less.
  * Threads: the one that owns the client.
  */
-import { ConcordError } from '../../shared/errors.js';
 import { Isolation, TransactionBodyWriter } from '../../engines/txn/body.js';
 import type { Caller } from '../client/caller.js';
 import { CommitRun, type CommitPart } from './commit.js';
@@ -114,9 +113,7 @@ export function keepBodies({ parts }: CommitRun<TransactionBodyWriter>): void {
  * and one whose shard was replaced does not hear at all.
  */
 function mustConfirm(core: TransactionCore): boolean {
-  if (core.locks.hasLost) {
-    throw new ConcordError('ERR_CONFLICT', 'a shard was replaced, and the locks the transaction had there are gone');
-  }
+  core.locks.assertHeld();
   return core.manager.defaults.deadlock === 'wound-wait';
 }
 

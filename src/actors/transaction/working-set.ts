@@ -62,7 +62,9 @@ export class KeyEntry {
   seen = NOT_READ;
   /** The commit looks whether `seen` still holds, whatever the isolation. */
   isGuarded = false;
-  /** The lock it holds, or has asked for last: see locks.ts. */
+  /** The lock it holds: see locks.ts. */
+  lockHeld = 0;
+  /** The lock it has asked for last. */
   lockMode = 0;
   /** Settles when that lock is granted; undefined: it is. */
   lockWait: Promise<void> | undefined;
@@ -129,6 +131,7 @@ export class WorkingSet {
       entry.seen = NOT_READ;
       entry.text = '';
       entry.isGuarded = false;
+      entry.lockHeld = 0;
       entry.lockMode = 0;
       entry.lockWait = undefined;
       if (entry.write !== undefined) {
@@ -298,7 +301,8 @@ export class WorkingSet {
 
   #rehash(): void {
     const heads = new Int32Array(this.#heads.length * 4);
-    for (let index = 0; index < this.count - 1; index++) {
+    // As in #hash().
+    for (let index = this.count - 2; index >= 0; index--) {
       const entry = this.entries[index]!;
       const bucket = entry.hash & (heads.length - 1);
       entry.next = heads[bucket]! - 1;
