@@ -132,6 +132,7 @@ describe('the rounds of the stress, of much and of little contention, find what 
   test.each([
     { plant: 'no-validation', what: 'the validation of what was read', finding: /lost-update/ },
     { plant: 'no-ranges', what: 'that of the ranges', finding: /G2/ },
+    { plant: 'no-range-locks', what: 'the locks of ranges', finding: /G2/ },
     { plant: 'lost-votes', what: 'the log of what a shard has voted for, when it dies', finding: /lost-write/ },
   ])(
     '$what',

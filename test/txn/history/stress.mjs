@@ -17,7 +17,7 @@ import { LEVELS } from '../../support/history/history.mjs';
 import { runHistory } from './run.mjs';
 
 /** In the folder faults. */
-export const FAULTS = ['no-validation', 'no-ranges', 'lost-votes'];
+export const FAULTS = ['no-validation', 'no-ranges', 'no-range-locks', 'lost-votes'];
 const USAGE = `npm run stress:txn -- [options]: histories of transactions, judged
 
   --transactions 1000000   of each level; --seconds n: as long as that instead
