@@ -44,7 +44,7 @@
  * releases the shards), 'unknown' (they must not be released: the next opening knows), 'committed' (a shard applies it when the store is opened again).
  *
  * When may an END be told? When no shard can come back and ask: the record of its outcome must be on each shard's disk. Nobody syncs a log for its sake:
- * the id is kept until that has happened by itself (#awaiting).
+ * the id is kept until that has happened by itself (awaiting-decisions.ts).
  *
  * Nor before its requests are completed: a successor that meets one again would not know it. What comes again even later (a copy of a message) is decided
  * anew: the shards, which know nothing of it, pass over it.
@@ -55,6 +55,7 @@
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { IdMap } from '../../shared/id-map.js';
 import { AppliedDecisions } from './applied-decisions.js';
+import { AwaitingDecisions, type ShardSyncs } from './awaiting-decisions.js';
 import { isMaskOf, type DecisionLog, type DecisionRecord } from './decision-log.js';
 
 /** The durability level at which a decision is synced (Durability.Sync). */
@@ -97,17 +98,11 @@ export interface BoardEntryView {
 }
 
 /** What there is to know of the shards. */
-export interface ShardLogs {
-  readonly count: number;
+export interface ShardLogs extends ShardSyncs {
   /** How often shards were replaced. */
   restarts(): number;
   /** Down for good. */
   isFailed(shard: number): boolean;
-  /**
-   * The lowest number of a transaction that the shard has applied and might not know of after a failure; Infinity: none. True for a transaction from
-   * before its bit on the board is set.
-   */
-  decisionsNeededFrom(shard: number): number;
 }
 
 /** Where answers go. */
@@ -167,14 +162,6 @@ interface Ask {
   readonly client: number;
 }
 
-/** Applied everywhere, to be ended when no shard of the masks can lose it any more. */
-interface Awaiting {
-  readonly ids: number[];
-  maskLow: number;
-  maskHigh: number;
-  highestNumber: number;
-}
-
 export class Coordinator {
   readonly counts: CoordinatorCounts = { decisions: 0, aborts: 0, fences: 0, syncs: 0, groups: 0 };
   readonly #log: DecisionLog;
@@ -200,8 +187,7 @@ export class Coordinator {
   /** Applied, and may be ended; and since when the first waits. (−Infinity: times are no small integers, see WalWriter.) */
   #ends: number[] = [];
   #endsSinceMs = -Infinity;
-  readonly #awaiting: Awaiting[] = [];
-  #collected: Awaiting | undefined;
+  readonly #awaiting: AwaitingDecisions;
   #collectedCount = 0;
   #collectedMs = 0;
   /** Of the last step. */
@@ -228,6 +214,7 @@ export class Coordinator {
     this.#log = log;
     this.#board = board;
     this.#shards = shards;
+    this.#awaiting = new AwaitingDecisions(shards);
     this.#ports = ports;
     this.#isKept = isKept;
     this.#isCaughtUp = !isRestart;
@@ -318,7 +305,7 @@ export class Coordinator {
     for (const { id, state } of this.#decisions.values()) if (state === State.Applied) this.#decisions.delete(id);
     this.#applied.clear();
     this.#ends = [];
-    this.#awaiting.length = 0;
+    this.#awaiting.clear();
     this.#fenced.clear();
     this.#log.restate(this.#decisions.values(), this.#fenced);
   }
@@ -441,7 +428,7 @@ export class Coordinator {
     this.#nowMs = nowMs;
     let changed = 0;
     if (this.#log.isInDoubt && this.#failure === undefined && nowMs >= this.#retryMs) this.#endDoubt(nowMs);
-    this.#releaseAwaiting();
+    this.#awaiting.release(this.#noteSafe);
     const isDue = this.#ends.length > 0 && nowMs >= this.#endsSinceMs + ENDS_MS_MAX;
     if (this.#group.length > 0 || this.#asks.length > 0 || isDue) changed += this.#logFrame(nowMs);
     changed += this.#collect();
@@ -608,8 +595,6 @@ export class Coordinator {
     this.#collectedCount = 0;
     this.#collectedMs = 0;
     this.#board.collect(this.#noteApplied);
-    if (this.#collected !== undefined) this.#awaiting.push(this.#collected);
-    this.#collected = undefined;
     return this.#collectedCount;
   }
 
@@ -625,13 +610,7 @@ export class Coordinator {
       clock.applied(this.#collectedMs - decision.sinceMs);
     }
     this.#tellAll(decision, undefined);
-    if (this.#isKept) {
-      const batch = (this.#collected ??= { ids: [], maskLow: 0, maskHigh: 0, highestNumber: 0 });
-      batch.ids.push(id);
-      batch.maskLow |= decision.maskLow;
-      batch.maskHigh |= decision.maskHigh;
-      batch.highestNumber = number;
-    }
+    if (this.#isKept) this.#awaiting.add(id, number, decision.maskLow, decision.maskHigh);
     this.#tryLetGo(decision);
   };
 
@@ -655,26 +634,11 @@ export class Coordinator {
     this.#ends.push(id);
   }
 
-  #releaseAwaiting(): void {
-    let released = 0;
-    for (const batch of this.#awaiting) {
-      if (this.#mayBeAskedFor(batch)) break;
-      for (const id of batch.ids) {
-        const decision = this.#decisions.get(id);
-        if (decision === undefined) this.#letEnd(id);
-        else decision.isSafe = true;
-      }
-      released++;
-    }
-    if (released > 0) this.#awaiting.splice(0, released);
-  }
-
-  #mayBeAskedFor({ maskLow, maskHigh, highestNumber }: Awaiting): boolean {
-    for (let shard = 0; shard < this.#shards.count; shard++) {
-      if (isMember(maskLow, maskHigh, shard) && this.#shards.decisionsNeededFrom(shard) <= highestNumber) return true;
-    }
-    return false;
-  }
+  readonly #noteSafe = (id: number): void => {
+    const decision = this.#decisions.get(id);
+    if (decision === undefined) this.#letEnd(id);
+    else decision.isSafe = true;
+  };
 
   /** A shard that stays down keeps the board's tail where it is: who waits behind it, or for it, is told what is so. */
   #lookPastFailed(nowMs: number): void {

@@ -316,6 +316,32 @@ describe('an end', () => {
     expect(endsOf(scene)).toEqual([]);
   });
 
+  test('is told of what nobody needs behind something that a shard will always need', () => {
+    const scene = new Scene();
+    const others: number[] = [];
+    scene.decide(7, 0b101);
+    scene.step();
+    // Number 1000, for ever: its log has failed.
+    scene.neededFrom[2] = 1000;
+    scene.apply(0, 2);
+    scene.step();
+    for (let id = 8; id < 600; id++) {
+      others.push(scene.decide(id, id === 8 ? 0b110 : BOTH));
+      scene.step();
+      scene.apply(0, 1, 2);
+      scene.step();
+    }
+    scene.step();
+    scene.step(2000);
+    expect(others.every((request) => scene.codeOf(request) === 'done')).toBe(true);
+    expect(scene.coordinator.known).toBe(2);
+    expect(endsOf(scene)).toEqual([7, 8]);
+    scene.neededFrom[2] = Infinity;
+    scene.step();
+    scene.step(2000);
+    expect(scene.coordinator.known).toBe(0);
+  });
+
   test('is followed by nothing: a late copy of the decision is done, and applied by nobody who does not know it', () => {
     const scene = new Scene();
     scene.decide(7);
