@@ -3,8 +3,11 @@
  *
  *   attach()   a free slot, rings ──▶ shards, coordinator
  *   detach()   pins, snapshots come back ──▶ coordinator: all that it asked for is decided ──▶ shards forget it ──▶ the slot is free
+ *                                                        │ nobody can say what of it is
+ *                                                        └──▶ shards keep what it has prepared, if they have any ──▶ the slot stays taken until the store is opened again
  *
- * Must hold: a slot is given to another thread when no shard knows the last one any more. A shard that takes over is given those that are attached then.
+ * Must hold: a slot is given to another thread when no shard knows the last one any more: shards tell by the slot whose a prepared transaction is, and would give
+ * up, with the next one's, what may be decided. A shard that takes over is given those that are attached then.
  * Threads: the host's.
  */
 import { ConcordError } from '../../shared/errors.js';
@@ -26,6 +29,8 @@ export class ClientSlots {
   /** Rings by shard. */
   readonly #clients = new Map<number, ClientSetup['rings']>();
   readonly #leaving = new Set<number>();
+  /** Of threads that are gone, and have left behind what may be decided. */
+  readonly #kept = new Set<number>();
 
   constructor(
     control: ControlBlock,
@@ -44,10 +49,8 @@ export class ClientSlots {
   /** A slot, rings and memory for one more thread. @throws ERR_CLIENT_LIMIT */
   async attach(): Promise<ClientSetup> {
     let client = 0;
-    while (this.#clients.has(client) || this.#leaving.has(client)) client++;
-    if (client >= MAX_CLIENTS) {
-      throw new ConcordError('ERR_CLIENT_LIMIT', `${MAX_CLIENTS} threads are attached`, { limit: MAX_CLIENTS });
-    }
+    while (this.#clients.has(client) || this.#leaving.has(client) || this.#kept.has(client)) client++;
+    if (client >= MAX_CLIENTS) throw this.#noneFree();
     const rings = this.#shards.map(() => ({
       requests: createRing(REQUEST_RING_BYTES),
       responses: createRing(RESPONSE_RING_BYTES),
@@ -67,30 +70,52 @@ export class ClientSlots {
     }
   }
 
+  #noneFree(): ConcordError {
+    const kept = this.#kept.size;
+    if (kept === 0)
+      return new ConcordError('ERR_CLIENT_LIMIT', `${MAX_CLIENTS} threads are attached`, { limit: MAX_CLIENTS });
+    const text = `${MAX_CLIENTS - kept} threads are attached; ${kept} that are gone have left transactions of which only the next opening knows the outcome`;
+    return new ConcordError('ERR_CLIENT_LIMIT', text, { limit: MAX_CLIENTS, kept });
+  }
+
   /** A shard that took over is given all that are attached. */
   async attachAllTo(shard: ShardSupervisor): Promise<void> {
     for (const [client, rings] of this.#clients) await shard.attachClient(client, rings[shard.index]!);
   }
 
-  /** The thread is gone, or done: its slot comes back when the shards have served what it had published. */
+  /**
+   * The thread is gone, or done. Resolves when the shards have served what it had published: then its slot comes back, unless something is left of which nobody
+   * knows what it will be.
+   */
   async detach(client: number): Promise<void> {
     if (!this.#clients.delete(client)) return;
     this.#leaving.add(client);
     this.#control.addClients(-1);
     this.#memory.clearClient(client);
     this.#control.closeSnapshotsOf(client);
+    let isFree = false;
     try {
       // First: what it had asked to be decided is decided before shards forget what it has prepared.
-      const isSettled = (await this.#coordinator?.detachClient(client)) ?? true;
+      let isSettled = (await this.#coordinator?.detachClient(client)) ?? true;
       await Promise.all(this.#shards.map(({ remote }) => remote.detachClient(client).catch(() => undefined)));
+      // What is prepared nowhere nobody can halve, whatever a coordinator that is down has logged.
+      isSettled ||= !(await this.#isPrepared(client));
       // Only now: a commit in one shard may stand on locks in others.
       await Promise.all(
         this.#shards.map(({ remote }) => remote.releaseClient(client, isSettled).catch(() => undefined)),
       );
+      isFree = isSettled;
     } finally {
       this.#control.board.leave(client);
       unlistAll(this.#transactionBoard, client);
+      if (!isFree) this.#kept.add(client);
       this.#leaving.delete(client);
     }
+  }
+
+  /** Somewhere; of a shard that cannot say: perhaps. */
+  async #isPrepared(client: number): Promise<boolean> {
+    const answers = await Promise.all(this.#shards.map(({ remote }) => remote.hasPrepared(client).catch(() => true)));
+    return answers.includes(true);
   }
 }

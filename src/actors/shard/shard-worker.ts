@@ -128,6 +128,11 @@ export class ShardControl {
     await gone;
   }
 
+  /** Behind detachClient(). */
+  hasPrepared(client: number): boolean {
+    return this.#shard.hasPrepared(client);
+  }
+
   /** When all shards have detached it. `isSettled`: nothing of what it has prepared will be decided from now on. */
   releaseClient(client: number, isSettled: boolean): void {
     this.#shard.release(client, isSettled);

@@ -208,6 +208,11 @@ export class Shard {
     });
   }
 
+  /** Behind detach(): whether something of the client is prepared. */
+  hasPrepared(client: number): boolean {
+    return this.transactions.hasPrepared(client);
+  }
+
   /** Every shard has detached it: its locks go; what it has prepared only if it `isSettled`: if nothing of it will be decided. */
   release(client: number, isSettled: boolean): void {
     // A successor of the one that has detached it knows nothing of its locks, and asks for what is prepared.

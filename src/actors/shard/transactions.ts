@@ -909,6 +909,11 @@ export class ShardTransactions {
     this.#streams.delete(link);
   }
 
+  /** Whether something of the client waits for its outcome. What is given up does not, although the log is still to hear of it. */
+  hasPrepared(client: number): boolean {
+    return this.#participants.entries().some(([id]) => this.#store.prepared.get(id)?.client === client);
+  }
+
   /**
    * The client is gone. `isSettled`: the coordinator has done what it had asked for, and nothing else of it will be decided. Otherwise what it has prepared, and
    * has read for that, stays locked until the store is opened again: it may be decided in a log that nobody reads before.

@@ -18,6 +18,7 @@
  *                                                                                          in the ring: met again
  *   doubtful   its record may or may not be durable      the file could be cut             refused
  *                                                        the log has failed                requests hear "unknown"; stays so for this life of the thread
+ *                                                        its client's session ends         as before; shards keep what the client has prepared
  *                                                        ask                               no answer
  *                                                        thread or process dies            unknown or decided, as recovery finds
  *   decided    to be committed, for ever                 room on the board                 on board, with a number N; doorbells of the shards
@@ -149,7 +150,7 @@ class Decision implements DecisionRecord {
     readonly maskLow: number,
     readonly maskHigh: number,
     /** Slot of the client that asked. */
-    public client: number,
+    readonly client: number,
     readonly level: number,
     /** Requests that wait for the end: client, number, client, number … */
     readonly waiting: number[] = [],
@@ -315,7 +316,10 @@ export class Coordinator {
     this.#sessions.add(client);
   }
 
-  /** No request of the client will come any more. False: of what it has asked for something may be decided, and only the next opening will know. */
+  /**
+   * No request of the client will come any more. False: of what was asked for in its slot something may be decided, and only the next opening will know. So it is
+   * for whoever has the slot: shards know transactions by it.
+   */
   sessionEnded(client: number): boolean {
     this.#sessions.delete(client);
     for (const [id, owner] of this.#fenced) {
@@ -327,11 +331,9 @@ export class Coordinator {
     let isKnown = true;
     for (const decision of this.#decisions.values()) {
       const { waiting } = decision;
-      // Its slot will be another's, whose requests have the same numbers.
+      // Its slot may be another's, whose requests have the same numbers.
       for (let i = waiting.length - 2; i >= 0; i -= 2) if (waiting[i] === client) waiting.splice(i, 2);
-      if (decision.client !== client || decision.state !== State.Doubtful) continue;
-      decision.client = UNKNOWN_CLIENT;
-      isKnown = false;
+      if (decision.client === client && decision.state === State.Doubtful) isKnown = false;
     }
     return isKnown;
   }

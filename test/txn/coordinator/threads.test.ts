@@ -213,6 +213,14 @@ test('a coordinator that dies again and again stays down: plain writes go on, tr
   await db.put('plain', { balance: 0, last: 'x' });
   await db.transaction((tx) => tx.put(accounts[2]!, { balance: START, last: 'one shard' }));
   expect(db.getSync(accounts[2]!)!.last).toBe('one shard');
+  // Threads come and go as before: of none of them anything is prepared.
+  const slots = new Set<number>();
+  for (let thread = 0; thread < 3; thread++) {
+    const { client } = await db.host!.attachClient();
+    slots.add(client);
+    await db.host!.detachClient(client);
+  }
+  expect(slots.size).toBe(1);
   await db.close();
 });
 

@@ -464,7 +464,8 @@ class Simulation {
   #startOrEnd(): void {
     const { world } = this;
     const { random } = world;
-    const slot = 1 + random.below(CLIENTS);
+    let slot = 1 + random.below(CLIENTS);
+    while (world.clients.get(slot)?.leaving === 'gone') slot += CLIENTS;
     const client = world.clients.get(slot);
     if (client === undefined) {
       if (random.chance(0.2)) world.addClient(slot);
@@ -521,7 +522,9 @@ class Simulation {
     );
     for (const client of [...world.clients.values()])
       if (client.slot !== HOST_SLOT && !client.isDead) world.detachClient(client);
-    await this.#until('clients are gone', () => world.clients.size === 1);
+    await this.#until('clients are gone', () =>
+      [...world.clients.values()].every(({ slot, leaving }) => slot === HOST_SLOT || leaving === 'gone'),
+    );
     await this.#until('everybody was told', () => this.#remains() === undefined);
   }
 

@@ -140,7 +140,7 @@ const RESTLESS: Partial<Probabilities> = { killThread: 0.01, killProcess: 0, los
 
 export class SimClient {
   isDead = false;
-  /** The coordinator, then the shards forget it. */
+  /** The coordinator, then the shards forget it. Gone: its slot is kept for what it has prepared. */
   leaving: 'coordinator' | 'shards' | 'gone' | undefined;
   askedToLeave: object | undefined;
   /** As the coordinator said of what it has prepared: nothing of it will be decided. */
@@ -774,6 +774,7 @@ export class World {
   }
 
   #leave(client: SimClient): void {
+    if (client.leaving === 'gone') return;
     if (client.leaving === 'coordinator') {
       const { coordinator } = this;
       if (coordinator?.isBegun !== true || client.askedToLeave === coordinator) return;
@@ -796,6 +797,10 @@ export class World {
       }
     }
     if (client.left.size < this.shards) return;
+    if (!client.isSettled && client.released.size === 0) {
+      if (this.lives.some((life) => life?.thread.isBusy)) return;
+      client.isSettled = this.lives.every((life) => life?.shard.hasPrepared(client.slot) === false);
+    }
     for (let index = 0; index < this.shards; index++) {
       if (client.released.has(index)) continue;
       const life = this.lives[index];
@@ -807,7 +812,9 @@ export class World {
         });
       }
     }
-    if (client.released.size === this.shards) this.clients.delete(client.slot);
+    if (client.released.size < this.shards) return;
+    if (client.isSettled) this.clients.delete(client.slot);
+    else client.leaving = 'gone';
   }
 
   /** `mayRepeat`: the call may be lost and told again, and doubled. `isOnce`: until it has an answer, which is not lost. */

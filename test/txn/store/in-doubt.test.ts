@@ -77,8 +77,10 @@ test.each([true, false])(
     // Another shard may have a commit of it to serve yet.
     expect(at.shard.transactions.locks.findOwner(ID)).toBeDefined();
     expect(at.store.prepared.has(ID)).toBe(true);
+    expect([0, 1].map((client) => at.shard.hasPrepared(client))).toEqual([true, false]);
     at.shard.release(0, isSettled);
     await at.run();
+    expect(at.shard.hasPrepared(0)).toBe(!isSettled);
     expect(at.shard.transactions.isInDoubt).toBe(!isSettled);
     expect(at.shard.transactions.locks.findOwner(ID) === undefined).toBe(isSettled);
     expect(await at.outcome(other.put('a', '2'))).toBe(isSettled ? 'done' : 'pending');
