@@ -76,6 +76,8 @@ export class TransactionCore {
   /** The snapshot it reads at, or -1. */
   snapshotAt = -1;
   #snapshotSlot = -1;
+  /** Of snapshots that its open iterators have of their own. */
+  #ownSlots: Set<number> | undefined;
   #anchoring: Promise<void> | undefined;
   /** Reads begin with a snapshot: an attempt before this one had read what did not stay, or nobody will try again. */
   anchorsFirst = false;
@@ -186,10 +188,23 @@ export class TransactionCore {
     this.#listener = undefined;
   }
 
-  /** Locks and snapshot. Safe to call twice. */
+  /** Locks and snapshots, those of iterators that were left open included. Safe to call twice. */
   letGo(): void {
     this.#locks?.releaseAll();
     this.closeSnapshot();
+    if (this.#ownSlots === undefined) return;
+    for (const slot of this.#ownSlots) this.control.closeSnapshot(slot, this.client.client);
+    this.#ownSlots = undefined;
+  }
+
+  /** An iterator has a snapshot of its own, until it gives it back or the transaction ends. Only while the transaction is alive. */
+  ownSlot(slot: number): void {
+    (this.#ownSlots ??= new Set()).add(slot);
+  }
+
+  /** The iterator is closed. What the transaction's end has given back may be another snapshot's by now. */
+  giveBackSlot(slot: number): void {
+    if (this.#ownSlots?.delete(slot) === true) this.control.closeSnapshot(slot, this.client.client);
   }
 
   closeSnapshot(): void {

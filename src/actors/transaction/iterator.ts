@@ -41,7 +41,7 @@ export interface Footing {
   readonly atMs: number;
   /** undefined: nothing. */
   readonly read: RangeRead | undefined;
-  /** A snapshot of its own, to be given back. */
+  /** A snapshot of its own, which the core knows, to be given back. */
   readonly slot: number;
 }
 
@@ -156,10 +156,9 @@ class Overlay<T> {
 
   close(): void {
     this.#isOver = true;
-    const { core } = this.#plan;
     if (this.#footing.slot === NO_SLOT || this.#isClosed) return;
     this.#isClosed = true;
-    core.control.closeSnapshot(this.#footing.slot, core.client.client);
+    this.#plan.core.giveBackSlot(this.#footing.slot);
   }
 }
 

@@ -707,6 +707,7 @@ export abstract class TransactionReads<K, V> {
         core.control.closeSnapshot(slot, core.client.client);
         throw error;
       }
+      core.ownSlot(slot);
       return { atSeq: sequence, atMs: core.readMs === 0 ? Date.now() : core.readMs, read: undefined, slot };
     } catch (error) {
       throw failed(core, error);
@@ -718,6 +719,7 @@ export abstract class TransactionReads<K, V> {
     try {
       if (core.isolation === Isolation.ReadCommitted) {
         const { slot, sequence } = core.control.openSnapshotSync(core.client.client);
+        core.ownSlot(slot);
         return { atSeq: sequence, atMs: Date.now(), read: undefined, slot };
       }
       core.anchorSync();
