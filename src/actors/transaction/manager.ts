@@ -211,14 +211,25 @@ export class TransactionManager {
     settings: TransactionSettings,
     startedMs: number,
   ): Promise<T> {
-    if (!this.#admission.tryEnter()) await this.#waitToEnter(settings, startedMs);
-    try {
-      this.pool.assertOpen();
-    } catch (error) {
-      this.#admission.leave();
-      throw error;
+    // The space may have been waited for.
+    this.#assertMayBegin(settings, startedMs);
+    if (!this.#admission.tryEnter()) {
+      await this.#waitToEnter(settings, startedMs);
+      try {
+        this.#assertMayBegin(settings, startedMs);
+      } catch (error) {
+        this.#admission.leave();
+        throw error;
+      }
     }
     return await this.#first(source, fn, settings, startedMs);
+  }
+
+  /** After a wait: nobody is told of a signal that had aborted before. @throws ERR_CLOSED, ERR_TRANSACTION_TIMEOUT; AbortError */
+  #assertMayBegin({ timeoutMs, signal }: TransactionSettings, startedMs: number): void {
+    this.pool.assertOpen();
+    signal?.throwIfAborted();
+    if (performance.now() >= startedMs + timeoutMs) throw timedOut(timeoutMs);
   }
 
   #waitToEnter({ priority, timeoutMs, signal }: TransactionSettings, startedMs: number): Promise<void> {
