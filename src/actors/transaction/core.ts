@@ -157,6 +157,7 @@ export class TransactionCore {
     if (this.failure !== undefined || this.phase >= Phase.Committing) return;
     this.failure = error;
     this.letGo();
+    if (!this.isManaged && this.phase === Phase.Active) this.manager.endFailed(this, error);
   }
 
   /** From outside: its time is up, or its signal says so. What is decided stays. */

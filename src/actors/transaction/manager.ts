@@ -173,9 +173,16 @@ export class TransactionManager {
     }
     if (core.phase === Phase.Active) {
       abandoned.unregister(handle);
-      this.#end(core, core.failure ?? ROLLED_BACK);
+      this.#end(core, ROLLED_BACK);
     } else if (core.phase !== Phase.Ended) return Promise.reject(transactionClosed());
     return Promise.resolve();
+  }
+
+  /** Of a begun one: nobody need call commit() or rollback() for its place to be free. What is called rejects with the error. */
+  endFailed(core: TransactionCore, error: Error): void {
+    // Calls under way, and who has met the error, look at the working set still.
+    core.isShared = true;
+    this.#end(core, error);
   }
 
   /** Of a handle that was thrown away. */

@@ -934,10 +934,10 @@ function alwaysTrue(): boolean {
   return true;
 }
 
-/** A write that could not be made. The commit tells of it, so nobody need look at the promise, unless it came after that. */
+/** A write that could not be made. The commit tells of it, so nobody need look at the promise, unless the transaction had ended without a failure. */
 function refused(core: TransactionCore, error: unknown): Promise<never> {
   const rejected = Promise.reject(error);
-  if (core.phase !== Phase.Active) return rejected;
+  if (core.phase !== Phase.Active && core.failure === undefined) return rejected;
   core.fail(error as Error);
   rejected.catch(() => undefined);
   return rejected;

@@ -1,9 +1,11 @@
-/** What a transaction leaves behind when it ends, however that comes: no snapshot. */
+/** What a transaction leaves behind when it ends, however that comes: no snapshot, no place, no listing. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ConcordPool, type BeginOptions, type Transaction } from '../../../dist/index.js';
 
 /** As many as a store has. */
 const SNAPSHOTS = 1024;
+const PLACES = 4;
 
 let db: ConcordPool;
 beforeAll(async () => {
@@ -85,5 +87,82 @@ describe.each(OPEN_WALKS)('%s, %j, %s(): an iterator that was left open', (_, op
     expect(db.stats().openSnapshots).toBe(held);
     await tx.rollback();
     expect(db.stats().openSnapshots).toBe(before);
+  });
+});
+
+describe('a begun transaction that has failed', () => {
+  let few: ConcordPool;
+  beforeAll(async () => {
+    const transactions = { maxConcurrent: PLACES };
+    few = await ConcordPool.open(':memory:', { shards: 1, durability: 'os', memoryBytes: 16 << 20, transactions });
+  });
+  afterAll(async () => {
+    await few.close();
+  });
+  const isRoom = async (): Promise<void> => {
+    expect(await few.transactions()).toEqual([]);
+    expect(await few.transaction((tx) => tx.id > 0, { timeoutMs: 60_000 })).toBe(true);
+  };
+
+  test('has no place and no listing any more when its time is over, before anybody looks at it', async () => {
+    const begun = Array.from({ length: PLACES }, (_, i) => {
+      const tx = few.begin({ timeoutMs: 50, mode: 'pessimistic' });
+      void tx.put(`k${i}`, 'v');
+      return tx;
+    });
+    await expect.poll(() => begun.every((tx) => tx.state === 'ended')).toBe(true);
+    await isRoom();
+    // Nor the locks.
+    for (let i = 0; i < PLACES; i++) await few.put(`k${i}`, 'free');
+    const late = { code: 'ERR_TRANSACTION_TIMEOUT' };
+    for (const tx of begun) {
+      await expect(tx.get('k0')).rejects.toMatchObject(late);
+      await expect(tx.commit()).rejects.toMatchObject(late);
+      await expect(tx.commit()).rejects.toMatchObject(late);
+      await tx.rollback();
+    }
+    await isRoom();
+  });
+
+  test('has none after its signal, or a conflict', async () => {
+    const reason = new Error('not any more');
+    const controller = new AbortController();
+    const aborted = few.begin({ signal: controller.signal });
+    const begun = Array.from({ length: PLACES }, () => few.begin());
+    await few.put('c', '0');
+    for (const tx of begun) tx.getSync('c');
+    await few.put('c', '1');
+    await few.put('d', '1');
+    controller.abort(reason);
+    for (const tx of begun) expect(() => tx.getSync('c')).toThrow(expect.objectContaining({ code: 'ERR_CONFLICT' }));
+    await isRoom();
+    await expect(aborted.commit()).rejects.toBe(reason);
+    for (const tx of begun) await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
+  });
+
+  test('is counted by why it failed, once', async () => {
+    const before = few.stats().transactions;
+    const tx = few.begin({ timeoutMs: 20 });
+    await expect.poll(() => tx.state).toBe('ended');
+    await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
+    await tx.rollback();
+    const after = few.stats().transactions;
+    expect([after.begun - before.begun, after.timeouts - before.timeouts]).toEqual([1, 1]);
+    expect([after.rolledBack - before.rolledBack, after.open]).toEqual([0, 0]);
+  });
+
+  test('refuses writes that are not awaited without an unhandled rejection: the commit tells', async () => {
+    const unhandled: unknown[] = [];
+    const note = (error: unknown): void => void unhandled.push(error);
+    process.on('unhandledRejection', note);
+    const tx = few.begin({ timeoutMs: 20 });
+    await expect.poll(() => tx.state).toBe('ended');
+    void tx.put('a', '1');
+    void tx.del('a');
+    void tx.update('a', () => '1');
+    await sleep(10);
+    process.off('unhandledRejection', note);
+    expect(unhandled).toEqual([]);
+    await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
   });
 });
