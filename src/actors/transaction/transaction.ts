@@ -55,6 +55,7 @@ export interface TransactionRangeOptions<K> extends RangeOptions<K> {
   readonly reverse?: boolean;
   /** At most so many entries; -1 or absent: all. */
   readonly limit?: number;
+  /** Ends the iteration with its reason, also while its lock is waited for. The lock may be granted nevertheless, and is held to the end of the transaction then. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -690,7 +691,9 @@ export abstract class TransactionReads<K, V> {
     core.isShared = true;
     try {
       const isLocked = core.isPessimistic && core.isolation === Isolation.Serializable;
-      if (isLocked) await core.locks.lockRange(source, range.low, range.high, LockMode.Shared);
+      if (isLocked) {
+        await unlessAborted(core.locks.lockRange(source, range.low, range.high, LockMode.Shared), plan.signal);
+      }
       core.assertAlive();
       const hasOwn = core.isolation === Isolation.ReadCommitted || (isLocked && core.snapshotAt < 0);
       if (!hasOwn) {
@@ -941,6 +944,21 @@ function refused(core: TransactionCore, error: unknown): Promise<never> {
   core.fail(error as Error);
   rejected.catch(() => undefined);
   return rejected;
+}
+
+/** What becomes of the promise, or the reason of the signal if that comes first. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise<T>((resolve, reject) => {
+    const abort = (): void => {
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener('abort', abort, { once: true });
+    const stopListening = (): void => {
+      signal.removeEventListener('abort', abort);
+    };
+    promise.then(resolve, reject).then(stopListening, stopListening);
+  });
 }
 
 function takeRaw(): RawValue {

@@ -1,4 +1,5 @@
-/** Signals and deadlines, wherever a transaction is when they come: also before it has begun. */
+/** Signals and deadlines, wherever a transaction is when they come: before it has begun, and while an iterator of it waits for its lock. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ConcordPool } from '../../../dist/index.js';
 
@@ -71,5 +72,27 @@ describe('a transaction that has not begun', () => {
     controller.abort(reason);
     await expect(run).rejects.toBe(reason);
     await first.rollback();
+  });
+});
+
+describe('an iterator that waits for its range', () => {
+  test('ends with the reason of its signal, and its transaction goes on', async () => {
+    const holder = db.begin({ mode: 'pessimistic' });
+    await holder.put('k1', 'held');
+    const waiter = db.begin({ mode: 'pessimistic' });
+    const controller = new AbortController();
+    const iterator = waiter.iterator({ signal: controller.signal });
+    const entries = iterator.all();
+    await sleep(50);
+    controller.abort(reason);
+    await expect(entries).rejects.toBe(reason);
+    expect(await iterator.next()).toEqual({ done: true, value: undefined });
+    // Nobody has let go meanwhile.
+    expect(holder.state).toBe('active');
+    await holder.commit();
+    expect(await waiter.iterator({ signal: new AbortController().signal }).all()).toEqual([['k1', 'held']]);
+    await waiter.put('k2', 'mine');
+    await waiter.commit();
+    expect(await db.get('k2')).toBe('mine');
   });
 });
