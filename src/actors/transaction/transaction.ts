@@ -21,6 +21,7 @@ import type { Entry } from '../pool/reads.js';
 import type { RawValue } from '../pool/scan.js';
 import { SpaceSource } from '../pool/source.js';
 import { Phase, type RangeRead, type TransactionCore } from './core.js';
+import { callChange, isInsideUpdate } from './inside-update.js';
 import { TransactionIterator, TransactionSyncIterator, type Footing, type OverlayPlan } from './iterator.js';
 import { LockMode } from './locks.js';
 import type { TransactionManager } from './manager.js';
@@ -578,7 +579,8 @@ export abstract class TransactionReads<K, V> {
 
   /**
    * Read-modify-write: `change` gets the value (undefined if absent) and returns the new one (undefined: delete). Updates of one transaction run one after another,
-   * whichever flow calls them. Resolves with what was written. An entry that expires keeps its time.
+   * whichever flow calls them, so `change` must not call update() itself: that is refused with ERR_INVALID_ARG, which is the end of the transaction. (What a function
+   * that is not `async` leaves to callbacks is not told from other flows, and waits.) Resolves with what was written. An entry that expires keeps its time.
    * @throws what `change` throws, which is the end of the transaction; as get, put
    */
   update(key: K, change: (value: V | undefined) => V | undefined | Promise<V | undefined>): Promise<V | undefined> {
@@ -586,6 +588,9 @@ export abstract class TransactionReads<K, V> {
       if (typeof change !== 'function') throw invalidArgument('update takes a function');
       const { core } = this;
       core.assertWritable();
+      if (isInsideUpdate(core)) {
+        throw invalidArgument('change must not call update() of the same transaction: they would wait for each other');
+      }
       const before = core.lastUpdate;
       const run = before === undefined ? this.#update(key, change) : before.then(() => this.#update(key, change));
       core.lastUpdate = run.catch(() => undefined);
@@ -610,7 +615,7 @@ export abstract class TransactionReads<K, V> {
     const found = await this.#readSlowly(entry, entry.write === undefined, true, (isFound, own) =>
       this.#entry(key, isFound, own),
     );
-    const value = await change(found?.value);
+    const value = await callChange(core, change, found?.value);
     core.assertAlive();
     if (value === undefined) this.#set(core, entry, undefined, 0);
     else this.#set(core, entry, source.valueEncoding.encode(value), found?.expiresAt ?? 0);
