@@ -228,7 +228,11 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
 
   // ---- transactions -----------------------------------------------------------------------------------------------------------------------
 
-  /** Open transactions of all threads, oldest first, with the locks they hold and await. Of this moment, more or less. @throws ERR_CLOSED */
+  /**
+   * Open transactions of all threads, oldest first, with the locks they hold and await. Of this moment, more or less. Of each thread it lists as many at a time as
+   * `transactions.maxConcurrent` says, 1,024 at least and 16,384 at most; of others, which are possible with begin(), those that hold or await locks.
+   * @throws ERR_CLOSED
+   */
   async transactions(): Promise<TransactionInfo[]> {
     this.assertOpen();
     return await listTransactions(this.#core);

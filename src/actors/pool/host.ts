@@ -119,7 +119,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       },
       askShards: (call) => this.#askAll(call),
     });
-    const transactionBoard = new SharedArrayBuffer(transactionBoardBytes(MAX_CLIENTS));
+    const transactionBoard = new SharedArrayBuffer(transactionBoardBytes(options.transactions.maxConcurrent));
     this.settings = {
       directory,
       durability: options.durability,

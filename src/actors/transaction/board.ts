@@ -2,13 +2,15 @@
  * The board of transactions: which are open, in any thread, and what became of the others. One region of shared memory with a part per client thread,
  * which that thread alone writes, plainly.
  *
- *   part    counters (TransactionCounter) · durations, times of votes (histograms) · LISTED_MAX slots
+ *   part    counters (TransactionCounter) · durations, times of votes (histograms) · slots
  *   slot    turn i32 (0: free) · state i32 · flags i32 (isolation, mode) · priority i32 · id f64 · began f64 (ms since the epoch)
  *
  * A reader that meets another turn after it has read a slot than before has read a mixture, and passes over it. Counters outlive their thread: the next
- * one in its place adds to them. Transactions beyond LISTED_MAX of a thread are counted, not listed.
+ * one in its place adds to them. There are as many slots in a part as a thread may run transactions at a time, within LISTED_MIN … LISTED_MAX; begin() does not wait, so
+ * there may be more: those are counted, not listed. What was never used takes no memory.
  * Threads: each method says whose.
  */
+import { MAX_CLIENTS } from '../control-block.js';
 import { HISTOGRAM_LENGTH, Histogram, addHistogram, record } from '../metrics/histogram.js';
 
 /** Numbers may change from version to version. */
@@ -31,13 +33,13 @@ export const TransactionCounter = {
 const COUNTERS = 16;
 
 /** Listed at a time, per thread. */
-export const LISTED_MAX = 256;
+const LISTED_MIN = 1024;
+const LISTED_MAX = 16_384;
 const SLOT_BYTES = 32;
 const DURATIONS = COUNTERS;
 const VOTES = DURATIONS + HISTOGRAM_LENGTH;
 const COUNTS_LENGTH = VOTES + HISTOGRAM_LENGTH;
 const SLOTS_BYTE = COUNTS_LENGTH * 8;
-const PART_BYTES = Math.ceil((SLOTS_BYTE + LISTED_MAX * SLOT_BYTES) / 64) * 64;
 const TURN = 0;
 const STATE = 1;
 const FLAGS = 2;
@@ -59,8 +61,26 @@ export interface ListedTransaction {
   readonly beganAt: number;
 }
 
-export function transactionBoardBytes(clients: number): number {
-  return clients * PART_BYTES;
+/** For MAX_CLIENTS threads that run so many transactions at a time. */
+export function transactionBoardBytes(maxConcurrent: number): number {
+  const listed = Math.min(Math.max(maxConcurrent, LISTED_MIN), LISTED_MAX);
+  return MAX_CLIENTS * Math.ceil((SLOTS_BYTE + listed * SLOT_BYTES) / 64) * 64;
+}
+
+function partBytes(sab: SharedArrayBuffer): number {
+  return sab.byteLength / MAX_CLIENTS;
+}
+
+/** Slots of the client, as words and as doubles. */
+function slotsOf(sab: SharedArrayBuffer, client: number): { words: Int32Array; doubles: Float64Array; count: number } {
+  const at = client * partBytes(sab) + SLOTS_BYTE;
+  const count = Math.floor((partBytes(sab) - SLOTS_BYTE) / SLOT_BYTES);
+  const words = new Int32Array(sab, at, (count * SLOT_BYTES) / 4);
+  return { words, doubles: new Float64Array(sab, at, (count * SLOT_BYTES) / 8), count };
+}
+
+function countsOf(sab: SharedArrayBuffer, client: number): Float64Array {
+  return new Float64Array(sab, client * partBytes(sab), COUNTS_LENGTH);
 }
 
 /** A thread's own part. */
@@ -73,21 +93,22 @@ export class TransactionBoardPart {
   #turn = 0;
 
   constructor(sab: SharedArrayBuffer, client: number) {
-    const at = client * PART_BYTES;
-    this.counts = new Float64Array(sab, at, COUNTS_LENGTH);
-    this.#words = new Int32Array(sab, at + SLOTS_BYTE, (LISTED_MAX * SLOT_BYTES) / 4);
-    this.#doubles = new Float64Array(sab, at + SLOTS_BYTE, (LISTED_MAX * SLOT_BYTES) / 8);
-    this.#free = new Int32Array(LISTED_MAX);
+    const { words, doubles, count } = slotsOf(sab, client);
+    this.counts = countsOf(sab, client);
+    this.#words = words;
+    this.#doubles = doubles;
+    this.#free = new Int32Array(count);
     this.clear();
   }
 
   /** What a thread left here that had this place before, or this one, when it goes. */
   clear(): void {
-    for (let slot = 0; slot < LISTED_MAX; slot++) {
+    const { length } = this.#free;
+    for (let slot = 0; slot < length; slot++) {
       this.#words[slot * (SLOT_BYTES / 4) + TURN] = 0;
-      this.#free[slot] = LISTED_MAX - 1 - slot;
+      this.#free[slot] = length - 1 - slot;
     }
-    this.#freeCount = LISTED_MAX;
+    this.#freeCount = length;
     this.counts[TransactionCounter.Waiting] = 0;
   }
 
@@ -130,11 +151,10 @@ export class TransactionBoardPart {
 /** Any thread: what all of them have open. */
 export function listedTransactions(sab: SharedArrayBuffer): ListedTransaction[] {
   const listed: ListedTransaction[] = [];
-  for (let client = 0; client < sab.byteLength / PART_BYTES; client++) {
-    const at = client * PART_BYTES + SLOTS_BYTE;
-    const words = new Int32Array(sab, at, (LISTED_MAX * SLOT_BYTES) / 4);
-    const doubles = new Float64Array(sab, at, (LISTED_MAX * SLOT_BYTES) / 8);
-    for (let slot = 0; slot < LISTED_MAX; slot++) {
+  for (let client = 0; client < MAX_CLIENTS; client++) {
+    if (countsOf(sab, client)[TransactionCounter.Begun] === 0) continue;
+    const { words, doubles, count } = slotsOf(sab, client);
+    for (let slot = 0; slot < count; slot++) {
       const word = slot * (SLOT_BYTES / 4);
       const turn = Atomics.load(words, word + TURN);
       if (turn === 0) continue;
@@ -156,8 +176,9 @@ export function listedTransactions(sab: SharedArrayBuffer): ListedTransaction[] 
 
 /** Any thread, for the client's: what a thread that died has left open is not open any more. */
 export function unlistAll(sab: SharedArrayBuffer, client: number): void {
-  const words = new Int32Array(sab, client * PART_BYTES + SLOTS_BYTE, (LISTED_MAX * SLOT_BYTES) / 4);
-  for (let slot = 0; slot < LISTED_MAX; slot++) words[slot * (SLOT_BYTES / 4) + TURN] = 0;
+  if (countsOf(sab, client)[TransactionCounter.Begun] === 0) return;
+  const { words, count } = slotsOf(sab, client);
+  for (let slot = 0; slot < count; slot++) words[slot * (SLOT_BYTES / 4) + TURN] = 0;
 }
 
 /** Any thread: counters and times of all threads, those that have left included. */
@@ -167,8 +188,8 @@ export function transactionTotals(sab: SharedArrayBuffer): {
   readonly votes: Histogram;
 } {
   const sums = new Float64Array(COUNTS_LENGTH);
-  for (let client = 0; client < sab.byteLength / PART_BYTES; client++) {
-    const counts = new Float64Array(sab, client * PART_BYTES, COUNTS_LENGTH);
+  for (let client = 0; client < MAX_CLIENTS; client++) {
+    const counts = countsOf(sab, client);
     if (counts[TransactionCounter.Begun] === 0) continue;
     for (let index = 0; index < COUNTERS; index++) sums[index]! += counts[index]!;
     addHistogram(sums, DURATIONS, counts, DURATIONS);

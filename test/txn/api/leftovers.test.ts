@@ -166,3 +166,22 @@ describe('a begun transaction that has failed', () => {
     await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
   });
 });
+
+describe('what is open is listed', () => {
+  test('as many as may run at a time, and more', async () => {
+    const begun = Array.from({ length: 1000 }, () => db.begin());
+    expect((await db.transactions()).map(({ id }) => id)).toEqual(begun.map(({ id }) => id));
+    expect(db.stats().transactions.open).toBe(1000);
+    for (const tx of begun) await tx.rollback();
+    expect(await db.transactions()).toEqual([]);
+  });
+
+  test('as many as maxConcurrent says, where that is more', async () => {
+    const transactions = { maxConcurrent: 3000 };
+    await using wide = await ConcordPool.open(':memory:', { shards: 1, memoryBytes: 16 << 20, transactions });
+    const begun = Array.from({ length: 3000 }, () => wide.begin());
+    expect(await wide.transactions()).toHaveLength(3000);
+    for (const tx of begun) await tx.rollback();
+    expect(await wide.transactions()).toEqual([]);
+  });
+});
