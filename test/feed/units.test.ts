@@ -23,6 +23,7 @@ import {
   storeFeedOf,
   textsOf,
   unitsOf,
+  type Row,
 } from './scene.js';
 
 function logsOf(count: number): ShardLog[] {
@@ -221,6 +222,32 @@ describe('a transaction over several shards', () => {
     const texts = textsOf(logs);
     expect(texts.slice(0, 2)).toEqual(['2 put y=1', '5 put y=2']);
     expect(texts.join()).not.toContain('put b=B');
+  });
+
+  test('that was prepared before the token and is cut off since is told, not passed over', () => {
+    const logs = logsOf(2) as [ShardLog, ShardLog];
+    const [one, two] = logs;
+    one.commit(1, [prepare(70, 3, [put('a', 'A')]), put('x', '1')]);
+    two.commit(2, [prepare(70, 3, [put('b', 'B')]), put('y', '1')]);
+    for (let seq = 3; seq < 60; seq++) one.commit(seq, [put('x', 'x'.repeat(3000))]);
+    const token = unitsOf(logs, storeFeedOf(logs, beginningOf(logs))).at(-1)!.positions;
+    const now = logs.map((log) => log.tail.end(() => log.publishedSeq));
+    one.commit(61, [resolve(70, 60), put('x', '2')]);
+    two.commit(62, [resolve(70, 60), put('y', '2')]);
+    const behind = ['60 put a=A, 60 put b=B', '61 put x=2', '62 put y=2'];
+    expect(textsOf(logs, token)).toEqual(behind);
+    const [whole, next] = unitsOf(logs, storeFeedOf(logs, token)) as [Row, Row];
+    // The place of the token is kept, and what is newer.
+    one.writer.truncate(45);
+    expect(one.tail.beginning().lsn).toBeLessThanOrEqual(token[0]!.lsn);
+    expect(codeOf(() => textsOf(logs, token))).toBe('ERR_FEED_TRUNCATED');
+    expect(codeOf(() => textsOf(logs, now))).toBe('ERR_FEED_TRUNCATED');
+    // Whoever has had it goes on, in the middle of the frame that ends it too.
+    expect(textsOf(logs, whole.positions)).toEqual(behind.slice(1));
+    expect(textsOf(logs, next.positions)).toEqual(behind.slice(2));
+    // In the log that is left it never was.
+    expect(textsOf(logs).slice(-2)).toEqual(['61 put x=2', '62 put y=2']);
+    expect(textsOf(logs).join()).not.toContain('60 put');
   });
 
   test('in random interleavings: each unit once, whole, in the order of each shard; from every place on the rest', () => {

@@ -24,6 +24,8 @@ const LSN = 12;
 const DATA_BYTE = 128;
 const FRAME_HEADER_BYTES = 32;
 const SKIP = 0xffffffff;
+/** Below that of every frame. */
+const LSN_OF_BEGINNING = 0;
 /** Looked through by one call, at most. */
 const SEARCH_FRAMES_MAX = 1024;
 
@@ -157,6 +159,7 @@ export class FrameRingTail implements FeedSource {
   #isSearching = true;
   /** It began at the end, and has been there since: what was skipped came before it. */
   #isFromEnd = false;
+  #isFromBeginning = false;
   #watches = false;
 
   constructor(sab: SharedArrayBuffer, shard: number) {
@@ -192,7 +195,13 @@ export class FrameRingTail implements FeedSource {
   beginning(): FeedPosition {
     const offset = this.#ring.load(TAIL);
     // What nobody kept is older.
-    return { generation: 0, offset, lsn: 1, seq: Math.max(this.#ring.load(SKIPPED), this.#ring.load(LOST)), unit: 0 };
+    return {
+      generation: 0,
+      offset,
+      lsn: LSN_OF_BEGINNING,
+      seq: Math.max(this.#ring.load(SKIPPED), this.#ring.load(LOST)),
+      unit: 0,
+    };
   }
 
   seek({ offset, lsn, seq, unit }: FeedPosition): void {
@@ -201,6 +210,7 @@ export class FrameRingTail implements FeedSource {
     this.#seq = seq;
     this.#unit = unit;
     this.#settledSeq = seq;
+    this.#isFromBeginning = lsn === LSN_OF_BEGINNING;
     this.#isSearching = true;
   }
 
@@ -210,6 +220,10 @@ export class FrameRingTail implements FeedSource {
 
   get isSearching(): boolean {
     return this.#isSearching;
+  }
+
+  get mayLackBeginnings(): boolean {
+    return this.#isFromEnd || this.#isFromBeginning;
   }
 
   get settledSeq(): number {

@@ -71,6 +71,7 @@ export class LogTail implements FeedSource {
   /** The last number of the frames passed. */
   #seq = 0;
   #unit = 0;
+  #mayLackBeginnings = false;
   #isSearching = true;
   #settledSeq = 0;
 
@@ -121,6 +122,8 @@ export class LogTail implements FeedSource {
     this.#lsn = position.lsn;
     this.#seq = position.seq;
     this.#unit = position.unit;
+    // As beginning() makes it. What is prepared is never cut off, so all other places had it behind them.
+    this.#mayLackBeginnings = position.seq === 0;
     this.#settledSeq = position.seq;
     this.#isSearching = true;
     this.#chunk = Buffer.alloc(0);
@@ -139,6 +142,10 @@ export class LogTail implements FeedSource {
 
   get isSearching(): boolean {
     return this.#isSearching;
+  }
+
+  get mayLackBeginnings(): boolean {
+    return this.#mayLackBeginnings;
   }
 
   get settledSeq(): number {

@@ -5,7 +5,8 @@
  *   frame  | chunk | put | put→ put→ del | putBlob | prepare 7 | resolve 5 |      units: transaction 5, put, (put, put, del), the blob's put
  *
  * Transactions that were prepared come first in the frame that resolves them: their numbers are below all of its others. A chunk and a Prepare change
- * nothing by themselves; what they belong to may have begun before the place where this feed began: then the log is searched for it, once.
+ * nothing by themselves; what they belong to may have begun before the place where this feed began: then the log is searched for it, once. If it was cut
+ * off meanwhile the feed is told so, and passes nothing over that was committed behind its place.
  *
  * Units with nothing that is wanted are passed over, but for transactions over several shards, which others wait for. Threads: the reader's.
  */
@@ -231,7 +232,9 @@ export class ShardFeed {
       } else if (kind === OperationKind.Resolve) {
         const number = readResolveNumber(bytes, at);
         const id = readTransactionId(bytes, at);
-        const prepared = this.#preparedOf(at, id, number, isLive);
+        // Given up, or delivered in an earlier life: it need not be found.
+        const isWanted = isLive && number !== 0 && resolves >= this.#unitsToPass;
+        const prepared = this.#preparedOf(at, id, isWanted);
         if (number !== 0) {
           const ordinal = resolves++;
           if (prepared !== undefined) {
@@ -292,11 +295,15 @@ export class ShardFeed {
     return [...resolved, ...behind];
   }
 
-  /** Of the record at `at` of the frame at hand; undefined: it was cut off, so it began before this feed did. */
-  #preparedOf(at: number, id: number, number: number, isLive: boolean): Prepared | undefined {
-    const prepared = this.#unfinished.takePrepared(id);
-    if (prepared !== undefined || number === 0 || !isLive || !this.#search(at)) return prepared;
-    return this.#unfinished.takePrepared(id);
+  /** Of the record at `at` of the frame at hand. Undefined: it is not wanted; or it was cut off, and began before anything that this feed was to tell. */
+  #preparedOf(at: number, id: number, isWanted: boolean): Prepared | undefined {
+    const unfinished = this.#unfinished;
+    const prepared = unfinished.takePrepared(id);
+    if (prepared !== undefined || !isWanted) return prepared;
+    const searched = this.#search(at) ? unfinished.takePrepared(id) : undefined;
+    if (searched !== undefined || this.#source.mayLackBeginnings) return searched;
+    const { lsn } = this.#frame!;
+    throw truncated(this.shard, lsn, `the log was cut within transaction ${id}, which record ${lsn} commits`);
   }
 
   #blobOf(bytes: Buffer, at: number, isLive: boolean): Stretch | undefined {

@@ -66,6 +66,11 @@ export interface FeedSource {
   readonly isSearching: boolean;
   /** Everything up to this number has been given out, or is not in this source. */
   readonly settledSeq: number;
+  /**
+   * Of what was begun before the place where this reader began, something may be missing rightly: it asked for the oldest there is, or nobody kept
+   * anything by then. Otherwise what is missing was there when its place was made, and is lost to it.
+   */
+  readonly mayLackBeginnings: boolean;
   /** Another reader of the same shard. */
   fork(): FeedSource;
   /** The frame that next() gave at that place. @throws ERR_FEED_TRUNCATED when it is gone */
