@@ -5,7 +5,7 @@
  *   line 0      magic, layout version, shards, pool state, attached clients, open snapshots, crowded until (ms, modulo 2^32)
  *   line 1      commit counter (i64): the next sequence number to hand out · coordinator's state · restarts
  *   line 2      the coordinator's doorbell · bell of change feeds
- *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · decisions needed from (i64) · doorbell
+ *   per shard   pending (i64) · published (i64) · applying (i64) · state · restarts · decisions needed from (i64) · log ends at (i64) · doorbell
  *   per client  doorbell
  *   slots       4,096 × u8: the shard of each hash slot
  *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
@@ -38,7 +38,7 @@ export const MAX_CLIENTS = 256;
 export const MAX_SNAPSHOTS = 1024;
 
 const MAGIC = 0x434b5643;
-const LAYOUT_VERSION = 4;
+const LAYOUT_VERSION = 5;
 const LINE_BYTES = 64;
 const LINE_WORDS = LINE_BYTES / 4;
 
@@ -67,6 +67,8 @@ const SHARD_STATE_WORD = 6;
 const SHARD_RESTARTS_WORD = 7;
 const SHARD_CHANGES_WORD = 10;
 const SHARD_DECISIONS_I64 = 4;
+/** The first number that its log does not vouch for; 0: it goes on. */
+const SHARD_LOG_END_I64 = 6;
 const CLIENTS_LINE = SHARDS_LINE + MAX_SHARDS * SHARD_LINES;
 const SNAPSHOTS_LINE = CLIENTS_LINE + MAX_CLIENTS;
 const SNAPSHOT_WORDS = 8;
@@ -286,6 +288,21 @@ export class ControlBlock {
   setDecisionsNeededFrom(shard: number, number: number): void {
     const long = this.#shardLong(shard, SHARD_DECISIONS_I64);
     Atomics.store(this.#longs, long, number === Infinity ? 0n : BigInt(number));
+  }
+
+  /**
+   * Shard thread: its log takes nothing more, and vouches for numbers up to this one. Before anything is published without it. With undefined: it is a
+   * successor's, whose log goes on.
+   */
+  setLogEnd(shard: number, lastSequence: number | undefined): void {
+    const number = lastSequence === undefined ? 0n : BigInt(lastSequence + 1);
+    Atomics.store(this.#longs, this.#shardLong(shard, SHARD_LOG_END_I64), number);
+  }
+
+  /** The last number that the log of the shard vouches for; Infinity: it goes on. To be loaded behind published(), or that may be of no log. */
+  logEnd(shard: number): number {
+    const number = Number(Atomics.load(this.#longs, this.#shardLong(shard, SHARD_LOG_END_I64)));
+    return number === 0 ? Infinity : number - 1;
   }
 
   #pending(shard: number): number {

@@ -1,10 +1,12 @@
 /** What a store without files keeps for those who watch: everything while they keep up, a coded error when they do not. */
 import { describe, expect, test } from 'vitest';
 import { FrameRingTail, FrameRingWriter, createFrameRing } from '../../dist/engines/feed/frame-ring.js';
+import type { FeedLimits } from '../../dist/engines/feed/source.js';
 import { Random } from '../../dist/shared/random.js';
 
-const limits = (publishedSeq: number): { publishedSeq: number; syncedLsn: number; durable: boolean } => ({
+const limits = (publishedSeq: number): FeedLimits => ({
   publishedSeq,
+  lastSeq: Infinity,
   syncedLsn: 0,
   durable: false,
 });

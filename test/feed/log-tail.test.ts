@@ -114,10 +114,10 @@ describe('a follower of a log', () => {
     expect(failure(() => log.commit(2, [bytes])).code).toBe('ERR_DISK_FULL');
     expect(log.publishedSeq).toBe(1);
     // The follower looks for what another shard's numbers promise, and finds it.
-    expect(tail.next({ publishedSeq: 1, syncedLsn: 0, durable: false })).toBeUndefined();
+    expect(tail.next({ publishedSeq: 1, lastSeq: Infinity, syncedLsn: 0, durable: false })).toBeUndefined();
     const looking = new LogTail(memory, log.directory, STORE_ID, 0);
     looking.seek({ ...tail.position, seq: 0 });
-    expect(looking.next({ publishedSeq: 1, syncedLsn: 0, durable: false })).toBeUndefined();
+    expect(looking.next({ publishedSeq: 1, lastSeq: Infinity, syncedLsn: 0, durable: false })).toBeUndefined();
     full.remove();
     stuck.remove();
     log.commit(3, [put('a', 'stored')]);
@@ -260,7 +260,7 @@ describe('damage in the log', () => {
     const path = `${log.directory}/${segmentName(1)}`;
     for (let seq = 2; seq < 40; seq++) log.commit(seq, [put('a', text(3000))]);
     flip(env, path, 4096 + 100);
-    const error = failure(() => tail.next({ publishedSeq: 39, syncedLsn: 0, durable: false }));
+    const error = failure(() => tail.next({ publishedSeq: 39, lastSeq: Infinity, syncedLsn: 0, durable: false }));
     expect(error).toMatchObject({ code: 'ERR_CORRUPT', details: { file: path, offset: 4096 } });
   });
 
@@ -271,7 +271,7 @@ describe('damage in the log', () => {
     tail.seek(tail.beginning());
     log.commit(1, [put('a', text(3000))]);
     flip(env, `${log.directory}/${segmentName(1)}`, 4096 + 100);
-    const limits = { publishedSeq: 1, syncedLsn: 0, durable: false };
+    const limits = { publishedSeq: 1, lastSeq: Infinity, syncedLsn: 0, durable: false };
     expect(tail.next(limits)).toBeUndefined();
     env.advanceClock(500);
     expect(tail.next(limits)).toBeUndefined();

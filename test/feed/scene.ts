@@ -21,7 +21,7 @@ import {
 } from '../../dist/engines/operation.js';
 import { LogTail } from '../../dist/engines/feed/log-tail.js';
 import { ShardFeed, type FeedFilter } from '../../dist/engines/feed/shard-feed.js';
-import type { FeedPosition, FeedSource } from '../../dist/engines/feed/source.js';
+import type { FeedLimits, FeedPosition, FeedSource } from '../../dist/engines/feed/source.js';
 import { StoreFeed } from '../../dist/engines/feed/store-feed.js';
 import { recoverWal } from '../../dist/engines/wal/recovery.js';
 import { WalWriter, type WalOptions } from '../../dist/engines/wal/writer.js';
@@ -111,6 +111,8 @@ export class ShardLog {
   readonly directory: string;
   writer: WalWriter;
   publishedSeq = 0;
+  /** The last number it vouches for, once it has failed for good. */
+  lastSeq = Infinity;
   #options: WalOptions;
 
   constructor(env: Env, shard = 0, options: Partial<WalOptions> = {}) {
@@ -169,8 +171,14 @@ export class ShardLog {
     return new LogTail(this.env, this.directory, STORE_ID, this.shard);
   }
 
-  limits(durable = false): { publishedSeq: number; syncedLsn: number; durable: boolean } {
-    return { publishedSeq: this.publishedSeq, syncedLsn: this.writer.syncedLsn, durable };
+  limits(durable = false): FeedLimits {
+    const { publishedSeq, lastSeq } = this;
+    return {
+      publishedSeq: Math.min(publishedSeq, lastSeq),
+      lastSeq,
+      syncedLsn: this.writer.syncedLsn,
+      durable,
+    };
   }
 }
 
@@ -218,7 +226,7 @@ export function unitsOf(logs: readonly ShardLog[], feed: StoreFeed): Row[] {
   const rows: Row[] = [];
   for (;;) {
     const outcome = feed.next((shard) => logs[shard]!.limits());
-    if (outcome === 'end') return rows;
+    if (outcome === 'end' || outcome === 'stuck') return rows;
     if (outcome === 'more') continue;
     const changes: string[] = [];
     for (const part of feed.ready) {

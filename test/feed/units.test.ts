@@ -224,6 +224,33 @@ describe('a transaction over several shards', () => {
     expect(texts.join()).not.toContain('put b=B');
   });
 
+  test('that the log of one of its shards does not have, and takes no more, is told as such', () => {
+    const logs = logsOf(3);
+    const [one, two, three] = logs as [ShardLog, ShardLog, ShardLog];
+    one.commit(1, [prepare(70, 3, [put('a', 'A')]), put('x', '1')]);
+    two.commit(2, [prepare(70, 3, [put('b', 'B')]), put('y', '1')]);
+    two.lastSeq = 2;
+    // It failed, and a higher number is published without the log.
+    two.commit(3, [put('y', 'failed')], { unpublished: true });
+    one.commit(5, [resolve(70, 4), put('x', '2')]);
+    two.publishedSeq = 6;
+    for (let seq = 7; seq < 60; seq++) three.commit(seq, [put('z', String(seq))]);
+    const feed = storeFeedOf(logs, beginningOf(logs));
+    expect(unitsOf(logs, feed).map(({ text }) => text)).toEqual(['1 put x=1', '2 put y=1']);
+    expect(feed.stuck).toEqual({ id: 70, shard: 0, missingIn: 1 });
+    // Opened again: what was in the file counts, and the part is there with another number.
+    const { positions } = feed;
+    const again = [one.reopen(), two.reopen(), three.reopen()];
+    again[1]!.lastSeq = Infinity;
+    again[1]!.commit(62, [resolve(70, 61), put('y', '2')]);
+    expect(textsOf(again, positions).filter((text) => !text.includes('put z='))).toEqual([
+      '3 put y=failed',
+      '4 put a=A, 61 put b=B',
+      '5 put x=2',
+      '62 put y=2',
+    ]);
+  });
+
   test('that was prepared before the token and is cut off since is told, not passed over', () => {
     const logs = logsOf(2) as [ShardLog, ShardLog];
     const [one, two] = logs;

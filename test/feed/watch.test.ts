@@ -413,6 +413,35 @@ describe('a change feed', () => {
     await until('nothing is kept', () => again.stats().shards[0]!.retainedLogBytes === 0);
   });
 
+  test('rejects where a transaction would come that a shard has not logged, and goes on from there when it has', async () => {
+    const db = await openPool();
+    const { control } = db.host!;
+    const [a, b] = [keysOfShard(0, 2, 1)[0]!, keysOfShard(1, 2, 1)[0]!];
+    const feed = db.watch();
+    await db.put(a, '0');
+    control.setLogEnd(1, control.published(1));
+    await db.transaction((tx) => {
+      tx.put(a, '1');
+      tx.put(b, '1');
+    });
+    await db.put(a, '2');
+    expect(shown(await take(feed, 1))).toEqual([`${a}=0`]);
+    const error = await failureOf(feed.next());
+    expect(error).toMatchObject({ code: 'ERR_READ_ONLY', details: { shard: 1 } });
+    expect(await feed.next()).toEqual({ done: true, value: undefined });
+    const token = error.details['token'] as string;
+    expect(token).toBe(feed.token);
+    expect(await codeOf(db.watch({ since: token }).next())).toBe('ERR_READ_ONLY');
+    // A feed that begins now has nothing to do with it.
+    const now = db.watch();
+    await db.put(a, '3');
+    expect(shown(await take(now, 1))).toEqual([`${a}=3`]);
+    control.setLogEnd(1, undefined);
+    const rest = await take(db.watch({ since: token }), 4);
+    expect(shown(rest)).toEqual([`${a}=1`, `${b}=1`, `${a}=2`, `${a}=3`]);
+    expect(rest[1]!.transaction).toMatchObject({ size: 2, index: 1, last: true });
+  });
+
   test('tells damage with file and place', async () => {
     const directory = scratchDirectory();
     const db = await openPool({ shards: 1, durability: 'sync' }, directory);

@@ -14,14 +14,15 @@ import { FrameRingTail } from '../../engines/feed/frame-ring.js';
 import { LogTail } from '../../engines/feed/log-tail.js';
 import { ShardFeed, type RawChange } from '../../engines/feed/shard-feed.js';
 import type { FeedLimits, FeedPosition, FeedSource } from '../../engines/feed/source.js';
-import { StoreFeed } from '../../engines/feed/store-feed.js';
+import { StoreFeed, type StuckTransaction } from '../../engines/feed/store-feed.js';
 import { decodeToken, encodeToken, type FeedToken } from '../../engines/feed/token.js';
 import { truncated } from '../../engines/feed/source.js';
-import { ShardCounter } from '../control-block.js';
+import { ShardState } from '../control-block.js';
 import { CallOrder } from '../pool/call-order.js';
 import type { PoolCore } from '../pool/core.js';
 import type { SpaceSource } from '../pool/source.js';
 import { ClearChange, DelChange, PutChange, type Change, type ChangePlace } from './changes.js';
+import { feedLimitsOf } from './feed-limits.js';
 import { Watched, resolveWatch, type ResolvedWatch } from './watched.js';
 
 /** After this long the event loop gets a turn. */
@@ -92,14 +93,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       return new FrameRingTail(feed, shard);
     });
     this.#storeId = storeId;
-    this.#limits = this.#sources.map((_, shard) => {
-      const counters = control.shardCounters(shard);
-      return () => ({
-        publishedSeq: control.published(shard),
-        syncedLsn: counters[ShardCounter.LogSyncedLsn]!,
-        durable,
-      });
-    });
+    this.#limits = this.#sources.map((_, shard) => feedLimitsOf(control, shard, durable));
     const releases = this.#sources.map((watched) => watched.watch());
     this.#release = () => {
       for (const release of releases) release();
@@ -117,9 +111,8 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   }
 
   #placeOf(since: string): FeedToken {
-    const { control } = this.#core.client;
     if (since === 'now') {
-      const positions = this.#sources.map((tail, shard) => tail.end(() => control.published(shard)));
+      const positions = this.#sources.map((tail, shard) => tail.end(() => this.#limits[shard]!().publishedSeq));
       return { positions, partial: undefined };
     }
     if (since === 'beginning') return this.#beginning();
@@ -142,7 +135,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   /**
    * The next change; waits for one. Done when the feed was closed, or the store.
    * @throws ERR_FEED_TRUNCATED (details.oldest: token of the oldest change there is), ERR_CORRUPT, ERR_DECODE, ERR_SPACE_DROPPED, ERR_OPTION_CONFLICT,
-   *   ERR_IO; AbortError
+   *   ERR_IO; ERR_READ_ONLY, ERR_SHARD_FAILED (details.token: where to go on when the store was opened anew); AbortError
    */
   next(): Promise<IteratorResult<Change<K, V>, undefined>> {
     if (this.#calls.isAtRest && this.#delivery !== undefined && this.#options.signal?.aborted !== true) {
@@ -248,7 +241,20 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
   #look(feed: StoreFeed): ReturnType<StoreFeed['next']> {
     const outcome = feed.next((shard) => this.#limits[shard]!());
     if (outcome === 'ready') this.#deliver(feed);
+    if (outcome === 'stuck') {
+      this.#positions = feed.positions;
+      this.#partial = feed.partial;
+      throw this.#stuckError(feed.stuck!);
+    }
     return outcome;
+  }
+
+  /** As the writes of the shard are refused. The next opening of the store logs what is missing. */
+  #stuckError({ id, shard, missingIn }: StuckTransaction): ConcordError {
+    const isDown = this.#core.client.control.shardState(missingIn) === ShardState.Failed;
+    const text = `shard ${missingIn} logs nothing any more, and has not logged its part of transaction ${id}, which shard ${shard} has; reopen the store`;
+    const details = { shard: missingIn, transaction: id, token: this.token };
+    return new ConcordError(isDown ? 'ERR_SHARD_FAILED' : 'ERR_READ_ONLY', text, details);
   }
 
   /** Until there may be news. */

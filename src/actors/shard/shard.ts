@@ -157,6 +157,7 @@ export class Shard {
     this.#meter = new ShardMeter(control.board, index, clock);
     this.#countLog();
     control.endGroup(index, store.publishedSeq);
+    control.setLogEnd(index, undefined);
     this.#gates = new WriteGates(store.spaces, (spaceId, flow) => {
       this.#meter.changed();
       if (flow.cause === 'disk-full') this.diskIsFull();
@@ -802,8 +803,7 @@ export class Shard {
     if (error.code === 'ERR_DISK_FULL') this.diskIsFull();
     if (error.code === 'ERR_DISK_FULL' || error.code === 'ERR_MEMORY_FULL') return error.toRecord();
     if (error.code === 'ERR_IO' || error.code === 'ERR_PERMISSION') {
-      this.#readOnlyCause = error.toRecord();
-      this.#control.setShardState(this.index, ShardState.ReadOnly);
+      this.#refuseWrites(error.toRecord());
       return error.toRecord();
     }
     // A broken invariant stops the shard; the supervisor restarts it from its log.
@@ -813,8 +813,17 @@ export class Shard {
   /** A shard that waits for outcomes which nobody can tell before the store is opened again refuses writes, rather than to let all wait. */
   #lookForCoordinator(): void {
     if (this.#readOnlyCause !== undefined || this.#control.coordinatorState !== ShardState.Failed) return;
-    this.#readOnlyCause = coordinatorGone(this.index);
-    this.#control.setShardState(this.index, ShardState.ReadOnly);
+    this.#refuseWrites(coordinatorGone(this.index));
+  }
+
+  /** From here on nothing is logged; what failed may be in the file. */
+  #refuseWrites(cause: ErrorRecord): void {
+    const control = this.#control;
+    // What is published since has no log: see #commitUnlogged().
+    if (this.#readOnlyCause === undefined) control.setLogEnd(this.index, this.store.publishedSeq);
+    this.#readOnlyCause = cause;
+    control.setShardState(this.index, ShardState.ReadOnly);
+    control.feedBell.ring();
   }
 
   /** The next slice of a client's clear, as a group of its own. */

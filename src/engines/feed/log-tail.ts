@@ -5,7 +5,8 @@
  *   segment 8        |7|8|≈     8: written and published. ≈: being written, buffered, or a failed write that will be cut off
  *
  * Nothing tells the reader that a frame is complete but the shard's published number. So a frame counts when its last number is published and its
- * bytes were read after that was known: what failed and was cut off is replaced in the file before a higher number is published.
+ * bytes were read after that was known: what failed and was cut off is replaced in the file before a higher number is published. Where a log has failed
+ * for good nothing is replaced, and numbers above its last good one do not count (FeedLimits).
  * Files are opened for each read, by names that are never used twice: a segment that is recycled meanwhile is missing, never misread, and
  * nothing is held open by a reader that is dropped.
  *

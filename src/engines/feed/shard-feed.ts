@@ -324,7 +324,7 @@ export class ShardFeed {
     const { lsn, firstSeq } = this.#frame!;
     const source = this.#source.fork();
     source.seek(source.beginning());
-    const limits = { publishedSeq: firstSeq - 1, syncedLsn: 0, durable: false };
+    const limits = { publishedSeq: firstSeq - 1, lastSeq: Infinity, syncedLsn: 0, durable: false };
     this.#unfinished.clear();
     for (;;) {
       const frame = source.next(limits);

@@ -39,8 +39,10 @@ export interface FeedFrame {
 
 /** How far a reader may go. */
 export interface FeedLimits {
-  /** The last number that readers of the shard may see. Loaded before the source is asked. */
+  /** The last number that readers of the shard may see and its log vouches for. Loaded before the source is asked. */
   readonly publishedSeq: number;
+  /** Nothing above it will come: the log takes nothing more. Infinity: it goes on. */
+  readonly lastSeq: number;
   /** Frames up to it are on the disk for certain. */
   readonly syncedLsn: number;
   /** Whether only those are wanted. */

@@ -8,7 +8,8 @@
  * Nothing waits for ever: every shard meets the transactions over several of them in the order of their numbers.
  *
  * A feed may begin between the parts of a transaction, but not within one: when a shard has passed its number and does not hold it, it began before
- * the feed did, and the other parts are passed over. Threads: the reader's.
+ * the feed did, and the other parts are passed over. When a shard's log takes nothing more and does not hold it, the feed is stuck: what the shard has is
+ * told only by the log of the next opening. Threads: the reader's.
  */
 import type { FeedToken } from './token.js';
 import type { FeedLimits, FeedPosition } from './source.js';
@@ -17,11 +18,23 @@ import type { FeedUnit, ShardFeed } from './shard-feed.js';
 /** Frames looked at by one call, at most. */
 const FRAMES_MAX = 16;
 
+/** The next to be delivered, and never whole. */
+export interface StuckTransaction {
+  readonly id: number;
+  /** That has it, and waits. */
+  readonly shard: number;
+  /** Whose log ended without it. */
+  readonly missingIn: number;
+}
+
+type LimitsOf = (shard: number) => FeedLimits;
+
 export class StoreFeed {
   readonly #shards: readonly ShardFeed[];
   /** As this feed began: its first unit is to go on behind some records. */
   #partial: { readonly position: FeedPosition; readonly shard: number; readonly records: number } | undefined;
   #ready: ShardFeed[] = [];
+  #stuck: StuckTransaction | undefined;
 
   constructor(shards: readonly ShardFeed[], partial: FeedToken['partial']) {
     this.#shards = shards;
@@ -48,12 +61,18 @@ export class StoreFeed {
     return this.#ready;
   }
 
+  /** Why next() said so. */
+  get stuck(): StuckTransaction | undefined {
+    return this.#stuck;
+  }
+
   /**
-   * Looks for the next unit, which is then `ready` until done(). 'more': it has looked at a good deal and found none yet.
+   * Looks for the next unit, which is then `ready` until done(). 'more': it has looked at a good deal and found none yet. 'stuck': see there.
    * @throws ERR_FEED_TRUNCATED, ERR_CORRUPT, ERR_IO
    */
-  next(limitsOf: (shard: number) => FeedLimits): 'ready' | 'more' | 'end' {
+  next(limitsOf: LimitsOf): 'ready' | 'more' | 'end' | 'stuck' {
     let frames = 0;
+    this.#stuck = undefined;
     for (;;) {
       let isAtEnd = true;
       for (const shard of this.#shards) {
@@ -63,8 +82,10 @@ export class StoreFeed {
           isAtEnd = false;
         }
       }
-      const passed = this.#choose();
+      // With frames left every shard has its head, or is at its end.
+      const passed = this.#choose(limitsOf, frames < FRAMES_MAX);
       if (this.#ready.length > 0) return 'ready';
+      if (this.#stuck !== undefined) return 'stuck';
       if (passed) continue;
       if (isAtEnd) return 'end';
       if (frames >= FRAMES_MAX) return 'more';
@@ -78,27 +99,36 @@ export class StoreFeed {
     this.#ready = [];
   }
 
-  /** Of those that may go, the unit with the lowest number. True: one was passed over instead. */
-  #choose(): boolean {
+  /** Of those that may go, the unit with the lowest number. True: one was passed over instead. `isAll`: nothing else will come before it. */
+  #choose(limitsOf: LimitsOf, isAll: boolean): boolean {
     let best: ShardFeed | undefined;
     let bestSeq = Infinity;
+    let missingIn: number | undefined;
     // First of all the unit that was begun: a token can tell of one only.
     for (const shard of this.#begun ?? this.#shards) {
       const { head } = shard;
       if (head === undefined || head.seq >= bestSeq) continue;
-      const { transaction } = head;
-      if (transaction !== undefined) {
+      let missing: number | undefined;
+      if (head.transaction !== undefined) {
         const state = this.#stateOf(shard, head);
         if (state === 'begun-before') {
           shard.pass();
           return true;
         }
-        if (state === 'waiting') continue;
+        if (state === 'waiting') {
+          missing = isAll ? this.#endedWithout(shard, head, limitsOf) : undefined;
+          if (missing === undefined) continue;
+        }
       }
       best = shard;
       bestSeq = head.seq;
+      missingIn = missing;
     }
     if (best === undefined) return false;
+    if (missingIn !== undefined) {
+      this.#stuck = { id: best.head!.transaction!.id, shard: best.shard, missingIn };
+      return false;
+    }
     const id = best.head!.transaction?.id;
     this.#ready = id === undefined ? [best] : this.#shards.filter(({ head }) => head?.transaction?.id === id);
     return false;
@@ -125,6 +155,16 @@ export class StoreFeed {
       if (!other.holds(id) && other.settledSeq >= seq) return 'begun-before';
     }
     return isWhole ? 'whole' : 'waiting';
+  }
+
+  /** A shard that will not log its part: every group that could has a higher number than the transaction. */
+  #endedWithout(own: ShardFeed, { transaction, seq }: FeedUnit, limitsOf: LimitsOf): number | undefined {
+    const { id, maskLow, maskHigh } = transaction!;
+    for (const other of this.#shards) {
+      if (other === own || !isIn(other.shard, maskLow, maskHigh) || other.holds(id)) continue;
+      if (limitsOf(other.shard).lastSeq < seq) return other.shard;
+    }
+    return undefined;
   }
 }
 
