@@ -9,6 +9,7 @@
  *   per client  doorbell
  *   slots       4,096 × u8: the shard of each hash slot
  *   counters    per shard 32 × f64, written by the shard after each group (see ShardCounter)
+ *   feeds       who waits for the bell: a tally of clients
  *   snapshots   1,024 × { owner, ready, sequence (i64), opened at (f64 ms) }
  *   board       what is counted and timed: see metrics/board.ts
  *   commits     transactions over several shards on their way: see commit-board.ts
@@ -27,6 +28,7 @@
  */
 import { ConcordError } from '../shared/errors.js';
 import { HASH_SLOTS } from '../shared/hash.js';
+import { TALLY_CLIENTS, TALLY_WORDS } from '../shared/memory/client-tally.js';
 import { Doorbell } from '../shared/memory/park.js';
 import { FeedBell } from './feed/feed-bell.js';
 import { CommitBoard, commitBoardBytes, untilNextLook } from './commit-board.js';
@@ -34,7 +36,7 @@ import { MetricsBoard, boardBytes } from './metrics/board.js';
 
 export const MAX_SHARDS = 64;
 /** Client threads at one time. Slot 0 is the host's own client. */
-export const MAX_CLIENTS = 256;
+export const MAX_CLIENTS = TALLY_CLIENTS;
 export const MAX_SNAPSHOTS = 1024;
 
 const MAGIC = 0x434b5643;
@@ -55,7 +57,6 @@ const COUNTER_LINE = 1;
 const COORDINATOR_STATE_WORD = COUNTER_LINE * LINE_WORDS + 4;
 const COORDINATOR_RESTARTS_WORD = COUNTER_LINE * LINE_WORDS + 5;
 const COORDINATOR_BELL_LINE = 2;
-/** Two words. */
 const FEED_BELL_WORD = COORDINATOR_BELL_LINE * LINE_WORDS + 8;
 const SHARDS_LINE = 3;
 /** Lines per shard: one for the sequence words, one for the doorbell. */
@@ -70,7 +71,8 @@ const SHARD_DECISIONS_I64 = 4;
 /** The first number that its log does not vouch for; 0: it goes on. */
 const SHARD_LOG_END_I64 = 6;
 const CLIENTS_LINE = SHARDS_LINE + MAX_SHARDS * SHARD_LINES;
-const SNAPSHOTS_LINE = CLIENTS_LINE + MAX_CLIENTS;
+const FEEDS_LINE = CLIENTS_LINE + MAX_CLIENTS;
+const SNAPSHOTS_LINE = FEEDS_LINE + Math.ceil(TALLY_WORDS / LINE_WORDS);
 const SNAPSHOT_WORDS = 8;
 const SNAPSHOT_OWNER = 0;
 const SNAPSHOT_READY = 1;
@@ -144,7 +146,7 @@ export class ControlBlock {
     }
     this.shards = this.#words[HEADER_SHARDS]!;
     this.board = new MetricsBoard(sab, BOARD_BYTE, MAX_CLIENTS, this.shards);
-    this.feedBell = new FeedBell(this.#words, FEED_BELL_WORD);
+    this.feedBell = new FeedBell(this.#words, FEED_BELL_WORD, FEEDS_LINE * LINE_WORDS);
     this.commits = new CommitBoard(
       sab,
       commitsByte(this.shards),

@@ -493,6 +493,27 @@ describe('a feed of a store in memory', () => {
     expect(shown(await take(next, 1))).toEqual(['c=1']);
   });
 
+  test('of a thread that died holds nothing more: no ring, no bell', async () => {
+    const db = await openMemory(1);
+    const { control } = db.host!;
+    for (let i = 0; i < 2; i++) {
+      const handle = db.handle();
+      const worker = new Worker(new URL('./waiting-thread.mjs', import.meta.url), {
+        workerData: { handle },
+        transferList: [...handle.transferList],
+      });
+      await once(worker, 'message');
+      await until('its feed waits', () => control.feedBell.isHeard);
+      await worker.terminate();
+      await until('the thread is gone', () => control.clients === 1);
+      expect(control.feedBell.isHeard).toBe(false);
+    }
+    const feed = db.watch();
+    await feed.close();
+    await db.put('a', '1');
+    expect(await codeOf(db.watch({ since: feed.token }).next())).toBe('ERR_FEED_TRUNCATED');
+  });
+
   test('goes on when its shard is restarted', async () => {
     const db = await openMemory(1);
     const feed = db.watch();

@@ -94,9 +94,10 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
     });
     this.#storeId = storeId;
     this.#limits = this.#sources.map((_, shard) => feedLimitsOf(control, shard, durable));
-    const releases = this.#sources.map((watched) => watched.watch());
+    const releases = this.#sources.map((watched) => watched.watch(client.client));
     this.#release = () => {
-      for (const release of releases) release();
+      // Otherwise the slot may be another thread's by now.
+      if (!client.closed) for (const release of releases) release();
     };
     abandoned.register(this, this.#release, this);
     try {
@@ -259,8 +260,9 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
 
   /** Until there may be news. */
   async #park(feed: StoreFeed): Promise<void> {
-    const { feedBell: bell } = this.#core.client.control;
-    const epoch = bell.begin();
+    const { client } = this.#core;
+    const { feedBell: bell } = client.control;
+    const epoch = bell.begin(client.client);
     try {
       // What was published before the bell was heard rang for nobody.
       if (this.#isEnded || this.#options.signal?.aborted === true || this.#look(feed) !== 'end') return;
@@ -270,7 +272,7 @@ export class ChangeFeed<K = string, V = string> implements AsyncIterableIterator
       await Promise.race([this.#sleep(waitMs), bell.wait(epoch, waitMs)]);
       this.#wake?.();
     } finally {
-      bell.end();
+      if (!client.closed) bell.end(client.client);
     }
   }
 

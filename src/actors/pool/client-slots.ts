@@ -93,6 +93,7 @@ export class ClientSlots {
     this.#control.addClients(-1);
     this.#memory.clearClient(client);
     this.#control.closeSnapshotsOf(client);
+    this.#control.feedBell.clear(client);
     let isFree = false;
     try {
       // First: what it had asked to be decided is decided before shards forget what it has prepared.

@@ -14,7 +14,7 @@ import {
 } from '../../shared/memory/page-cache.js';
 import { cacheOwnerOfSlot } from '../../engines/btree/paged/cold-pages.js';
 import { coldLayout } from '../../engines/btree/paged/paging.js';
-import { createFrameRing } from '../../engines/feed/frame-ring.js';
+import { clearWatcher, createFrameRing } from '../../engines/feed/frame-ring.js';
 import { createRateLimit } from '../../engines/lsm/compaction/rate-limit.js';
 import { createPrepareJournal } from '../../engines/store/prepare-journal.js';
 import { PREPARED_MAX } from '../../engines/store/prepared.js';
@@ -64,9 +64,10 @@ export class StoreMemory {
     });
   }
 
-  /** What a client's thread that is gone may have pinned or locked. */
+  /** What a client's thread that is gone may have pinned, locked or watched. */
   clearClient(client: number): void {
     for (const arena of this.arenas) ArenaReader.clearSlot(arena, client);
+    for (const ring of this.feedRings) clearWatcher(ring, client);
     if (this.#pageCache !== undefined) PageCache.recover(this.#pageCache, toOwnerId(cacheOwnerOfSlot(client)));
   }
 

@@ -2,9 +2,9 @@
  * What a store without files keeps for change feeds: the last frames of a shard, in shared memory, while somebody watches. It is written over at the other
  * end, so no shard waits for a reader; a reader that falls behind is told.
  *
- *   0    watchers i32
- *   64   i64 each: head · tail · skipped · lost · lsn
- *   128  frames, each at a multiple of 8: bytes u32 · payload bytes u32 (SKIP: none, go on at the beginning) · lsn f64 · first number f64 · numbers u32 · zero · payload
+ *   0     i64 each: head · tail · skipped · lost · lsn
+ *   64    who watches: a tally of clients (shared/memory/client-tally.ts)
+ *   1152  frames, each at a multiple of 8: bytes u32 · payload bytes u32 (SKIP: none, go on at the beginning) · lsn f64 · first number f64 · numbers u32 · zero · payload
  *
  * head and tail count bytes from the ring's beginning of time; what lies between them is whole. `skipped`: the last number of the last frame that came while
  * nobody watched; `lost`: of one that did not fit.
@@ -13,15 +13,16 @@
  * before its numbers are published. Threads: one writer (the shard's), any readers.
  */
 import { ConcordError } from '../../shared/errors.js';
+import { ClientTally, TALLY_WORDS } from '../../shared/memory/client-tally.js';
 import { truncated, type FeedFrame, type FeedLimits, type FeedPosition, type FeedSource } from './source.js';
 
-const WATCHERS = 0;
-const HEAD = 8;
-const TAIL = 9;
-const SKIPPED = 10;
-const LOST = 11;
-const LSN = 12;
-const DATA_BYTE = 128;
+const HEAD = 0;
+const TAIL = 1;
+const SKIPPED = 2;
+const LOST = 3;
+const LSN = 4;
+const WATCHERS_WORD = 16;
+export const DATA_BYTE = Math.ceil((WATCHERS_WORD + TALLY_WORDS) / 16) * 64;
 const FRAME_HEADER_BYTES = 32;
 const SKIP = 0xffffffff;
 /** Below that of every frame. */
@@ -37,8 +38,13 @@ export function createFrameRing(bytes = FRAME_RING_BYTES_DEFAULT): SharedArrayBu
   return new SharedArrayBuffer(DATA_BYTE + Math.floor(bytes / 8) * 8);
 }
 
+/** A client's thread is gone, and whatever it watched with. */
+export function clearWatcher(sab: SharedArrayBuffer, client: number): void {
+  new RingMemory(sab).watchers.clear(client);
+}
+
 class RingMemory {
-  readonly words: Int32Array;
+  readonly watchers: ClientTally;
   readonly longs: BigInt64Array;
   readonly bytes: Buffer;
   readonly u32: Uint32Array;
@@ -46,7 +52,7 @@ class RingMemory {
   readonly capacity: number;
 
   constructor(sab: SharedArrayBuffer) {
-    this.words = new Int32Array(sab);
+    this.watchers = new ClientTally(new Int32Array(sab), WATCHERS_WORD);
     this.longs = new BigInt64Array(sab);
     this.bytes = Buffer.from(sab, DATA_BYTE);
     this.u32 = new Uint32Array(sab, DATA_BYTE);
@@ -98,7 +104,7 @@ export class FrameRingWriter {
   append(bytes: Buffer, start: number, end: number, firstSeq: number, count: number): void {
     const ring = this.#ring;
     const lastSeq = firstSeq + count - 1;
-    if (Atomics.load(ring.words, WATCHERS) === 0) {
+    if (!ring.watchers.isAny) {
       ring.store(SKIPPED, lastSeq);
       this.#isContinuous = false;
       return;
@@ -172,14 +178,14 @@ export class FrameRingTail implements FeedSource {
     return new FrameRingTail(this.#sab, this.#shard);
   }
 
-  watch(): () => void {
+  watch(client: number): () => void {
     if (this.#watches) return () => undefined;
     this.#watches = true;
-    const { words } = this.#ring;
-    Atomics.add(words, WATCHERS, 1);
+    const { watchers } = this.#ring;
+    watchers.add(client);
     let isWatching = true;
     return () => {
-      if (isWatching) Atomics.sub(words, WATCHERS, 1);
+      if (isWatching) watchers.remove(client);
       isWatching = false;
     };
   }

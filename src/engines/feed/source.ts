@@ -50,8 +50,11 @@ export interface FeedLimits {
 }
 
 export interface FeedSource {
-  /** From here on until what is returned is called, something is kept for this reader where nothing else would keep it. Before end(). */
-  watch(): () => void;
+  /**
+   * From here on until what is returned is called, something is kept for this reader of the client where nothing else would keep it. Before end(). Not to be
+   * called when the client has given its slot back: whoever took it has taken this back too.
+   */
+  watch(client: number): () => void;
   /** The end as it is now: frames that are published later come behind it. */
   end(publishedSeq: () => number): FeedPosition;
   /** The oldest frame there is. */
