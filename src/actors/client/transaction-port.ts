@@ -32,6 +32,8 @@ export class TransactionPort {
   #streams = 0;
   /** By shard: bodies that are being sent in chunks, and who waits for their turn. */
   readonly #sending = new Map<number, { active: number; readonly waiting: (() => void)[] }>();
+  /** Commits whose bodies are on their way in chunks: whether they were given up. */
+  readonly #unsent = new Map<number, boolean>();
 
   constructor(client: ThreadClient) {
     this.#client = client;
@@ -77,7 +79,8 @@ export class TransactionPort {
     const { bytes, length } = body;
     const at = length > BODY_INLINE_MAX_BYTES ? -1 : link.reserve(length);
     if (at < 0) {
-      this.#sendOwn(link, type, Buffer.from(bytes.subarray(0, length)), level, caller);
+      const commit = type === RequestType.Transaction ? body.id : 0;
+      this.#sendOwn(link, type, commit, Buffer.from(bytes.subarray(0, length)), level, caller);
       return;
     }
     const { requests } = link;
@@ -89,9 +92,10 @@ export class TransactionPort {
     link.submitFor(caller);
   }
 
-  #sendOwn(link: ShardLink, type: number, body: Buffer, level: number, caller: Caller): void {
+  /** `commit`: id of a transaction that may be given up, or 0. */
+  #sendOwn(link: ShardLink, type: number, commit: number, body: Buffer, level: number, caller: Caller): void {
     if (body.length > BODY_INLINE_MAX_BYTES) {
-      this.#sendInChunks(link, type, body, level).then(
+      this.#sendInChunks(link, type, commit, body, level).then(
         (isApplied) => {
           caller.answered(isApplied);
         },
@@ -106,12 +110,14 @@ export class TransactionPort {
     sendFor(caller, link, request);
   }
 
-  async #sendInChunks(link: ShardLink, type: number, body: Buffer, level: number): Promise<boolean> {
+  async #sendInChunks(link: ShardLink, type: number, commit: number, body: Buffer, level: number): Promise<boolean> {
+    if (commit !== 0) this.#unsent.set(commit, false);
     await this.#beginStream(link.shard);
     const stream = (this.#streams = (this.#streams + 1) & 0xfffff);
     const window: Promise<boolean>[] = [];
     let sent: Promise<boolean>;
     try {
+      this.#checkUnsent(commit);
       for (let offset = 0; offset < body.length; offset += BODY_INLINE_MAX_BYTES) {
         const chunk = body.subarray(offset, offset + BODY_INLINE_MAX_BYTES);
         const version = stream * TWO_32 + offset;
@@ -120,17 +126,30 @@ export class TransactionPort {
         window.push(send(link, request));
         // The first is refused if all of it is too much.
         if (window.length >= CHUNKS_IN_FLIGHT || offset === 0) await window.shift();
+        this.#checkUnsent(commit);
       }
       await Promise.all(window.splice(0));
+      this.#checkUnsent(commit);
       sent = send(link, newRequest(0, level, BODY_IN_CHUNKS, 0, stream * TWO_32, type));
     } catch (error) {
       await Promise.allSettled(window);
+      if (this.#unsent.get(commit) === true) {
+        const drop = newRequest(0, 0, BODY_IN_CHUNKS, 0, stream * TWO_32, RequestType.Release);
+        sendFor(nobody, link, drop);
+      }
       throw error;
     } finally {
+      this.#unsent.delete(commit);
       // The request that uses it is in the ring before the next one's chunks.
       this.#endStream(link.shard);
     }
     return sent;
+  }
+
+  /** @throws ERR_TRANSACTION_CLOSED: it was given up */
+  #checkUnsent(commit: number): void {
+    if (this.#unsent.get(commit) !== true) return;
+    throw new ConcordError('ERR_TRANSACTION_CLOSED', 'given up before all of it was sent');
   }
 
   async #beginStream(shard: number): Promise<void> {
@@ -166,6 +185,13 @@ export class TransactionPort {
   release(shard: number, txn: number): void {
     const { link } = this.#client.shards[shard]!;
     sendWords(nobody, link, RequestType.Release, 0, txn, nothing);
+  }
+
+  /** What commitOne() has asked for is not done if it waits for locks, or is not sent: its caller hears ERR_TRANSACTION_CLOSED then, and otherwise what became of it. */
+  giveUp(shard: number, txn: number): void {
+    // What uses the chunks would come behind the Release.
+    if (this.#unsent.has(txn)) this.#unsent.set(txn, true);
+    else this.release(shard, txn);
   }
 
   /** @throws ERR_CLOSED, ERR_SHARD_FAILED */

@@ -13,7 +13,7 @@
  *     Transaction, Prepare   body as in engines/txn/body.ts; condition 1: it has come in chunks before, `version` is its stream
  *     BodyChunk              hash: bytes of the whole body; version: stream · 2^32 + offset; then bytes of a body
  *     Lock                   see writeLockRequest()
- *     Release                version: id of the transaction
+ *     Release                version: id of the transaction; condition 1: the stream of a body that has come in chunks, which nobody will use
  *     Decide                 id f64 · participants 2 × u32 · vote epoch f64 (to the coordinator)
  *
  *   response            0     4  request      number of the request, counted per ring, modulo 2^32
@@ -52,7 +52,7 @@ export const RequestType = {
 } as const;
 export const Condition = { None: 0, IfAbsent: 1, IfVersion: 2 } as const;
 export const ResponseStatus = { ConditionFailed: 1, Error: 2, Deferred: 3, Done: 4, Forgotten: 5 } as const;
-/** Condition of a Transaction or Prepare whose body has come in chunks. */
+/** Condition of a Transaction or Prepare whose body has come in chunks, and of a Release that drops such a body. */
 export const BODY_IN_CHUNKS = 1;
 /** Body bytes in one request; longer ones come in chunks of this. */
 export const BODY_INLINE_MAX_BYTES = 128 * 1024;

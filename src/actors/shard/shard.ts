@@ -35,7 +35,7 @@ import { MAX_SNAPSHOTS, ShardCounter, ShardState, type ControlBlock } from '../c
 import { ShardMeter } from '../metrics/shard-meter.js';
 import type { SyncClock } from '../metrics/timed-env.js';
 import { RequestAtHand } from './request-at-hand.js';
-import { Condition, RequestType, ResponseStatus, readRequestVersion } from './request.js';
+import { BODY_IN_CHUNKS, Condition, RequestType, ResponseStatus, readRequestVersion } from './request.js';
 import { BatchNeeds } from './batch-needs.js';
 import {
   DEFAULT_TRANSACTION_SETTINGS,
@@ -419,7 +419,9 @@ export class Shard {
       return Verdict.InGroup;
     }
     if (type === RequestType.Release) {
-      transactions.release(readRequestVersion(bytes, at));
+      const version = readRequestVersion(bytes, at);
+      if (conditionOf(words[at >> 2]!) === BODY_IN_CHUNKS) transactions.dropBody(link, version);
+      else transactions.release(version);
       return Verdict.Done;
     }
     if (type === RequestType.DropBlob) {

@@ -4,7 +4,7 @@
  *   Transaction   validate ─▶ its writes into the group, like a batch                                   (all of it is in this shard)
  *   Prepare       locks ─▶ validate ─▶ Prepare record into the group ─▶ yes, when the group is logged   (one of several shards)
  *   commit board  ─▶ Resolve records into the next group, with the number of the commit                 (see commit-board.ts)
- *   Release       locks go, and what was prepared, unless it is decided
+ *   Release       locks go, and what was prepared, unless it is decided; a Transaction that is set aside is refused, and never applied
  *
  *   a participant:   ── Prepare ──▶ in the group ──logged──▶ prepared ──on the board──▶ resolving ──published──▶ gone
  *                                    │ log failed              │ Release, client gone, coordinator says "aborted"     (log failed: back to prepared)
@@ -12,7 +12,8 @@
  *                                  gone (vote: no)           gone (Resolve 0, lazily)
  *
  * Requests that meet a lock are set aside with a copy of their bytes, answered Deferred, and taken again when the locks they need are theirs: then they hold
- * them until their group has ended, so nobody overtakes them twice.
+ * them until their group has ended, so nobody overtakes them twice. Commits wait by the priority and the age of their transactions, but not before plain writes
+ * of the same keys that their thread has made earlier.
  *
  * Must hold: what is validated stays true until its group is published. So a key that the open group touches, or that another transaction has
  * locked against the access, is waited for. Locks of a prepared transaction go when its outcome is published, not before: a snapshot that saw a later
@@ -22,6 +23,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import type { MessagePort } from 'node:worker_threads';
+import { assert } from '../../shared/assert.js';
 import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
 import { hashBytes } from '../../shared/hash.js';
 import { IdMap } from '../../shared/id-map.js';
@@ -93,6 +95,10 @@ export class DeferredRequest {
   countedBytes = 0;
   /** Since when it waits, on performance.now()'s clock; 0: it does not. */
   sinceMs = 0;
+  /** Number of its wait in the lock table; 0: it did not wait. */
+  wait = 0;
+  /** The transaction whose commit it is; 0: a plain write. */
+  txn = 0;
 
   constructor(link: ClientLink, request: number, source: Uint8Array, at: number, length: number) {
     this.link = link;
@@ -115,6 +121,14 @@ interface WaitingLock {
 }
 
 type Waiting = DeferredRequest | WaitingLock;
+
+/** Who comes before whom, and how long he waits. */
+interface Rank {
+  readonly priority: number;
+  /** 0: that of his arrival. */
+  readonly age: number;
+  readonly waitMs: number;
+}
 
 interface BodyStream {
   readonly bytes: Buffer;
@@ -164,6 +178,10 @@ export class ShardTransactions {
   readonly #validator: Validator;
   #setAside = 0;
   #setAsideBytes = 0;
+  /** Commits that are set aside and not taken yet, by transaction. */
+  readonly #commitsAside = new IdMap<DeferredRequest>();
+  /** Plain writes that are set aside: how many there are of each key's hash, by client. */
+  readonly #writesAside = new Map<ClientLink, Map<number, number>>();
   readonly #streams = new Map<ClientLink, Map<number, BodyStream>>();
   /** Of the request at hand. */
   #stream: BodyStream | undefined;
@@ -348,19 +366,50 @@ export class ShardTransactions {
 
   /** Sets a request aside until what its records write is free. @throws ERR_BUSY */
   deferWrites(waiting: DeferredRequest, bytes: Uint8Array, start: number, end: number): void {
-    this.#defer(waiting, pointsOfWrites(bytes, start, end));
+    const { lockTimeoutMs: waitMs } = this.#settings;
+    this.#defer(waiting, pointsOfWrites(bytes, start, end), { priority: 0, age: 0, waitMs });
   }
 
-  #defer(waiting: DeferredRequest, points: readonly LockPoint[]): void {
+  #defer(waiting: DeferredRequest, points: readonly LockPoint[], { priority, age, waitMs }: Rank): void {
     const now = Date.now();
+    const { link } = waiting;
     this.#countAside(waiting, points);
     waiting.points = points;
-    waiting.link.respond(waiting.request, ResponseStatus.Deferred, '');
-    const deadline = now + this.#settings.lockTimeoutMs;
-    const age = this.#control.nextSequence;
-    const wait = this.locks.waitAnonymous(points, waiting.link.client, age, 0, deadline, now, waiting);
-    if (wait === undefined) this.ready.push(waiting);
-    else if (waiting.holder === 0) waiting.sinceMs = performance.now();
+    if (waiting.txn !== 0) this.#commitsAside.set(waiting.txn, waiting);
+    else this.#countWrites(waiting, 1);
+    link.respond(waiting.request, ResponseStatus.Deferred, '');
+    const since = age === 0 ? this.#control.nextSequence : age;
+    const wait = this.locks.waitAnonymous(points, link.client, since, priority, now + waitMs, now, waiting);
+    if (wait === undefined) {
+      this.ready.push(waiting);
+      return;
+    }
+    waiting.wait = wait.number;
+    if (waiting.holder === 0) waiting.sinceMs = performance.now();
+  }
+
+  #countWrites({ link, points }: DeferredRequest, change: 1 | -1): void {
+    let counts = this.#writesAside.get(link);
+    if (counts === undefined) this.#writesAside.set(link, (counts = new Map<number, number>()));
+    for (const { hash } of points) {
+      const count = (counts.get(hash!) ?? 0) + change;
+      if (count === 0) counts.delete(hash!);
+      else counts.set(hash!, count);
+    }
+    if (counts.size === 0) this.#writesAside.delete(link);
+  }
+
+  /** A commit's place among those that wait. #hashes are those of its body. */
+  #rankOf(link: ClientLink, body: TransactionBody): Rank {
+    const { priority, age, reads, writes } = body;
+    const waitMs = body.waitMs === 0 ? this.#settings.lockTimeoutMs : body.waitMs;
+    const counts = this.#writesAside.get(link);
+    if (counts !== undefined) {
+      for (let i = reads; i < reads + writes; i++) {
+        if (counts.has(this.#hashes[i]!)) return { priority: Math.min(0, priority), age: 0, waitMs };
+      }
+    }
+    return { priority, age, waitMs };
   }
 
   /**
@@ -386,6 +435,8 @@ export class ShardTransactions {
 
   #letGo(waiting: DeferredRequest): void {
     if (waiting.countedBytes === 0) return;
+    if (waiting.txn !== 0) this.#commitsAside.delete(waiting.txn);
+    else this.#countWrites(waiting, -1);
     this.#setAside--;
     this.#setAsideBytes -= waiting.countedBytes;
     waiting.countedBytes = 0;
@@ -401,13 +452,13 @@ export class ShardTransactions {
   #granted(wait: LockWait<Waiting>): void {
     const { context } = wait;
     this.#countWait(context);
-    if (context instanceof DeferredRequest) this.#grantDeferred(context, wait.age);
+    if (context instanceof DeferredRequest) this.#grantDeferred(context, wait);
     else this.#grantLock(context);
   }
 
   /** Nothing it wants is locked against it: it takes the locks, so that nobody comes before it is served. */
-  #grantDeferred(deferred: DeferredRequest, age: number): void {
-    const owner = this.locks.owner(--this.#lastHolder, age, 0, deferred.link.client);
+  #grantDeferred(deferred: DeferredRequest, { age, priority }: LockWait<Waiting>): void {
+    const owner = this.locks.owner(--this.#lastHolder, age, priority, deferred.link.client);
     this.locks.markPrepared(owner);
     deferred.holder = owner.id;
     for (const { space, mode, key, hash, low, high } of deferred.points) {
@@ -499,8 +550,9 @@ export class ShardTransactions {
     return this.#body.open(body.bytes, 0, body.bytes.length);
   }
 
-  #dropBody(link: ClientLink, condition: number, version: number): void {
-    if (condition === BODY_IN_CHUNKS) this.#streams.get(link)?.delete(Math.floor(version / TWO_32));
+  /** A body that has come in chunks is not needed any more. `version`: stream · 2^32. */
+  dropBody(link: ClientLink, version: number): void {
+    this.#streams.get(link)?.delete(Math.floor(version / TWO_32));
   }
 
   // ---- commits and votes ----------------------------------------------------------------------------------------------------------------
@@ -535,8 +587,12 @@ export class ShardTransactions {
       if (id !== 0) this.locks.release(id);
       throw error;
     } finally {
-      // One that is set aside keeps its own.
-      if (verdict !== Verdict.Hold && deferred === undefined) this.#dropBody(link, condition, version);
+      if (verdict !== Verdict.Hold) {
+        // One that is set aside keeps its own.
+        if (deferred === undefined && condition === BODY_IN_CHUNKS) this.dropBody(link, version);
+        // From here on it cannot be given up.
+        if (deferred !== undefined) this.#commitsAside.delete(deferred.txn);
+      }
     }
   }
 
@@ -553,13 +609,17 @@ export class ShardTransactions {
     if (this.#isTouched(body, group)) return Verdict.Hold;
     if (body.isPessimistic) this.#checkLocks(body);
     else this.#checkReaders(body);
-    if (deferred === undefined && !this.locks.isEmpty && this.#isBodyLocked(body)) {
-      // It holds locks, here or as a reader of other shards: somebody may wait for it, so it does not wait for others.
-      if (body.isPessimistic || body.lockEpoch !== 0) throw this.#lockedBy(0);
-      const waiting = new DeferredRequest(link, request, source, at, length);
-      waiting.body = this.#stream;
-      this.#defer(waiting, this.#pointsOf(body));
-      return Verdict.Deferred;
+    if (deferred === undefined && !this.locks.isEmpty) {
+      const rank = this.#rankOf(link, body);
+      if (this.#isBodyLocked(body, rank)) {
+        // It holds locks, here or as a reader of other shards: somebody may wait for it, so it does not wait for others.
+        if (body.isPessimistic || body.lockEpoch !== 0) throw this.#lockedBy(0);
+        const waiting = new DeferredRequest(link, request, source, at, length);
+        waiting.body = this.#stream;
+        waiting.txn = body.id;
+        this.#defer(waiting, this.#pointsOf(body), rank);
+        return Verdict.Deferred;
+      }
     }
     this.#validate(body);
     const { bytes, writesStart, writesEnd } = body;
@@ -720,9 +780,10 @@ export class ShardTransactions {
   }
 
   /** Whether another transaction has locked what this one has read against a read, or what it writes against a write. */
-  #isBodyLocked(body: TransactionBody): boolean {
+  #isBodyLocked(body: TransactionBody, { priority, age }: Rank): boolean {
     const { locks } = this;
     const { bytes, id, isPessimistic } = body;
+    const since = age === 0 ? Infinity : age;
     const owner = isPessimistic ? locks.findOwner(id) : undefined;
     let next = 0;
     if (body.isolation === Isolation.Serializable) {
@@ -732,22 +793,23 @@ export class ShardTransactions {
         if (locks.isFree(hash)) continue;
         if (owner !== undefined && locks.covers(owner, readSpace, bytes, keyStart, keyLength, hash, LockMode.Shared))
           continue;
-        if (locks.conflict(readSpace, bytes, keyStart, keyLength, hash, LockMode.Shared, Infinity) !== 0) return true;
+        if (locks.conflict(readSpace, bytes, keyStart, keyLength, hash, LockMode.Shared, since, priority) !== 0)
+          return true;
       }
       for (body.rewindRanges(); body.nextRange();) {
         const { low, high } = boundsOf(body);
         if (owner !== undefined && locks.coversRange(owner, body.rangeSpace, low, high, LockMode.Shared)) continue;
-        if (locks.conflictRange(body.rangeSpace, low, high, LockMode.Shared, Infinity) !== 0) return true;
+        if (locks.conflictRange(body.rangeSpace, low, high, LockMode.Shared, since, priority) !== 0) return true;
       }
     } else next = body.reads;
     if (isPessimistic) return false;
     for (let at = body.writesStart; at < body.writesEnd; at += checkOperation(bytes, at, body.writesEnd)) {
       const hash = this.#hashes[next++]!;
-      if (
-        this.isLocked(readOperationSpace(bytes, at), bytes, operationKeyAt(bytes, at), readKeyLength(bytes, at), hash)
-      ) {
-        return true;
-      }
+      if (locks.isFree(hash)) continue;
+      const keyAt = operationKeyAt(bytes, at);
+      const length = readKeyLength(bytes, at);
+      const space = readOperationSpace(bytes, at);
+      if (locks.conflict(space, bytes, keyAt, length, hash, LockMode.Exclusive, since, priority) !== 0) return true;
     }
     return false;
   }
@@ -883,8 +945,9 @@ export class ShardTransactions {
     });
   }
 
-  /** Gives up what the transaction has here. What is decided goes on. */
+  /** Gives up what the transaction has here. What is decided goes on, and so does a commit that is in the open group. */
   release(id: number): void {
+    if (this.#commitsAside.size > 0 && this.#giveUp(id)) return;
     const store = this.#store;
     if (!store.prepared.has(id)) {
       this.#readers.delete(id);
@@ -894,6 +957,23 @@ export class ShardTransactions {
     if (this.#isDecided(id)) return;
     store.addResolve(id, 0);
     this.#ended(id);
+  }
+
+  /** A commit that is set aside will not be taken: its caller hears so. False: there is none. */
+  #giveUp(id: number): boolean {
+    const commit = this.#commitsAside.get(id);
+    if (commit === undefined) return false;
+    const error = new ConcordError('ERR_TRANSACTION_CLOSED', 'given up while it waited for a lock', {
+      shard: this.#index,
+    });
+    if (this.locks.cancel(commit.wait, error)) return true;
+    // The locks are its own already.
+    const index = this.ready.indexOf(commit);
+    assert(index >= 0, 'a commit that is set aside waits for its locks, or for its turn');
+    this.ready.splice(index, 1);
+    commit.link.respondError(commit.request, error.toRecord());
+    this.endDeferred(commit);
+    return true;
   }
 
   #isDecided(id: number): boolean {

@@ -83,6 +83,10 @@ export class TransactionCore {
   anchorsFirst = false;
   /** What the commit waits for, while it can still be given up. */
   commitRun: CommitRun<TransactionBodyWriter> | undefined;
+  /** The one shard that was asked to commit it, or -1. */
+  committer = -1;
+  /** Why that shard was told to give it up. */
+  #givenUp: Error | undefined;
   ranges: RangeRead[] | undefined;
   /** Names that were made up. */
   savepoints = 0;
@@ -164,11 +168,29 @@ export class TransactionCore {
   interrupt(error: Error): void {
     if (this.phase === Phase.Ended || this.failure !== undefined) return;
     if (this.phase === Phase.Committing) {
-      this.commitRun?.abort(error);
+      if (this.commitRun === undefined) this.#giveUp(error);
+      else this.commitRun.abort(error);
       return;
     }
     this.fail(error);
     this.onFailure?.(error);
+  }
+
+  /** One that waits in its shard for a lock will not be applied. The answer says whether it was: the shard may have begun. */
+  #giveUp(error: Error): void {
+    // One that holds locks waits for none.
+    if (this.committer < 0 || this.isPessimistic || this.#givenUp !== undefined) return;
+    this.#givenUp = error;
+    this.manager.port.giveUp(this.committer, this.id);
+  }
+
+  /** The commit was refused: what its caller hears. */
+  refusal(error: Error): Error {
+    if (this.committer < 0 || !(error instanceof ConcordError)) return error;
+    if (error.code === 'ERR_TRANSACTION_CLOSED') return this.#givenUp ?? error;
+    // The shard lets it wait no longer than it may last, and may come to the end before the timer does.
+    const isOver = error.code === 'ERR_LOCK_TIMEOUT' && performance.now() + 1 >= this.deadlineMs;
+    return isOver ? timedOut(this.settings.timeoutMs, error) : error;
   }
 
   /** Its time is over. */

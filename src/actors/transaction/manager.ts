@@ -307,7 +307,7 @@ export class TransactionManager {
     if (error === undefined) {
       this.#end(core, undefined);
       attempt.resolve(result);
-    } else attempt.resolve(this.#rest(core, source, fn, Promise.reject(error)));
+    } else attempt.resolve(this.#rest(core, source, fn, Promise.reject(core.refusal(error))));
   }
 
   /** Of an attempt whose function was called: waits for its end, and commits. */
@@ -420,7 +420,11 @@ export class TransactionManager {
     if (!this.#mustSend(core)) return;
     const answer = new PromisedAnswer();
     this.#send(core, answer);
-    await answer.promise;
+    try {
+      await answer.promise;
+    } catch (error) {
+      throw core.refusal(error as Error);
+    }
   }
 
   /** It is committed now: whether that takes a message. */
@@ -521,7 +525,8 @@ export class TransactionManager {
   close(error: Error): void {
     for (let core = this.#open; core !== undefined;) {
       const { after } = core;
-      core.interrupt(error);
+      // A commit that its one shard was asked for is served, like a write.
+      if (core.committer < 0) core.interrupt(error);
       core = after;
     }
     clearTimeout(this.#timer);

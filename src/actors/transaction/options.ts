@@ -21,7 +21,10 @@ export interface BeginOptions {
    * store's `transactions.timeoutMs`, 30,000.
    */
   readonly timeoutMs?: number | undefined;
-  /** How long one lock is waited for, in pessimistic mode; then ERR_LOCK_TIMEOUT. Above 0, below 2^31. Default: the store's, 10,000. */
+  /**
+   * How long one lock is waited for, in pessimistic mode, and by an optimistic commit all that is in its way; then ERR_LOCK_TIMEOUT. Above 0, below 2^31. Default:
+   * the store's, 10,000.
+   */
   readonly lockTimeoutMs?: number | undefined;
   /** Writes are refused with ERR_TRANSACTION_READ_ONLY. Default false. */
   readonly readOnly?: boolean | undefined;

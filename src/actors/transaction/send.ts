@@ -66,7 +66,9 @@ export function sendCommit(core: TransactionCore, caller: Caller): void {
     const writer = spare.pop() ?? new TransactionBodyWriter();
     try {
       build(core, writer, shard, writersLow, writersHigh, isGuarded, hasRanges, 0);
+      if (!core.isPessimistic) writer.waitAs(core.settings.priority, core.age, waitMsOf(core));
       manager.port.commitOne(shard, writer, level, caller);
+      core.committer = shard;
     } finally {
       // The port has copied it.
       keep(writer);
@@ -115,6 +117,11 @@ export function keepBodies({ parts }: CommitRun<TransactionBodyWriter>): void {
 function mustConfirm(core: TransactionCore): boolean {
   core.locks.assertHeld();
   return core.manager.defaults.deadlock === 'wound-wait';
+}
+
+/** How long it waits for locks in its shard: as one lock may take, and no longer than the transaction. */
+function waitMsOf({ settings, deadlineMs }: TransactionCore): number {
+  return Math.max(1, Math.ceil(Math.min(settings.lockTimeoutMs, deadlineMs - performance.now())));
 }
 
 function isSingle(mask: number): boolean {

@@ -14,7 +14,10 @@
  *       44     8  mask          shards that are written to: low u32, high u32
  *       52     4  lockEpoch     pessimistic: restarts of the shard when the first lock there was taken. Optimistic: 0, or 1 + the restarts of all shards as of
  *                               which others were asked for their votes, which they keep by locks
- *       56     …  reads         seq seen f64 (0: absent) · space u32 · keyLength u16 · zero u16 · key · padding to 8
+ *       56     4  priority      i32
+ *       60     4  waitMs        how long it waits for locks at most, 0: as long as a plain write does
+ *       64     8  age           f64, id of the first attempt, 0: the age is that of its arrival
+ *       72     …  reads         seq seen f64 (0: absent) · space u32 · keyLength u16 · zero u16 · key · padding to 8
  *        …     …  ranges        space u32 · lowLength u16 · highLength u16 (RANGE_OPEN: no bound) · low · high · padding to 8
  *        …     …  writes        Put and Delete records (operation.ts), all but the last joined to the next, to the body's end
  *
@@ -42,7 +45,7 @@ export type IsolationLevel = (typeof Isolation)[keyof typeof Isolation];
 /** Of a body: repeatable-read is serializable with less that was read. */
 export type BodyIsolation = Exclude<IsolationLevel, typeof Isolation.RepeatableRead>;
 
-export const BODY_HEADER_BYTES = 56;
+export const BODY_HEADER_BYTES = 72;
 /** Of a range: in place of a length, there is no bound. */
 const RANGE_OPEN = 0xffff;
 
@@ -125,7 +128,21 @@ export class TransactionBodyWriter {
     words[11] = maskLow;
     words[12] = maskHigh;
     words[13] = lockEpoch;
+    this.waitAs(0, 0, 0);
     this.#at = BODY_HEADER_BYTES;
+  }
+
+  /** Of one that waits for locks: its place among others, and for how long. Without it, it waits as a plain write does. waitMs: a whole number. */
+  waitAs(priority: number, age: number, waitMs: number): void {
+    const { words } = this;
+    words[14] = priority;
+    words[15] = waitMs;
+    this.#doubles[8] = age;
+  }
+
+  /** As begin() was told. */
+  get id(): number {
+    return this.#doubles[1]!;
   }
 
   get reads(): number {
@@ -270,6 +287,9 @@ export class TransactionBody {
   maskLow = 0;
   maskHigh = 0;
   lockEpoch = 0;
+  priority = 0;
+  waitMs = 0;
+  age = 0;
   writesStart = 0;
   writesEnd = 0;
 
@@ -315,6 +335,9 @@ export class TransactionBody {
     this.maskLow = this.#u32(start + 44);
     this.maskHigh = this.#u32(start + 48);
     this.lockEpoch = this.#u32(start + 52);
+    this.priority = this.#u32(start + 56) | 0;
+    this.waitMs = this.#u32(start + 60);
+    this.age = this.#number(start + 64);
     const writesStart = start + this.#u32(start + 4);
     if (writesStart > end || ((writesStart - start) & 7) !== 0)
       throw corrupt('its writes begin at an impossible place');

@@ -1,7 +1,7 @@
 /** What waits, and for how long: locks that are not granted, reads beside commits, ends of threads and stores. */
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { CommitBoard, commitBoardBytes } from '../../../dist/actors/commit-board.js';
-import { ConcordPool } from '../../../dist/index.js';
+import { ConcordPool, type Transaction } from '../../../dist/index.js';
 import { hashBytes } from '../../../dist/shared/hash.js';
 
 const codeOf = (error: unknown): string => (error as { code: string }).code;
@@ -116,6 +116,195 @@ describe('a commit in one shard', () => {
       expect(await db.get('held')).toBe(value);
     }
   });
+});
+
+/** Who gives up by himself has ended before; a lock is waited for twice as long by those who say nothing. */
+const LATE_MS = 5000;
+
+/** A transaction that has locked the key. */
+async function lockKey(key: string): Promise<Transaction> {
+  const holder = db.begin({ mode: 'pessimistic' });
+  await holder.getForUpdate(key);
+  return holder;
+}
+
+describe('a commit that waits behind a lock', () => {
+  const values = [
+    ['short', 'short'],
+    ['in pieces', 'v'.repeat(300 << 10)],
+  ] as const;
+
+  /** What the call rejects with, and that it does so long before the lock is free. */
+  async function refusalOf(key: string, call: () => Promise<unknown>): Promise<unknown> {
+    const holder = await lockKey(key);
+    const begunMs = performance.now();
+    const refusal: unknown = await call().then(
+      () => 'committed',
+      (error: unknown) => error,
+    );
+    expect(performance.now() - begunMs).toBeLessThan(LATE_MS);
+    await holder.rollback();
+    return refusal;
+  }
+
+  test.each(values)('ends when its transaction may last no longer: %s', async (name, value) => {
+    const key = `timeout ${name}`;
+    const timeoutMs = 100;
+    const run = (): Promise<void> => db.transaction((tx) => void tx.put(key, value), { timeoutMs });
+    expect(await refusalOf(key, run)).toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT', details: { timeoutMs } });
+    const begun = (): Promise<void> => {
+      const tx = db.begin({ timeoutMs });
+      void tx.put(key, value);
+      return tx.commit();
+    };
+    expect(await refusalOf(key, begun)).toMatchObject({ code: 'ERR_TRANSACTION_TIMEOUT' });
+    await db.flush();
+    expect(await db.get(key)).toBe(undefined);
+  });
+
+  test.each(values)('ends when its signal says so: %s', async (name, value) => {
+    const key = `signal ${name}`;
+    const signalled = async (begin: (signal: AbortSignal) => Promise<void>): Promise<void> => {
+      const controller = new AbortController();
+      const reason = new Error('not needed any more');
+      setTimeout(() => {
+        controller.abort(reason);
+      }, 100);
+      expect(await refusalOf(key, () => begin(controller.signal))).toBe(reason);
+    };
+    await signalled((signal) => db.transaction((tx) => void tx.put(key, value), { signal }));
+    await signalled((signal) => {
+      const tx = db.begin({ timeoutMs: 60_000, signal });
+      void tx.put(key, value);
+      return tx.commit();
+    });
+    await db.flush();
+    expect(await db.get(key)).toBe(undefined);
+  });
+
+  test('ends when the lock took longer than lockTimeoutMs, and is tried again as often as was said', async () => {
+    const key = 'lock timeout';
+    let calls = 0;
+    const run = (): Promise<void> =>
+      db.transaction(
+        (tx) => {
+          calls++;
+          void tx.put(key, 'late');
+        },
+        { lockTimeoutMs: 50, retries: 2 },
+      );
+    expect(await refusalOf(key, run)).toMatchObject({ code: 'ERR_LOCK_TIMEOUT' });
+    expect(calls).toBe(3);
+    await db.flush();
+    expect(await db.get(key)).toBe(undefined);
+  });
+
+  test('waits as long as its own lockTimeoutMs says, while other commits in the shard end before', async () => {
+    const key = 'patience';
+    const holder = await lockKey(key);
+    const patient = db.transaction((tx) => void tx.put(key, 'patient'), { lockTimeoutMs: 60_000, retries: 0 });
+    const hasty = db.transaction((tx) => void tx.put(key, 'hasty'), { lockTimeoutMs: 20, retries: 0 });
+    await expect(hasty).rejects.toMatchObject({ code: 'ERR_LOCK_TIMEOUT' });
+    await holder.rollback();
+    await patient;
+    expect(await db.get(key)).toBe('patient');
+  });
+
+  test('goes by the priority of its transaction, then by its age', async () => {
+    const key = 'queue';
+    const ended: string[] = [];
+    const commit = (name: string, tx: Transaction): Promise<unknown> => {
+      void tx.put(key, name);
+      return tx.commit().then(() => ended.push(name));
+    };
+    const holder = await lockKey(key);
+    const [low, old, young, high] = [-1000, 0, 0, 1000].map((priority) => db.begin({ priority }));
+    const commits = [commit('low', low!), commit('young', young!), commit('old', old!), commit('high', high!)];
+    // Behind them: they have been looked at.
+    await db.flush();
+    await holder.rollback();
+    await Promise.all(commits);
+    expect(ended).toEqual(['high', 'old', 'young', 'low']);
+    expect(await db.get(key)).toBe('low');
+  });
+
+  test('comes behind the puts that its thread has called before it, whatever its priority and its age', async () => {
+    const key = 'in order';
+    for (const priority of [0, 1000]) {
+      const holder = await lockKey(key);
+      const tx = db.begin({ priority });
+      void tx.put(key, 'of the transaction');
+      const put = db.put(key, 'put');
+      const commit = tx.commit();
+      const ended: string[] = [];
+      const ends = [put.then(() => ended.push('put')), commit.then(() => ended.push('commit'))];
+      await db.flush();
+      await holder.rollback();
+      await Promise.all(ends);
+      expect(ended).toEqual(['put', 'commit']);
+      expect(await db.get(key)).toBe('of the transaction');
+    }
+  });
+
+  test('that was given up lets others take its turn', async () => {
+    const key = 'turn';
+    const holder = await lockKey(key);
+    const controller = new AbortController();
+    const first = db.transaction((tx) => void tx.put(key, 'first'), { priority: 1000, signal: controller.signal });
+    const second = db.put(key, 'second');
+    await db.flush();
+    controller.abort(new Error('enough'));
+    await expect(first).rejects.toThrow('enough');
+    await holder.rollback();
+    await second;
+    expect(await db.get(key)).toBe('second');
+    await db.transaction((tx) => void tx.put(key, 'third'));
+    expect(await db.get(key)).toBe('third');
+  });
+
+  test.each(values)(
+    'is answered with what is stored, however close its end and that of the lock are: %s',
+    async (name, value) => {
+      const tries = name === 'short' ? 600 : 60;
+      const outcomes = new Map<string, 'committed' | 'given up'>();
+      const pause = async (turns: number): Promise<void> => {
+        for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve));
+      };
+      for (let i = 0; i < tries; i++) {
+        const key = `race ${name} ${i}`;
+        const holder = await lockKey(key);
+        const controller = new AbortController();
+        const tx = db.begin({ signal: controller.signal });
+        void tx.put(key, value);
+        const commit = tx.commit().then(
+          () => 'committed' as const,
+          (error: Error) => {
+            expect(error.message).toBe('enough');
+            return 'given up' as const;
+          },
+        );
+        await pause(i % 4);
+        const free = (): Promise<void> => holder.rollback();
+        const abort = (): void => {
+          controller.abort(new Error('enough'));
+        };
+        const [sooner, later] = i % 3 === 0 ? [abort, free] : [free, abort];
+        const freed = sooner();
+        // Of every tenth the outcome is certain.
+        if (i % 10 === 0) await commit;
+        else await pause((i >> 2) % 5);
+        await Promise.all([freed, later()]);
+        const outcome = await commit;
+        outcomes.set(key, outcome);
+        expect(await db.get(key)).toBe(outcome === 'committed' ? value : undefined);
+      }
+      await db.flush();
+      for (const [key, outcome] of outcomes) {
+        expect(await db.get(key)).toBe(outcome === 'committed' ? value : undefined);
+      }
+      expect(new Set(outcomes.values())).toEqual(new Set(['committed', 'given up']));
+    },
+  );
 });
 
 describe('transactions that are too long for one request', () => {

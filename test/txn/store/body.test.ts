@@ -32,6 +32,9 @@ interface Fields {
   readonly maskLow: number;
   readonly maskHigh: number;
   readonly lockEpoch: number;
+  readonly priority: number;
+  readonly age: number;
+  readonly waitMs: number;
   readonly reads: readonly { readonly space: number; readonly key: Uint8Array; readonly seq: number }[];
   readonly ranges: readonly Range[];
   readonly writes: readonly {
@@ -60,6 +63,9 @@ const fields: fc.Arbitrary<Fields> = fc.record({
   maskLow: u32,
   maskHigh: u32,
   lockEpoch: u32,
+  priority: fc.integer({ min: -1000, max: 1000 }),
+  age: number48,
+  waitMs: u32,
   reads: fc.array(fc.record({ space, key, seq: number48 }), { maxLength: 6 }),
   ranges: fc.array(fc.record({ space, low: bound, high: bound }), { maxLength: 4 }),
   writes: fc.array(
@@ -76,6 +82,8 @@ const fields: fc.Arbitrary<Fields> = fc.record({
 function write(writer: TransactionBodyWriter, body: Fields): void {
   const { isolation, isPessimistic, id, snapshot, readMs, maskLow, maskHigh, lockEpoch } = body;
   writer.begin(isolation, isPessimistic, id, snapshot, readMs, maskLow, maskHigh, lockEpoch);
+  writer.waitAs(body.priority, body.age, body.waitMs);
+  expect(writer.id).toBe(id);
   for (const { space, key, seq } of body.reads) writer.addRead(space, key, key.length, seq);
   for (const { space, low, high } of body.ranges) writer.addRange(space, low, high);
   for (const { space, key, value, expiresAt } of body.writes) {
@@ -93,6 +101,7 @@ function write(writer: TransactionBodyWriter, body: Fields): void {
 /** All that a body says, as plain values. */
 function read(body: TransactionBody): Fields {
   const { bytes, isolation, isPessimistic, id, snapshot, readMs, maskLow, maskHigh, lockEpoch } = body;
+  const { priority, age, waitMs } = body;
   const slice = (start: number, length: number): Uint8Array => {
     expect(start >= 0 && start + length <= bytes.length).toBe(true);
     return Uint8Array.from(bytes.subarray(start, start + length));
@@ -131,6 +140,9 @@ function read(body: TransactionBody): Fields {
     maskLow,
     maskHigh,
     lockEpoch,
+    priority,
+    age,
+    waitMs,
     reads,
     ranges,
     writes,
@@ -165,19 +177,23 @@ describe('the body of a transaction', () => {
     );
   });
 
-  test('begins with a header of 56 bytes, and its writes stand on a multiple of 8', () => {
+  test('begins with a header of 72 bytes, and its writes stand on a multiple of 8', () => {
     const writer = new TransactionBodyWriter();
     writer.begin(2, true, 0, 0, 0, 1, 0, 3);
+    writer.waitAs(-2, 7, 300);
     writer.addRead(5, Buffer.from('k'), 1, 9);
     writer.addRange(6, undefined, Buffer.from('high'));
     writer.addDel(0, Buffer.from('k'), 1);
     const { bytes, length } = writer.seal();
-    expect(BODY_HEADER_BYTES).toBe(56);
+    expect(BODY_HEADER_BYTES).toBe(72);
     expect(bytes.readUInt32LE(0)).toBe(2 | 4);
-    expect(bytes.readUInt32LE(4)).toBe(56 + 24 + 16);
-    expect(length).toBe(56 + 24 + 16 + 12);
+    expect(bytes.readUInt32LE(4)).toBe(72 + 24 + 16);
+    expect(length).toBe(72 + 24 + 16 + 12);
     expect(bytes.subarray(56, length).toString('hex')).toBe(
-      '0000000000002240' +
+      'feffffff' +
+        '2c010000' +
+        '0000000000001c40' +
+        '0000000000002240' +
         '05000000' +
         '0100' +
         '0000' +
@@ -238,7 +254,7 @@ describe('the body of a transaction', () => {
     ['an unknown flag', (bytes) => bytes.writeUInt32LE(8, 0)],
     ['an unknown isolation', (bytes) => bytes.writeUInt32LE(1, 0)],
     ['writes at no multiple of 8', (bytes) => bytes.writeUInt32LE(bytes.readUInt32LE(4) - 4, 4)],
-    ['writes within the header', (bytes) => bytes.writeUInt32LE(48, 4)],
+    ['writes within the header', (bytes) => bytes.writeUInt32LE(64, 4)],
     ['writes behind the end', (bytes) => bytes.writeUInt32LE(0xfffffff8, 4)],
     ['an id that is no integer', (bytes) => bytes.writeDoubleLE(0.5, 8)],
     ['an id below zero', (bytes) => bytes.writeDoubleLE(-1, 8)],
@@ -254,12 +270,13 @@ describe('the body of a transaction', () => {
     ['ranges without number', (bytes) => bytes.writeUInt32LE(0xffffffff, 36)],
     ['a write more', (bytes) => bytes.writeUInt32LE(3, 40)],
     ['a write less', (bytes) => bytes.writeUInt32LE(1, 40)],
-    ['a read of a version that cannot be', (bytes) => bytes.writeDoubleLE(-0, 56)],
-    ['a read of a space that cannot be', (bytes) => bytes.writeUInt32LE(SPACE_ID_MAX + 1, 64)],
-    ['a read of a key beyond its place', (bytes) => bytes.writeUInt16LE(900, 68)],
-    ['a read whose zeros are none', (bytes) => bytes.writeUInt16LE(1, 70)],
-    ['a range of a space that cannot be', (bytes) => bytes.writeUInt32LE(SPACE_ID_MAX + 1, 80)],
-    ['a range with a bound beyond its place', (bytes) => bytes.writeUInt16LE(900, 86)],
+    ['an age that is no integer', (bytes) => bytes.writeDoubleLE(0.5, 64)],
+    ['a read of a version that cannot be', (bytes) => bytes.writeDoubleLE(-0, 72)],
+    ['a read of a space that cannot be', (bytes) => bytes.writeUInt32LE(SPACE_ID_MAX + 1, 80)],
+    ['a read of a key beyond its place', (bytes) => bytes.writeUInt16LE(900, 84)],
+    ['a read whose zeros are none', (bytes) => bytes.writeUInt16LE(1, 86)],
+    ['a range of a space that cannot be', (bytes) => bytes.writeUInt32LE(SPACE_ID_MAX + 1, 96)],
+    ['a range with a bound beyond its place', (bytes) => bytes.writeUInt16LE(900, 102)],
     ['a write of another kind', (bytes) => (bytes[bytes.readUInt32LE(4)] = OperationKind.ClearRange)],
     ['writes that are not joined', (bytes) => (bytes[bytes.readUInt32LE(4) + 1] = 0)],
   ];

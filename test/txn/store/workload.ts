@@ -13,7 +13,7 @@ import type { ShardStoreOptions } from '../../../dist/engines/store/options.js';
 import type { DurabilityLevel, ShardStore } from '../../../dist/engines/store/shard-store.js';
 import type { SpaceDefinition } from '../../../dist/engines/store/space.js';
 import type { RecoveryReport } from '../../../dist/engines/store/recovery.js';
-import { TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
+import { BODY_HEADER_BYTES, TransactionBodyWriter } from '../../../dist/engines/txn/body.js';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import type { Env } from '../../../dist/shared/env/env.js';
 import type { MemEnv, MemEnvOptions } from '../../../dist/shared/env/mem-env.js';
@@ -70,8 +70,8 @@ export function recordsOf(writes: readonly Write[]): Buffer {
     else bodies.addPut(space, bytes, bytes.length, value, value.length, expiresAt);
   }
   const { bytes, length } = bodies.seal();
-  const records = Buffer.from(new ArrayBuffer(length - 56));
-  records.set(bytes.subarray(56, length));
+  const records = Buffer.from(new ArrayBuffer(length - BODY_HEADER_BYTES));
+  records.set(bytes.subarray(BODY_HEADER_BYTES, length));
   return records;
 }
 
