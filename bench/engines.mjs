@@ -12,7 +12,7 @@
  * The C figures are of another machine. So engines of the same shapes in C are compiled here (cc or $CC; without one they are left out) and run before
  * and after each of ours: lines that say "here" beside those that say "then".
  *
- * Each engine has a process of its own (--in-process: this one), so that none is compiled with another's types. Keys of 17 bytes, values of 40; put in groups of
+ * Each engine has a process of its own (--in-process: this one, and no C), so that none is compiled with another's types. Keys of 17 bytes, values of 40; put in groups of
  * 500 that are published together, or one by one; looked up in the same kind of order by has(), without a copy, and get(), with one. A figure is the
  * median of its rounds. Exit code 1 if anything read back is wrong; a missed target is told, not punished.
  */
@@ -251,6 +251,7 @@ async function main() {
     `key ${KEY_BYTES} B + value ${VALUE_BYTES} B, groups of ${GROUP}, one thread, no log; millions of operations per second`,
   );
   const reference = values['in-process'] ? undefined : Reference.compile();
+  process.once('exit', () => reference?.remove());
   console.log(`C then: ${ORIGINAL_CONFIGURATION}; ratios are to its best figure`);
   console.log(
     `C here: ${reference === undefined ? 'not run' : `the same shapes, ${reference.configuration}, before and after ours`}`,
@@ -294,7 +295,6 @@ async function main() {
       verdictHere ?? '-',
     ]),
   ]);
-  reference?.remove();
   for (const failure of result.failures) console.error(`\nWRONG: ${failure}`);
   if (values.json !== undefined)
     writeFileSync(values.json, `${JSON.stringify({ configuration, ...result, verdicts }, null, 2)}\n`);
