@@ -393,7 +393,6 @@ class ImageLoader {
         u32[children + index] = this.#claim(u32[children + index]!, level - 1);
       return;
     }
-    if (this.#chainBytes.size === 0) return;
     const offsets = (heads + count) << 1;
     const pageEnd = base + (4096 << u8[base + CLASS_BYTE]!);
     for (let index = 0; index < count; index++) {

@@ -135,6 +135,28 @@ describe('image', () => {
     );
   });
 
+  it('in which a cell claims a chain that is not there is refused', () => {
+    const scene = new Scene({ order: 4 });
+    for (let index = 0; index < 40; index++) scene.put(keyOf(index), Buffer.alloc(5));
+    scene.publish();
+    const bytes = imageOf(scene.reader, scene.meta);
+    let claims = 0;
+    for (let at = 0; at < bytes.length; at++) {
+      const hostile = Buffer.from(bytes);
+      hostile[at] = 2; // CellFlag.Overflow, wherever a cell's flags are
+      let arena: ArenaWriter;
+      try {
+        arena = load(hostile, 4096, MIB);
+      } catch (error) {
+        if (String(error).includes('chain')) claims++;
+        continue;
+      }
+      const problems = checkArena(arena).filter((problem) => problem.includes('chain'));
+      expect(problems, `byte ${at}`).toEqual([]);
+    }
+    expect(claims).toBeGreaterThanOrEqual(40);
+  });
+
   it('with any bytes changed loads sound pages or is refused', () => {
     const scene = new Scene({ order: 6 });
     for (let index = 0; index < 120; index++)
