@@ -114,7 +114,7 @@ export class Shard {
     touch: (hash) => {
       this.#touched.add(hash);
     },
-    admits: (bytes, start, end) => this.#admitsAll(this.#needs.of(bytes, start, end), end - start),
+    admits: (bytes, start, end, recordBytes) => this.#admitsAll(this.#needs.of(bytes, start, end), recordBytes),
   };
   readonly #needs: BatchNeeds;
   /** Of engines that work behind the groups: how fast they take writes. */
@@ -643,7 +643,7 @@ export class Shard {
       }
     } catch (error) {
       // It is refused whole, with what it had asked of its other spaces. Nothing else is in the group.
-      if (this.store.groupRecords === 0) this.store.spaces.beginAsking();
+      if (this.store.groupBytes === 0) this.store.spaces.beginAsking();
       throw error;
     }
     return true;
@@ -664,14 +664,14 @@ export class Shard {
   ): boolean {
     const { store } = this;
     if (!store.fits(recordBytes)) {
-      if (store.groupRecords > 0) return false;
+      if (store.groupBytes > 0) return false;
       const limit = store.log.payloadBytesMax;
       throw new ConcordError('ERR_BATCH_TOO_LARGE', `${recordBytes} bytes of records, a log segment holds ${limit}`, {
         limit,
       });
     }
     if (store.admits(space, operations, bytes, expiring, deletesOnly, largestBytes)) return true;
-    if (store.groupRecords > 0) return false;
+    if (store.groupBytes > 0) return false;
     store.arena.reclaim();
     if (store.admits(space, operations, bytes, expiring, deletesOnly, largestBytes)) return true;
     throw memoryFull(this.index, store.arena);

@@ -29,7 +29,7 @@ import { hashBytes } from '../../shared/hash.js';
 import { IdMap } from '../../shared/id-map.js';
 import type { Doorbell } from '../../shared/memory/park.js';
 import { checkOperation, operationKeyAt, readKeyLength, readOperationSpace } from '../../engines/operation.js';
-import type { PreparedTransaction } from '../../engines/store/prepared.js';
+import { RESOLVE_RECORD_BYTES, prepareRecordBytes, type PreparedTransaction } from '../../engines/store/prepared.js';
 import type { ShardStore } from '../../engines/store/shard-store.js';
 import { Isolation, TransactionBody } from '../../engines/txn/body.js';
 import type { LockHolder } from '../../engines/txn/locks/description.js';
@@ -158,8 +158,8 @@ export interface OpenGroup {
   /** A change of a key with this hash may be in it. */
   touches(hash: number): boolean;
   touch(hash: number): void;
-  /** Whether the records of the writes may go into it: memory, the log, files that keep up. @throws as of a batch */
-  admits(bytes: Buffer, start: number, end: number): boolean;
+  /** Whether the writes may go into it, by records of so many bytes: memory, the log, files that keep up. @throws as of a batch */
+  admits(bytes: Buffer, start: number, end: number, recordBytes: number): boolean;
 }
 
 /** What is to be done with a request: it is done, it is in the group, it must wait for the group's end, it is set aside. */
@@ -623,7 +623,7 @@ export class ShardTransactions {
     }
     this.#validate(body);
     const { bytes, writesStart, writesEnd } = body;
-    if (!group.admits(bytes as Buffer, writesStart, writesEnd)) return Verdict.Hold;
+    if (!group.admits(bytes as Buffer, writesStart, writesEnd, writesEnd - writesStart)) return Verdict.Hold;
     const store = this.#store;
     this.#fetch(body);
     store.appendAll(bytes, writesStart, writesEnd);
@@ -662,7 +662,9 @@ export class ShardTransactions {
       return Verdict.Done;
     }
     const { bytes, writesStart, writesEnd } = body;
-    if (!group.admits(bytes as Buffer, writesStart, writesEnd)) {
+    // It may be given up in the same group.
+    const recordBytes = prepareRecordBytes(writesEnd - writesStart) + RESOLVE_RECORD_BYTES;
+    if (!group.admits(bytes as Buffer, writesStart, writesEnd, recordBytes)) {
       if (!body.isPessimistic) locks.release(id);
       return Verdict.Hold;
     }

@@ -146,6 +146,11 @@ export class PreparedTransactions {
     return this.#prepares.length + this.#resolves.length;
   }
 
+  /** Of these: Resolve records. */
+  get resolves(): number {
+    return this.#resolves.length;
+  }
+
   /** Resolve records that may have to go into the group. */
   get resolveBytes(): number {
     return this.#byId.size * RESOLVE_RECORD_BYTES;

@@ -336,7 +336,7 @@ export class ShardStore {
     // What a thread that dies has applied of a transaction must be in its log: it is not told a second time.
     const safety = prepared.controls > 0 ? Math.max(level, Durability.Os) : level;
     try {
-      if (prepared.controls > 0) this.#appendResolves();
+      if (prepared.resolves > 0) this.#appendResolves();
       // At the memory level too: the frame is only buffered, but if there is no place for it the group must not be seen.
       log.commit(firstSeq, span, safety === Durability.Memory);
       const before = log.writtenLsn === log.lastLsn - 1 ? 0 : this.#unwrittenBytes;
@@ -357,7 +357,7 @@ export class ShardStore {
 
   #appendResolves(): void {
     const log = this.#log;
-    log.ensure(this.prepared.controls * RESOLVE_RECORD_BYTES);
+    log.ensure(this.prepared.resolves * RESOLVE_RECORD_BYTES);
     const { position } = log;
     log.position = this.prepared.writeResolves(log.bytes, position);
     this.#group.bytes += log.position - position;
