@@ -703,6 +703,8 @@ export class Shard {
       }
     } catch (error) {
       failure = this.#failed(error);
+      // It may be open still: what is decided, and goes before it, has failed.
+      store.discardGroup();
       this.#members.respondError(failure);
     }
     for (const note of this.#groupNotes) {

@@ -1,5 +1,5 @@
 /** Groups of a shard that votes fill, or that meet something decided, and which cannot be committed as they are. */
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { newRequest } from '../../../dist/actors/client/shard-link.js';
 import { REQUEST_HEADER_BYTES, RequestType } from '../../../dist/actors/shard/request.js';
 import { Durability } from '../../../dist/engines/store/shard-store.js';
@@ -65,4 +65,28 @@ test('a group that votes have filled to the last byte has room for their outcome
     expect(await Promise.all(votes)).toEqual(['yes', 'yes']);
     expect(store.prepared.size).toBe(0);
   }
+});
+
+test('a group that goes with something decided, for which no page is free, is given up whole, and the shard goes on', async () => {
+  const at = scene();
+  const { control, store } = at;
+  const client = at.client();
+  const decided = control.takeCommitNumber();
+  const other = control.takeCommitNumber();
+  const first = prepare(client, decided, 'a', 10);
+  await at.run();
+  expect(await first).toBe('yes');
+  control.commits.append(decided, control.takeCommitNumber(), 1, 0);
+  vi.spyOn(store, 'addResolve').mockImplementationOnce(() => {
+    throw new ConcordError('ERR_MEMORY_FULL', 'no page is free');
+  });
+  const put = client.put('b', '1');
+  const vote = prepare(client, other, 'c', 10);
+  await at.run();
+  expect(await Promise.all([put, vote])).toEqual(['ERR_MEMORY_FULL', 'ERR_MEMORY_FULL']);
+  expect([decided, other].map((id) => store.prepared.has(id))).toEqual([true, false]);
+  expect(control.commits.isUnapplied(Infinity)).toBe(true);
+  expect(await at.outcome(client.put('b', '2'))).toBe('done');
+  expect(control.commits.isUnapplied(Infinity)).toBe(false);
+  expect(store.prepared.size).toBe(0);
 });
