@@ -174,11 +174,18 @@ export class CoordinatorActor {
       coordinator.caughtUp();
     }
     changed += coordinator.step(nowMs);
+    if (coordinator.failure !== undefined) this.#logHasFailed();
     if (nowMs >= this.#graph.nextTickMs) this.#graph.tick(nowMs);
     for (const queue of this.#queues) if (queue.inFlight > 0) changed += queue.settle();
     if (this.#queues.some(({ leaving }) => leaving !== undefined)) this.#removeLeaving();
     if (changed > 0) this.#count();
     return changed > 0;
+  }
+
+  /** Shards that wait for an outcome which only the log may have learn that they wait in vain. */
+  #logHasFailed(): void {
+    const control = this.#control;
+    if (control.coordinatorState === ShardState.Running) control.coordinatorState = ShardState.ReadOnly;
   }
 
   /** Decisions are on their way to shards. */

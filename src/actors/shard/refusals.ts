@@ -22,12 +22,15 @@ export function readOnly(shard: number, cause: ErrorRecord): ConcordError {
   });
 }
 
-/** Why a shard takes no writes that waits for outcomes which nobody can tell before the store is opened again. */
-export function coordinatorGone(shard: number): ErrorRecord {
+/**
+ * Why a shard takes no writes that waits for outcomes which nobody can tell before the store is opened again. `isDown`: the coordinator; or else its log has
+ * failed.
+ */
+export function coordinatorGone(shard: number, isDown: boolean): ErrorRecord {
+  const reason = isDown ? 'the coordinator stays down' : 'the decision log has failed';
   return {
     code: 'ERR_SHARD_FAILED',
-    message:
-      'the coordinator stays down, and transactions that are prepared here wait for its decision; reopen the store',
+    message: `${reason}, and transactions that are prepared here wait for its decision; reopen the store`,
     details: { shard },
   };
 }

@@ -252,7 +252,7 @@ export class Shard {
   #hasRequests(nowMs: number): boolean {
     if (this.compactions.isSweeping) return true;
     // The board, the coordinator's answer, or its end wakes a shard that waits for outcomes: requests do not.
-    if (!this.#isServing && this.#control.coordinatorState !== ShardState.Failed) return false;
+    if (!this.#isServing && !this.#isForsaken) return false;
     for (const link of this.#links) {
       if (link.backlog.length > 0 && link.responses.free() > link.backlog[0]!.length + 16) return true;
       if (link.backlog.length > 0) continue;
@@ -816,8 +816,15 @@ export class Shard {
 
   /** A shard that waits for outcomes which nobody can tell before the store is opened again refuses writes, rather than to let all wait. */
   #lookForCoordinator(): void {
-    if (this.#readOnlyCause !== undefined || this.#control.coordinatorState !== ShardState.Failed) return;
-    this.#refuseWrites(coordinatorGone(this.index));
+    if (this.#readOnlyCause !== undefined || !this.#isForsaken) return;
+    this.#refuseWrites(coordinatorGone(this.index, this.#control.coordinatorState === ShardState.Failed));
+  }
+
+  get #isForsaken(): boolean {
+    const { coordinatorState } = this.#control;
+    // One whose log has failed still tells what it knows.
+    const isSilent = coordinatorState === ShardState.ReadOnly && this.transactions.hearsNothing;
+    return isSilent || coordinatorState === ShardState.Failed;
   }
 
   /** From here on nothing is logged; what failed may be in the file. */

@@ -201,6 +201,7 @@ export class ShardTransactions {
   /** Hashes of the keys of the body at hand, reads first. */
   #hashes = new Int32Array(64);
   #nextTickMs = 0;
+  readonly #beganMs = performance.now();
   readonly #coordinatorBell: Doorbell;
   readonly #histograms: Float64Array;
 
@@ -267,6 +268,12 @@ export class ShardTransactions {
   /** Nothing but commits is served now. */
   get isInDoubt(): boolean {
     return this.#inDoubt.size > 0;
+  }
+
+  /** It is in doubt about something that is not known to be decided, and who was asked has had time to answer. */
+  get hearsNothing(): boolean {
+    if (!this.isInDoubt || this.#dueNotBeforeMs !== 0 || this.hasDue) return false;
+    return performance.now() - this.#beganMs >= ASK_AFTER_MS;
   }
 
   /** The group has its numbers, `firstSeq` the first: what is decided with lower ones goes before it. */

@@ -217,3 +217,18 @@ test('a shard whose log has failed keeps what it took part in known, and nothing
     expect(await at.reopened()).toEqual(['value 50', 'value 50', 'first']);
   });
 });
+
+test('a shard that begins anew, and waits for an outcome that the failed log keeps to itself, refuses writes', async () => {
+  await scene(2, async (at) => {
+    const host = at.attach();
+    await unknownOutcome(at);
+    at.world.killThread(at.world.lives[0]!.thread);
+    await at.turn(LONG);
+    const write = at.put(host, 0, Buffer.from('beside'), 'x');
+    const other = at.put(host, 1, Buffer.from('beside'), 'x');
+    await at.turn(10 * LONG);
+    expect([write.what, other.what]).toEqual(['ERR_READ_ONLY', 'done']);
+    expect(at.prepared).toEqual([1, 1]);
+    expect(await at.reopened()).toEqual(['new', 'new']);
+  });
+});
