@@ -199,16 +199,28 @@ export class PoolHost extends EventEmitter<HostEvents> {
         throw error;
       }
     }
+    // What is decided would wait for such a shard for ever.
+    const staysDown = new Promise<never>((_, reject) => {
+      this.once('shard-failed', ({ error }) => {
+        reject(error);
+      });
+    });
+    try {
+      await Promise.race([this.#startThreads(isNew), staysDown]);
+    } catch (error) {
+      this.#closing = true;
+      await this.#terminateShards();
+      await this.#background.close();
+      throw endOfThread(error);
+    }
+  }
+
+  async #startThreads(isNew: boolean): Promise<void> {
     const starting = this.#shards.map((shard) => shard.start(isNew));
     if (this.#coordinator !== undefined) starting.push(this.#coordinator.launch());
     const outcomes = await Promise.allSettled(starting);
     const failure = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failure !== undefined) {
-      this.#closing = true;
-      await this.#terminateShards();
-      await this.#background.close();
-      throw failure.reason;
-    }
+    if (failure !== undefined) throw failure.reason;
     let highest = this.#coordinator?.highestId ?? 0;
     for (const { index, recovery } of this.#shards) {
       highest = Math.max(highest, this.control.published(index));
@@ -571,6 +583,12 @@ export class PoolHost extends EventEmitter<HostEvents> {
     }
     return bytes;
   }
+}
+
+/** A control channel that closed means that its thread died. */
+function endOfThread(error: unknown): unknown {
+  if (!(error instanceof ConcordError) || error.code !== 'ERR_CLOSED') return error;
+  return new ConcordError('ERR_INTERNAL', 'a thread died while the store was being opened', {}, { cause: error });
 }
 
 function settingsOf({ checkpointLogBytes, expiry, feed }: ResolvedOptions): ShardSettings {

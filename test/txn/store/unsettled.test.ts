@@ -1,8 +1,10 @@
 /** Stores that were left with transactions on their way: what reads them, mends them or copies them shows all of each or nothing. */
 import * as fs from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { ConcordPool } from '../../../dist/index.js';
+import { CoordinatorSupervisor } from '../../../dist/actors/coordinator/supervisor.js';
+import { ShardSupervisor } from '../../../dist/actors/shard/supervisor.js';
 import { definitionsOf, readManifest, shardDirectory } from '../../../dist/actors/pool/manifest.js';
 import { Durability, ShardStore } from '../../../dist/engines/store/shard-store.js';
 import { DecisionLog } from '../../../dist/engines/txn/decision-log.js';
@@ -20,6 +22,7 @@ const keys = Array.from({ length: SHARDS }, (_, shard) => keysOfShard(shard, SHA
 
 const directories: string[] = [];
 afterEach(() => {
+  vi.restoreAllMocks();
   for (const directory of directories.splice(0)) removeDirectory(directory);
 });
 
@@ -148,3 +151,51 @@ function damageDecisions(path: string): void {
   fs.writeSync(file, Buffer.from([0xff, 0xff]), 0, 2, 0);
   fs.closeSync(file);
 }
+
+/** What becomes of an opening in which something happens before, or while, what is decided is applied. */
+async function openWhile(happens: (begun: () => Promise<void>, all: Threads) => Promise<void>): Promise<unknown> {
+  const path = await leave('btree');
+  const shards: ShardSupervisor[] = [];
+  const { start } = ShardSupervisor.prototype;
+  vi.spyOn(ShardSupervisor.prototype, 'start').mockImplementation(function (this: ShardSupervisor, isNew) {
+    shards.push(this);
+    return start.call(this, isNew);
+  });
+  const { begin } = CoordinatorSupervisor.prototype;
+  vi.spyOn(CoordinatorSupervisor.prototype, 'begin').mockImplementationOnce(function (this: CoordinatorSupervisor) {
+    return happens(() => begin.call(this), { coordinator: this, shards });
+  });
+  const opened = await ConcordPool.open(path, { memoryBytes: 16 << 20 }).catch((error: unknown) => error);
+  vi.restoreAllMocks();
+  // Nobody is left who would write there, too.
+  for (const { remote } of shards) await expect(remote.check()).rejects.toMatchObject({ code: 'ERR_CLOSED' });
+  await expectWhole(path);
+  return opened;
+}
+
+interface Threads {
+  readonly coordinator: CoordinatorSupervisor;
+  readonly shards: readonly ShardSupervisor[];
+}
+
+test('an opening whose coordinator dies before what is decided is applied fails, and ends every thread', async () => {
+  const opened = await openWhile(async (begun, { coordinator }) => {
+    const end = begun();
+    void coordinator.kill();
+    await end;
+  });
+  expect(opened).toMatchObject({ code: 'ERR_INTERNAL', message: expect.stringContaining('died') as string });
+});
+
+test('an opening fails, and does not wait, where a shard stays down that has to apply what is decided', async () => {
+  const opened = await openWhile(async (begun, { shards }) => {
+    const shard = shards[1]!;
+    for (let death = 0; death < 5; death++) {
+      await shard.kill();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await shard.restarted;
+    }
+    await begun();
+  });
+  expect(opened).toMatchObject({ code: 'ERR_INTERNAL', details: { shard: 1 } });
+});
