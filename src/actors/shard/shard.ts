@@ -748,7 +748,8 @@ export class Shard {
     if (store.unwrittenBytes > UNWRITTEN_BYTES_MAX) this.#writeOut();
     // What the coordinator goes by when it sees that something is applied.
     this.#countLog();
-    transactions.published();
+    // A look between the vote and now has not seen what expires of it.
+    this.#expiryDueAt = Math.min(this.#expiryDueAt, transactions.published());
     this.#control.feedBell.ring();
   }
 

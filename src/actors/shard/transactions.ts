@@ -147,6 +147,8 @@ interface DueCommit {
   readonly id: number;
   readonly number: number;
   readonly index: number;
+  /** As PreparedTransaction has it. */
+  readonly nextExpiry: number;
 }
 
 /** The open group, as far as a transaction must know it. */
@@ -284,21 +286,24 @@ export class ShardTransactions {
     if (this.#cursor === commits.head) return;
     const { prepared } = this.#store;
     commits.due(this.#index, this.#cursor, firstSeq, (id, number, index) => {
-      this.#due.push({ id, number, index });
+      const found = prepared.get(id);
+      this.#due.push({ id, number, index, nextExpiry: found?.nextExpiry ?? Infinity });
       // Not prepared: a predecessor has applied it, or another life of the store had.
-      if (prepared.get(id) !== undefined) this.#store.addResolve(id, number);
+      if (found !== undefined) this.#store.addResolve(id, number);
     });
   }
 
-  /** The group is published. */
-  published(): void {
-    if (this.#due.length === 0) return;
+  /** The group is published. Returns when the first of what was decided and is applied with it expires; Infinity: nothing does. */
+  published(): number {
+    if (this.#due.length === 0) return Infinity;
     const { commits } = this.#control;
     // First: whoever sees that all is applied goes by it. Also of a shard whose log has failed, which applies without a record.
     this.#control.setDecisionsNeededFrom(this.#index, this.#store.decisionsNeededFrom);
     let isLast = false;
+    let expiresAt = Infinity;
     const nowMs = performance.now();
-    for (const { id, index } of this.#due) {
+    for (const { id, index, nextExpiry } of this.#due) {
+      expiresAt = Math.min(expiresAt, nextExpiry);
       const sinceMs = this.#participants.get(id)?.sinceMs ?? 0;
       if (sinceMs > 0) this.#record(ShardHistogram.Prepared, nowMs - sinceMs);
       if (commits.setApplied(this.#index, index)) isLast = true;
@@ -309,6 +314,7 @@ export class ShardTransactions {
     this.#dueNotBeforeMs = 0;
     // Where another shard comes later, it rings.
     if (isLast) this.#coordinatorBell.unpark();
+    return expiresAt;
   }
 
   /** The group was not: what was due stays so. */

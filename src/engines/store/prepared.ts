@@ -58,12 +58,21 @@ export class PreparedTransaction implements Readonly<PrepareKey> {
   readonly writes: Buffer;
   readonly operations: number;
   readonly needs: readonly RoomNeeds[];
+  /** When the first of what it puts expires, ms since the epoch; Infinity: nothing does. */
+  readonly nextExpiry: number;
   /** Frame of the Prepare record: the log is not cut beyond. 0: none yet, it is to be prepared by the open group. */
   firstLsn: number;
   /** With what number the open group resolves it; 0: it is given up. */
   number = UNRESOLVED;
 
-  constructor(key: PrepareKey, writes: Buffer, operations: number, needs: readonly RoomNeeds[], firstLsn: number) {
+  constructor(
+    key: PrepareKey,
+    writes: Buffer,
+    operations: number,
+    needs: readonly RoomNeeds[],
+    nextExpiry: number,
+    firstLsn: number,
+  ) {
     this.id = key.id;
     this.maskLow = key.maskLow;
     this.maskHigh = key.maskHigh;
@@ -71,6 +80,7 @@ export class PreparedTransaction implements Readonly<PrepareKey> {
     this.writes = writes;
     this.operations = operations;
     this.needs = needs;
+    this.nextExpiry = nextExpiry;
     this.firstLsn = firstLsn;
   }
 }
@@ -328,6 +338,7 @@ export function copyOf(bytes: Uint8Array, start: number, end: number): Buffer {
 function preparedOf(key: PrepareKey, writes: Buffer, firstLsn: number): PreparedTransaction {
   const needs: RoomNeeds[] = [];
   const places: number[] = [];
+  let nextExpiry = Infinity;
   for (let at = 0; at < writes.length;) {
     const size = checkOperation(writes, at, writes.length);
     const spaceId = readOperationSpace(writes, at);
@@ -339,13 +350,17 @@ function preparedOf(key: PrepareKey, writes: Buffer, firstLsn: number): Prepared
     need.operations++;
     need.bytes += size;
     need.largestBytes = Math.max(need.largestBytes, readKeyLength(writes, at) + readValueLength(writes, at));
-    if (readOperationExpiry(writes, at) !== 0) need.expiring++;
+    const expiresAt = readOperationExpiry(writes, at);
+    if (expiresAt !== 0) {
+      need.expiring++;
+      nextExpiry = Math.min(nextExpiry, expiresAt);
+    }
     places.push(at);
     at += size;
   }
   if (places.length > COMPARED_WRITES_MAX ? hasTwiceOfMany(writes, places) : hasTwice(writes, places))
     throw new ConcordError('ERR_CORRUPT', `transaction ${key.id} writes a key twice`);
-  return new PreparedTransaction(key, writes, places.length, needs, firstLsn);
+  return new PreparedTransaction(key, writes, places.length, needs, nextExpiry, firstLsn);
 }
 
 function hasTwice(writes: Buffer, places: readonly number[]): boolean {

@@ -1,4 +1,4 @@
-/** Groups of a shard that votes fill, or that meet something decided, and which cannot be committed as they are. */
+/** Votes, and what is decided, in the groups of a shard: groups that they fill, or that cannot be committed with them, and what of them expires. */
 import { expect, test, vi } from 'vitest';
 import { newRequest } from '../../../dist/actors/client/shard-link.js';
 import { REQUEST_HEADER_BYTES, RequestType } from '../../../dist/actors/shard/request.js';
@@ -23,10 +23,10 @@ function send(client: Client, request: Buffer): Promise<string> {
   );
 }
 
-function prepare(client: Client, id: number, key: string, valueBytes: number): Promise<string> {
+function prepare(client: Client, id: number, key: string, valueBytes: number, expiresAt = 0): Promise<string> {
   const body = new TransactionBodyWriter();
   body.begin(Isolation.ReadCommitted, false, id, 0, Date.now(), 1, 0, 0);
-  body.addPut(0, Buffer.from(key), key.length, Buffer.alloc(valueBytes, 'x'), valueBytes, 0);
+  body.addPut(0, Buffer.from(key), key.length, Buffer.alloc(valueBytes, 'x'), valueBytes, expiresAt);
   body.seal();
   const request = newRequest(body.length, Durability.Os, 0, 0, 0, RequestType.Prepare);
   request.set(body.bytes.subarray(0, body.length), REQUEST_HEADER_BYTES);
@@ -89,4 +89,21 @@ test('a group that goes with something decided, for which no page is free, is gi
   expect(await at.outcome(client.put('b', '2'))).toBe('done');
   expect(control.commits.isUnapplied(Infinity)).toBe(false);
   expect(store.prepared.size).toBe(0);
+});
+
+test('what expires of a transaction is looked for when it is applied, however long it was prepared', async () => {
+  const at = scene();
+  const { control, store, shard } = at;
+  const client = at.client();
+  const id = control.takeCommitNumber();
+  const expiresAt = Date.now() + 5;
+  const vote = prepare(client, id, 'a', 10, expiresAt);
+  await at.run();
+  expect(await vote).toBe('yes');
+  shard.background(expiresAt + 10);
+  control.commits.append(id, control.takeCommitNumber(), 1, 0);
+  await at.run();
+  expect(store.spaces.expiringEntries).toBe(1);
+  shard.background(expiresAt + 5000);
+  expect(store.spaces.expiringEntries).toBe(0);
 });
