@@ -113,17 +113,17 @@ export class ShardLog {
   publishedSeq = 0;
   /** The last number it vouches for, once it has failed for good. */
   lastSeq = Infinity;
-  #options: WalOptions;
+  readonly options: WalOptions;
 
   constructor(env: Env, shard = 0, options: Partial<WalOptions> = {}) {
     this.env = env;
     this.shard = shard;
     this.directory = `/data/shard-${shard}`;
-    this.#options = { storeId: STORE_ID, shard, segmentBytes: SEGMENT_BYTES, ...options };
+    this.options = { storeId: STORE_ID, shard, segmentBytes: SEGMENT_BYTES, ...options };
     env.makeDirectory(this.directory);
     env.syncDirectory('/');
     env.syncDirectory('/data');
-    this.writer = WalWriter.create(env, this.directory, this.#options);
+    this.writer = WalWriter.create(env, this.directory, this.options);
   }
 
   /** A group with numbers from `firstSeq` on; published unless told otherwise. Returns the last number. */
@@ -163,7 +163,9 @@ export class ShardLog {
       env,
       shard: this.shard,
       directory: this.directory,
-      writer: WalWriter.open(env, this.directory, this.#options, recovery),
+      lastSeq: Infinity,
+      options: this.options,
+      writer: WalWriter.open(env, this.directory, this.options, recovery),
     });
   }
 

@@ -241,7 +241,6 @@ describe('a transaction over several shards', () => {
     // Opened again: what was in the file counts, and the part is there with another number.
     const { positions } = feed;
     const again = [one.reopen(), two.reopen(), three.reopen()];
-    again[1]!.lastSeq = Infinity;
     again[1]!.commit(62, [resolve(70, 61), put('y', '2')]);
     expect(textsOf(again, positions).filter((text) => !text.includes('put z='))).toEqual([
       '3 put y=failed',
@@ -249,6 +248,57 @@ describe('a transaction over several shards', () => {
       '5 put x=2',
       '62 put y=2',
     ]);
+  });
+
+  test('that a shard ends in a later life, behind other groups, is not passed over', () => {
+    const logs = logsOf(2) as [ShardLog, ShardLog];
+    const [one, two] = logs;
+    one.commit(1, [prepare(70, 3, [put('a', 'A')]), put('x', '1')]);
+    two.commit(2, [prepare(70, 3, [put('b', 'B')]), put('y', '1')]);
+    const live = storeFeedOf(logs, beginningOf(logs));
+    const token = unitsOf(logs, live).at(-1)!.positions;
+    one.commit(4, [resolve(70, 3), put('x', '2')]);
+    logs[1] = two.reopen();
+    const [, again] = logs;
+    again.commit(10, [expired('e')]);
+    const rows = unitsOf(logs, storeFeedOf(logs, token));
+    expect(rows.map(({ text }) => text)).toEqual(['10 expired e']);
+    const { positions } = rows[0]!;
+    expect(textsOf(logs, positions)).toEqual([]);
+    // Its log fails too: what is missing comes in the life after.
+    again.lastSeq = 10;
+    again.publishedSeq = 11;
+    const stuck = storeFeedOf(logs, positions);
+    expect(unitsOf(logs, stuck)).toEqual([]);
+    expect(stuck.stuck).toEqual({ id: 70, shard: 0, missingIn: 1 });
+    logs[1] = again.reopen();
+    const [, last] = logs;
+    expect(textsOf(logs, stuck.positions)).toEqual([]);
+    last.commit(21, [resolve(70, 20), put('y', '2')]);
+    const behind = ['3 put a=A, 20 put b=B', '4 put x=2', '21 put y=2'];
+    expect(textsOf(logs, positions)).toEqual(behind);
+    expect(textsOf(logs, token)).toEqual(['10 expired e', ...behind]);
+    expect(textsOf(logs)).toEqual(['1 put x=1', '2 put y=1', '10 expired e', ...behind]);
+    // Who has had it does not get it again.
+    const [whole] = unitsOf(logs, storeFeedOf(logs, positions)) as [Row];
+    expect(textsOf(logs, whole.positions)).toEqual(behind.slice(1));
+  });
+
+  test('that a shard ends in a later life, and whose beginning there is cut off since, is told, not passed over', () => {
+    const logs = logsOf(2) as [ShardLog, ShardLog];
+    const [one, two] = logs;
+    one.commit(1, [prepare(70, 3, [put('a', 'A')]), put('x', '1')]);
+    two.commit(2, [prepare(70, 3, [put('b', 'B')]), put('y', '1')]);
+    for (let seq = 3; seq < 60; seq++) two.commit(seq, [put('y', 'y'.repeat(3000))]);
+    const token = unitsOf(logs, storeFeedOf(logs, beginningOf(logs))).at(-1)!.positions;
+    one.commit(61, [resolve(70, 60), put('x', '2')]);
+    logs[1] = two.reopen();
+    const [, again] = logs;
+    again.commit(70, [expired('e')]);
+    again.commit(72, [resolve(70, 71), put('y', '2')]);
+    expect(textsOf(logs, token)).toEqual(['70 expired e', '60 put a=A, 71 put b=B', '61 put x=2', '72 put y=2']);
+    again.writer.truncate(45);
+    expect(codeOf(() => textsOf(logs, token))).toBe('ERR_FEED_TRUNCATED');
   });
 
   test('that was prepared before the token and is cut off since is told, not passed over', () => {

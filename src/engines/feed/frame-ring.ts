@@ -154,6 +154,7 @@ export class FrameRingWriter {
 }
 
 export class FrameRingTail implements FeedSource {
+  readonly isOfOneLife = true;
   readonly #sab: SharedArrayBuffer;
   readonly #ring: RingMemory;
   readonly #shard: number;

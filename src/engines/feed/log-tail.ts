@@ -73,6 +73,7 @@ export class LogTail implements FeedSource {
   #seq = 0;
   #unit = 0;
   #mayLackBeginnings = false;
+  #isFromEnd = false;
   #isSearching = true;
   #settledSeq = 0;
 
@@ -102,6 +103,7 @@ export class LogTail implements FeedSource {
   }
 
   end(publishedSeq: () => number): FeedPosition {
+    this.#isFromEnd = true;
     const newest = this.#list().at(-1)!;
     // Loaded behind the look at the directory: what is above it comes in this segment, or a later one.
     const seq = publishedSeq();
@@ -147,6 +149,11 @@ export class LogTail implements FeedSource {
 
   get mayLackBeginnings(): boolean {
     return this.#mayLackBeginnings;
+  }
+
+  /** What was decided in earlier lives is applied before anybody can ask for the end. */
+  get isOfOneLife(): boolean {
+    return this.#isFromEnd;
   }
 
   get settledSeq(): number {

@@ -167,6 +167,15 @@ export class ShardFeed {
     return false;
   }
 
+  /** Prepared before the place where this feed stands, and ended behind it. @throws ERR_FEED_TRUNCATED, ERR_CORRUPT, ERR_IO */
+  hasPrepared(id: number): boolean {
+    const source = this.#source;
+    if (source.isOfOneLife) return false;
+    // From the beginning on all of them were met.
+    if (!this.#unfinished.hasPrepared(id) && !source.mayLackBeginnings) this.#search();
+    return this.#unfinished.hasPrepared(id);
+  }
+
   /**
    * Tells the changes of the head that are wanted, with their places among all of its records; returns how many records there are.
    * @throws ERR_FEED_TRUNCATED, ERR_CORRUPT, ERR_IO
@@ -317,22 +326,25 @@ export class ShardFeed {
     throw truncated(this.shard, lsn, `the log was cut within a large value that record ${lsn} completes`);
   }
 
-  /** Looks through the log before the frame at hand for what it has left unfinished. False: that was done before. */
-  #search(at: number): boolean {
+  /**
+   * Looks through the log before the place where this feed stands for what it has left unfinished; `at`: that is this record of the frame at hand.
+   * False: that was done before.
+   */
+  #search(at?: number): boolean {
     if (this.#isSearched) return false;
     this.#isSearched = true;
-    const { lsn, firstSeq } = this.#frame!;
+    const publishedSeq = at === undefined ? this.#source.position.seq : this.#frame!.firstSeq - 1;
     const source = this.#source.fork();
     source.seek(source.beginning());
-    const limits = { publishedSeq: firstSeq - 1, lastSeq: Infinity, syncedLsn: 0, durable: false };
+    const limits = { publishedSeq, lastSeq: Infinity, syncedLsn: 0, durable: false };
     this.#unfinished.clear();
     for (;;) {
       const frame = source.next(limits);
-      if (frame === undefined ? !source.isSearching : frame.lsn >= lsn) break;
       if (frame !== undefined) this.#unitsOf(frame, false);
+      else if (!source.isSearching) break;
     }
     // What the frame at hand has brought before that.
-    this.#unitsOf(this.#frame!, false, at);
+    if (at !== undefined) this.#unitsOf(this.#frame!, false, at);
     return true;
   }
 }

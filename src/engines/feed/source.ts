@@ -76,6 +76,11 @@ export interface FeedSource {
    * anything by then. Otherwise what is missing was there when its place was made, and is lost to it.
    */
   readonly mayLackBeginnings: boolean;
+  /**
+   * All of it is of one life of the store. Otherwise a shard may end in a later life what another has ended before: with a number above those of groups that
+   * it has logged by then.
+   */
+  readonly isOfOneLife: boolean;
   /** Another reader of the same shard. */
   fork(): FeedSource;
   /** The frame that next() gave at that place. @throws ERR_FEED_TRUNCATED when it is gone */

@@ -7,8 +7,9 @@
  *
  * Nothing waits for ever: every shard meets the transactions over several of them in the order of their numbers.
  *
- * A feed may begin between the parts of a transaction, but not within one: when a shard has passed its number and does not hold it, it began before
- * the feed did, and the other parts are passed over. When a shard's log takes nothing more and does not hold it, the feed is stuck: what the shard has is
+ * A feed may begin between the parts of a transaction, but not within one: when a shard has passed its number and neither holds it nor has it prepared, it
+ * began before the feed did, and the other parts are passed over. A shard that still has it prepared ends it in a later life of the store, with another
+ * number, and may have logged other groups before. When a shard's log takes nothing more and does not hold it, the feed is stuck: what the shard has is
  * told only by the log of the next opening. Threads: the reader's.
  */
 import type { FeedToken } from './token.js';
@@ -152,17 +153,18 @@ export class StoreFeed {
       if (other === own || !isIn(other.shard, maskLow, maskHigh)) continue;
       if (other.head?.transaction?.id === id) continue;
       isWhole = false;
-      if (!other.holds(id) && other.settledSeq >= seq) return 'begun-before';
+      if (!other.holds(id) && other.settledSeq >= seq && !other.hasPrepared(id)) return 'begun-before';
     }
     return isWhole ? 'whole' : 'waiting';
   }
 
-  /** A shard that will not log its part: every group that could has a higher number than the transaction. */
+  /** A shard that will not log its part: every group that could has a higher number than the transaction, and than all that will come. */
   #endedWithout(own: ShardFeed, { transaction, seq }: FeedUnit, limitsOf: LimitsOf): number | undefined {
     const { id, maskLow, maskHigh } = transaction!;
     for (const other of this.#shards) {
       if (other === own || !isIn(other.shard, maskLow, maskHigh) || other.holds(id)) continue;
-      if (limitsOf(other.shard).lastSeq < seq) return other.shard;
+      const { lastSeq } = limitsOf(other.shard);
+      if (lastSeq < seq || other.settledSeq >= lastSeq) return other.shard;
     }
     return undefined;
   }

@@ -101,6 +101,10 @@ export class Unfinished {
     this.#prepared.set(id, { maskLow, maskHigh, writes });
   }
 
+  hasPrepared(id: number): boolean {
+    return this.#prepared.has(id);
+  }
+
   takePrepared(id: number): Prepared | undefined {
     const prepared = this.#prepared.get(id);
     if (prepared === undefined) return undefined;

@@ -14,9 +14,12 @@
  */
 import { BTreeReader } from '../../../dist/engines/btree/reader.js';
 import {
-  OperationKind,
+  OPERATION_EXTENDED,
+  OPERATION_EXTENSION_BYTES,
   OPERATION_HEADER_BYTES,
+  OperationKind,
   operationBytes,
+  writeOperationExtension,
   writeOperationHeader,
 } from '../../../dist/engines/operation.js';
 import { SHARD_READER_SLOT } from '../../../dist/engines/reader-slots.js';
@@ -921,14 +924,18 @@ export class World {
     };
   }
 
-  /** A plain write. */
-  put(client: SimClient, shard: number, key: Uint8Array, value: string, level: number): Promise<void> {
+  /** A plain write. `expiresAt` 0: it stays. */
+  put(client: SimClient, shard: number, key: Uint8Array, value: string, level: number, expiresAt = 0): Promise<void> {
     const bytes = Buffer.from(value);
     const hash = hashBytes(key, 0, key.length);
-    const request = newRequest(operationBytes(key.length, bytes.length), level, 0, hash, 0);
-    writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Put, 0, key.length, bytes.length);
-    request.set(key, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES);
-    request.set(bytes, REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + key.length);
+    const extension = expiresAt === 0 ? 0 : OPERATION_EXTENSION_BYTES;
+    const flags = expiresAt === 0 ? 0 : OPERATION_EXTENDED;
+    const request = newRequest(operationBytes(key.length, bytes.length, extension), level, 0, hash, 0);
+    writeOperationHeader(request, REQUEST_HEADER_BYTES, OperationKind.Put, flags, key.length, bytes.length);
+    const keyAt = REQUEST_HEADER_BYTES + OPERATION_HEADER_BYTES + extension;
+    if (expiresAt !== 0) writeOperationExtension(request, REQUEST_HEADER_BYTES, 0, expiresAt);
+    request.set(key, keyAt);
+    request.set(bytes, keyAt + key.length);
     return this.#call(client, false, () => this.#submit(client.links[shard]!, request));
   }
 }
