@@ -50,14 +50,15 @@
  * Nor before its requests are completed: a successor that meets one again would not know it. What comes again even later (a copy of a message) is decided
  * anew: the shards, which know nothing of it, pass over it.
  *
- * Must hold: no answer before what it says is as durable as was asked; no id both told "aborted" and put on the board; numbers on the board ascend.
+ * Must hold: no answer before what it says is as durable as was asked; no id both told "aborted" and put on the board; numbers on the board ascend. In a
+ * later life decisions come to the board in the same order, for shards may have applied some of them before: a change feed waits for each where it meets it.
  * Threads: one.
  */
 import { ConcordError, toErrorRecord, type ErrorRecord } from '../../shared/errors.js';
 import { IdMap } from '../../shared/id-map.js';
-import { AppliedDecisions } from './applied-decisions.js';
+import { AppliedDecisions, type OrderedDecision } from './applied-decisions.js';
 import { AwaitingDecisions, type ShardSyncs } from './awaiting-decisions.js';
-import { isMaskOf, type DecisionLog, type DecisionRecord } from './decision-log.js';
+import { isMaskOf, type DecisionLog } from './decision-log.js';
 
 /** The durability level at which a decision is synced (Durability.Sync). */
 const SYNC_LEVEL = 2;
@@ -132,12 +133,14 @@ export interface CoordinatorCounts {
 
 const State = { Open: 0, Doubtful: 1, Decided: 2, OnBoard: 3, Applied: 4 } as const;
 
-class Decision implements DecisionRecord {
+class Decision implements OrderedDecision {
   state: number = State.Open;
   /** What all that wait were told, when it was not "done". */
   told: ErrorRecord | undefined;
   /** Requests that a successor would meet again. */
   requests = 0;
+  /** Once it is decided; 0: its log has forgotten it. */
+  order = 0;
   /** No shard can ask for it any more. */
   isSafe = false;
   /** From an earlier life: there may be requests of which nothing is known yet. */
@@ -182,6 +185,8 @@ export class Coordinator {
   /** Open ones, in the order they came. */
   #group: Decision[] = [];
   #doubtful: Decision[] = [];
+  /** By this thread, or found in the log. */
+  #decidedCount = 0;
   /** Decided, not on the board: from #queueHead on. */
   #queue: Decision[] = [];
   #queueHead = 0;
@@ -227,6 +232,7 @@ export class Coordinator {
       const decision = new Decision(id, maskLow, maskHigh, client, SYNC_LEVEL);
       decision.state = State.Decided;
       decision.isRecovered = true;
+      decision.order = ++this.#decidedCount;
       this.#decisions.set(id, decision);
     }
   }
@@ -308,7 +314,7 @@ export class Coordinator {
     this.#ends = [];
     this.#awaiting.clear();
     this.#fenced.clear();
-    this.#log.restate(this.#decisions.values(), this.#fenced);
+    this.#log.restate(inOrder(this.#decisions.values()), this.#fenced);
   }
 
   /** A new session of the client begins. */
@@ -378,6 +384,7 @@ export class Coordinator {
     if (record === undefined) return undefined;
     const decision = new Decision(id, record.maskLow, record.maskHigh, record.client, SYNC_LEVEL);
     decision.state = State.Applied;
+    decision.order = record.order;
     if (this.#applied.isEnding(id)) return decision;
     this.#applied.delete(id);
     this.#decisions.set(id, decision);
@@ -483,6 +490,7 @@ export class Coordinator {
     const loggedMs = group.length === 0 ? 0 : (clock?.nowMs() ?? 0);
     for (const decision of group) {
       decision.state = State.Decided;
+      decision.order = ++this.#decidedCount;
       clock?.decided(loggedMs - decision.sinceMs);
       decision.sinceMs = loggedMs;
       this.#queue.push(decision);
@@ -561,7 +569,7 @@ export class Coordinator {
     for (const id of this.#ends.splice(0)) this.#applied.delete(id);
     const decided = this.#decisions.values().filter(({ state }) => state >= State.Decided);
     try {
-      this.#log.restate([...decided, ...this.#applied.values()], this.#fenced);
+      this.#log.restate(inOrder([...decided, ...this.#applied.values()]), this.#fenced);
     } catch (error) {
       this.#frameFailed(error, [], nowMs);
     }
@@ -709,6 +717,10 @@ export class Coordinator {
 
 function isMember(maskLow: number, maskHigh: number, shard: number): boolean {
   return shard < 32 ? ((maskLow >>> shard) & 1) === 1 : ((maskHigh >>> (shard - 32)) & 1) === 1;
+}
+
+function inOrder(decisions: OrderedDecision[]): OrderedDecision[] {
+  return decisions.sort((a, b) => a.order - b.order);
 }
 
 function diskFull(): ConcordError {

@@ -3,7 +3,13 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { AppliedDecisions } from '../../../dist/engines/txn/applied-decisions.js';
 
-const recordOf = (id: number) => ({ id, maskLow: (id * 7) | 0, maskHigh: -(id % 1000) | 0, client: (id * 13) >>> 0 });
+const recordOf = (id: number) => ({
+  id,
+  maskLow: (id * 7) | 0,
+  maskHigh: -(id % 1000) | 0,
+  client: (id * 13) >>> 0,
+  order: id * 3,
+});
 
 describe('applied decisions', () => {
   test('agree with a map after any sequence of changes', () => {

@@ -49,8 +49,12 @@ class Scene {
   /** Of stores without a log, where fences outlive threads; undefined: nothing does. */
   fences: SharedArrayBuffer | undefined;
 
+  logBytesMax: number | undefined;
+
   start({ isKept = true, isRestart = false } = {}): void {
-    this.log = openLog(this.env, isKept ? {} : { directory: undefined, fences: this.fences });
+    const { logBytesMax } = this;
+    const kept = logBytesMax === undefined ? {} : { logBytesMax };
+    this.log = openLog(this.env, isKept ? kept : { directory: undefined, fences: this.fences });
     this.coordinator = new Coordinator(
       this.log,
       this.board,
@@ -656,6 +660,28 @@ describe('a successor', () => {
     scene.step();
     scene.step(2000);
     expect(scene.coordinator.known).toBe(0);
+  });
+
+  test('of a process puts it there in the order in which it was decided, however often the log was written anew', () => {
+    const scene = new Scene();
+    scene.logBytesMax = 1;
+    scene.restartProcess();
+    // No shard has synced its log.
+    scene.neededFrom.fill(1);
+    const restate = vi.spyOn(scene.log, 'restate');
+    const ids: number[] = [];
+    for (let i = 0; i < 400; i++) {
+      ids.push(i % 2 === 0 ? 1000 - i : 1 + i);
+      scene.decide(ids[i]!);
+      scene.step(100);
+      if (i < 380) scene.apply(0, 1);
+    }
+    scene.step(1000);
+    expect(restate.mock.calls.length).toBeGreaterThan(1);
+    expect(scene.applied[0]!.length).toBe(380);
+    scene.restartProcess();
+    scene.step();
+    expect(scene.onBoard()).toEqual(ids);
   });
 
   test('of a process forgets what was given up: no client is left that could decide it', () => {
