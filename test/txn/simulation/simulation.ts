@@ -429,7 +429,8 @@ class Simulation {
     for (;;) {
       try {
         world.openProcess();
-        world.addClient(HOST_SLOT);
+        const client = world.addClient(HOST_SLOT);
+        world.options.follow?.(world, client);
         return;
       } catch (error) {
         if (!world.isProcessDead) throw error;
@@ -472,6 +473,7 @@ class Simulation {
       if (!(error instanceof ProcessKilled) && !world.isProcessDead) throw error;
     }
     for (let i = 0; i < 10; i++) await undefined;
+    if (!world.isProcessDead) world.options.follow?.(world, world.clients.get(HOST_SLOT)!);
     if (world.isProcessDead) this.#reopen();
   }
 

@@ -52,7 +52,7 @@ import { SimClock } from './clock.js';
 import { plantIn, type Plant } from './plants.js';
 import { Killed, ProcessKilled, SimThread, ThreadEnv, instrument } from './threads.js';
 
-const STORE_ID = new Uint8Array(16).fill(7);
+export const STORE_ID = new Uint8Array(16).fill(7);
 const ROOT = '/store';
 const MEMORY_BYTES = 512 << 10;
 const ARENA_HEAD_BYTES = 4096;
@@ -75,6 +75,8 @@ export interface SimulationOptions {
   readonly plant?: Plant | undefined;
   /** Told what happens. */
   readonly trace?: ((line: string) => void) | undefined;
+  /** Called whenever the process stands, and after each turn of it. */
+  readonly follow?: ((world: World, client: SimClient) => void) | undefined;
 }
 
 /** A reader that must not wait would have to. */
