@@ -293,8 +293,8 @@ export class ControlBlock {
   }
 
   /**
-   * Shard thread: its log takes nothing more, and vouches for numbers up to this one. Before anything is published without it. With undefined: it is a
-   * successor's, whose log goes on.
+   * Shard thread: its log takes nothing more, and vouches for numbers up to this one. Before anything is published without it, or anybody reads. With
+   * undefined: it is a successor's, whose log goes on.
    */
   setLogEnd(shard: number, lastSequence: number | undefined): void {
     const number = lastSequence === undefined ? 0n : BigInt(lastSequence + 1);

@@ -470,6 +470,7 @@ async function main(data: ShardWorkerData): Promise<void> {
   const control = new ControlBlock(data.control);
   const env = new TimedEnv();
   const jobs = new HostJobs(data.backgroundThreads);
+  let loggedSeq: number;
   let store: ShardStore;
   try {
     // A predecessor that died while it read its own memory may hold the latch for reading, which would keep this thread from writing.
@@ -497,6 +498,7 @@ async function main(data: ShardWorkerData): Promise<void> {
       ...(data.recoveryMode === undefined ? {} : { recoveryMode: data.recoveryMode }),
     });
     const { decided } = data;
+    loggedSeq = store.publishedSeq;
     if (decided !== undefined) settlePrepared(store, (id) => decided.has(id));
   } catch (error) {
     post({ event: 'open-failed', error: toErrorRecord(error) });
@@ -504,6 +506,8 @@ async function main(data: ShardWorkerData): Promise<void> {
     return;
   }
   const shard = new Shard(data.shard, store, control, env, data.transactions);
+  // What was settled is in no log: change feeds are not told of it.
+  if (data.readOnly) control.setLogEnd(data.shard, loggedSeq);
   shard.onFlow = (spaceId, flow) => {
     post({ event: 'backpressure', spaceId, flow });
   };

@@ -97,6 +97,40 @@ test.each(ENGINES)(
   },
 );
 
+test('a feed of a store that is opened to read only says where it ends; opened to be written, it goes on there', async () => {
+  const path = await leave('btree');
+  const told: string[] = [];
+  const reader = await ConcordPool.open(path, { memoryBytes: 16 << 20, readOnly: true });
+  let token = '';
+  try {
+    for await (const { key, value } of reader.watch({ since: 'beginning' }) as AsyncIterable<{
+      key: string;
+      value: string;
+    }>)
+      told.push(`${key}=${value}`);
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ERR_READ_ONLY', details: { shard: 1, transaction: DECIDED } });
+    token = (error as { details: { token: string } }).details.token;
+  } finally {
+    await reader.close();
+  }
+  expect(told.sort()).toEqual(
+    keys
+      .flat()
+      .map((key) => `${key}=old`)
+      .sort(),
+  );
+  const db = await ConcordPool.open(path, { memoryBytes: 16 << 20 });
+  try {
+    const feed = db.watch({ since: token });
+    for (const index of [0, 1])
+      expect((await feed.next()).value).toMatchObject({ value: 'new', transaction: { size: 2, index } });
+    await feed.close();
+  } finally {
+    await db.close();
+  }
+});
+
 test('a verification counts them, and what they bring', async () => {
   const path = await leave('btree');
   expect(await ConcordPool.verify(path)).toMatchObject({
