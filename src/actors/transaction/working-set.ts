@@ -238,7 +238,7 @@ export class WorkingSet {
     const { entries, count } = this;
     for (let index = 0; index < count; index++) {
       const entry = entries[index]!;
-      if (entry.text === text && entry.source === source) return entry;
+      if (entry.text === text && entry.spaceId === source.spaceId) return entry;
     }
     return undefined;
   }

@@ -119,3 +119,21 @@ test('a key that was read twice before it was written is found when there are ma
   });
   expect(await db.get('a')).toBe('newer');
 });
+
+test('two objects of one space are one space', async () => {
+  // Until it is there, nobody knows whether the options agree.
+  const first = db.space('twice', { engine: 'btree' });
+  const second = db.space('twice', { engine: 'btree' });
+  await Promise.all([first.ready, second.ready]);
+  await db.transaction((tx) => {
+    void tx.space(first).put('a', '1');
+    void tx.space(second).put('a', '2');
+    expect(tx.space(first).getSync('a')).toBe('2');
+    void tx.space(first).put('a', '3');
+    expect(tx.space(second).getSync('a')).toBe('3');
+    void tx.space(second).put('b', '4');
+    void tx.space(first).del('b');
+    expect([...tx.space(second).iterateSync()]).toEqual([['a', '3']]);
+  });
+  expect(await first.iterator().all()).toEqual([['a', '3']]);
+});
