@@ -8,8 +8,9 @@
  * written, keys that are strings are looked for by comparing them: mostly they are the very same strings. The table is made when there are too many
  * for that, or when a key comes another way; of two entries of a key the first one is found.
  *
- * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. Overwriting a
- * Write keeps the old one behind it (`previous`) only if somebody may ask for it: a savepoint, or an iterator that was begun since.
+ * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. A Write is not written over
+ * while somebody may ask for it: an iterator that was begun since, which has it, or a savepoint, for which it is kept behind the new one (`previous`). What no
+ * savepoint can go back to is not kept: of a key that is written again and again there is a value for each savepoint at most.
  *
  * Sets are used again by later transactions, with their entries and buffers: a small transaction allocates nothing here.
  * Threads: one.
@@ -343,9 +344,17 @@ export class WorkingSet {
     this.bytesOfShard[entry.shard]! -= this.#recordBytes(entry, last);
     if (last.step > this.#keptStep) return last;
     const write = new Write();
-    write.previous = last;
+    write.previous = this.#restorable(last);
     entry.write = write;
     return write;
+  }
+
+  /** The write, or the one behind it, that is there again after a rollback to the latest savepoint; undefined: none is. */
+  #restorable(write: Write): Write | undefined {
+    const latest = this.#savepoints.at(-1)?.step ?? 0;
+    let kept: Write | undefined = write;
+    while (kept !== undefined && kept.step > latest) kept = kept.previous;
+    return kept;
   }
 
   setPut(entry: KeyEntry, encoded: Encoded, expiresAt: number): void {

@@ -1,7 +1,9 @@
 /** What a transaction has written is what it reads, however much it has touched: against a model, with savepoints and ranges in both directions. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { WorkingSet, type Write } from '../../../dist/actors/transaction/working-set.js';
 import { ConcordPool } from '../../../dist/index.js';
+import { hashBytes } from '../../../dist/shared/hash.js';
 
 let db: ConcordPool;
 beforeAll(async () => {
@@ -136,4 +138,43 @@ test('two objects of one space are one space', async () => {
     expect([...tx.space(second).iterateSync()]).toEqual([['a', '3']]);
   });
   expect(await first.iterator().all()).toEqual([['a', '3']]);
+});
+
+test('of a key that is written again and again only what a savepoint can bring back is kept', () => {
+  const set = new WorkingSet(1);
+  const key = Buffer.from('k');
+  const hash = hashBytes(key, 0, key.length);
+  const { source } = db as unknown as { source: Parameters<WorkingSet['add']>[0] };
+  set.find(0, hash, key, key.length);
+  const entry = set.add(source, 0, hash, key, key.length);
+  const values = (): string[] => {
+    const found: string[] = [];
+    for (let write: Write | undefined = entry.write; write !== undefined; write = write.previous) {
+      found.unshift(write.value.toString('utf8', 0, write.length));
+    }
+    return found;
+  };
+  for (let i = 0; i < 10; i++) {
+    set.savepoint('each');
+    set.setPut(entry, `released ${i}`, 0);
+    set.releaseSavepoint('each');
+  }
+  set.sortedWrites(0, undefined, undefined);
+  set.setPut(entry, 'first', 0);
+  expect(values()).toEqual(['first']);
+  set.savepoint('outer');
+  for (let i = 0; i < 10; i++) {
+    set.setPut(entry, `between ${i}`, 0);
+    set.sortedWrites(0, undefined, undefined);
+  }
+  set.savepoint('inner');
+  set.setPut(entry, 'last', 0);
+  expect(values()).toEqual(['first', 'between 9', 'last']);
+  set.rollbackTo('inner');
+  expect(values()).toEqual(['first', 'between 9']);
+  set.releaseSavepoint('inner');
+  set.setPut(entry, 'later', 0);
+  expect(values()).toEqual(['first', 'later']);
+  set.rollbackTo('outer');
+  expect(values()).toEqual(['first']);
 });
