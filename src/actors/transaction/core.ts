@@ -157,11 +157,12 @@ export class TransactionCore {
   }
 
   /** Nothing more happens in it: what it holds goes at once, calls under way and later ones fail with the error. */
-  fail(error: Error): void {
+  fail(error: Error | undefined): void {
     if (this.failure !== undefined || this.phase >= Phase.Committing) return;
-    this.failure = error;
+    // Users may throw undefined.
+    this.failure = error ?? transactionClosed();
     this.letGo();
-    if (!this.isManaged && this.phase === Phase.Active) this.manager.endFailed(this, error);
+    if (!this.isManaged && this.phase === Phase.Active) this.manager.endFailed(this, this.failure);
   }
 
   /** From outside: its time is up, or its signal says so. What is decided stays. */
@@ -250,7 +251,7 @@ export class TransactionCore {
     this.isShared = true;
     const before = this.#pendingWrites;
     const settled = work.catch((error: unknown) => {
-      this.fail(error as Error);
+      this.fail(error as Error | undefined);
     });
     this.#pendingWrites = before === undefined ? settled : before.then(() => settled);
     return work;

@@ -345,7 +345,8 @@ export class TransactionManager {
       }
       const mayTryAgain = attempt < settings.retries && isTriedAgain(error) && core.commitRun?.isUnknown !== true;
       const hadReadOnly = core.set.writes === 0;
-      this.#end(core, error, mayTryAgain);
+      // Users may throw undefined.
+      this.#end(core, error ?? ROLLED_BACK, mayTryAgain);
       if (!mayTryAgain) throw error;
       try {
         await backOff(attempt, settings.signal);

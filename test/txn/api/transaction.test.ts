@@ -63,6 +63,27 @@ describe.each(EACH)('$mode, $isolation', (level) => {
     await isFree('a');
   });
 
+  test('what is thrown may be undefined, and nothing is committed, nor counted so', async () => {
+    const { committed } = db.stats().transactions;
+    const failed = db.transaction((tx) => {
+      void tx.put('a', '1');
+      void tx.update('b', () => Promise.reject());
+    }, level);
+    await expect(failed).rejects.toHaveProperty('code', 'ERR_TRANSACTION_CLOSED');
+    const begun = db.begin(level);
+    void begun.put('a', '1');
+    await expect(begun.update('b', () => Promise.reject())).rejects.toBeUndefined();
+    expect(begun.state).toBe('ended');
+    await expect(begun.commit()).rejects.toHaveProperty('code', 'ERR_TRANSACTION_CLOSED');
+    const thrown = db.transaction((tx) => {
+      void tx.put('a', '1');
+      throw undefined;
+    }, level);
+    await expect(thrown).rejects.toBeUndefined();
+    expect(db.stats().transactions.committed).toBe(committed);
+    expect(await db.count()).toBe(0);
+  });
+
   test('reads what it has written, by every method, and nobody else does before the commit', async () => {
     await db.batch([
       { type: 'put', key: 'a', value: 'old a' },
