@@ -11,7 +11,7 @@ import type { ThreadClient } from '../client/thread-client.js';
 import { Counter } from '../metrics/board.js';
 import { isTraced, traced, type OperationContext } from '../metrics/tracing.js';
 import { CallOrder } from './call-order.js';
-import type { EncodedRange } from './range.js';
+import { checkCount, type EncodedRange } from './range.js';
 import { MergedScan, ShardScan, type RawValue } from './scan.js';
 
 /** A chunk of about 0.2 ms each; after this long the event loop gets a turn. */
@@ -152,9 +152,9 @@ export class ConcordIterator<T> extends ScanBase<T> implements AsyncIterableIter
     });
   }
 
-  /** Up to `count` entries; an empty array at the end. */
+  /** Up to `count` entries, one at least; an empty array at the end. @throws ERR_INVALID_ARG; as next */
   nextv(count: number): Promise<T[]> {
-    return this.#calls.run(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
+    return this.#calls.run(async () => (await this.#read(checkCount(count))).map((boxed) => boxed[0]));
   }
 
   /** All that is left. */

@@ -92,3 +92,10 @@ export function checkLimit(limit: number | undefined): number {
     throw invalidArgument(`limit must be at least 0, got ${limit}`);
   return Math.floor(limit);
 }
+
+/** Of nextv(). @throws ERR_INVALID_ARG */
+export function checkCount(count: number): number {
+  if (typeof count !== 'number' || Number.isNaN(count))
+    throw invalidArgument(`nextv takes a number, got ${String(count)}`);
+  return Math.max(1, count);
+}

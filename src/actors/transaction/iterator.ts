@@ -12,7 +12,7 @@ import { binaryKeys } from '../../shared/codec/key-encoding.js';
 import { Counter } from '../metrics/board.js';
 import { CallOrder } from '../pool/call-order.js';
 import { decodeRaw } from '../pool/iterators.js';
-import type { EncodedRange } from '../pool/range.js';
+import { checkCount, type EncodedRange } from '../pool/range.js';
 import { MergedScan, ShardScan } from '../pool/scan.js';
 import type { SpaceSource } from '../pool/source.js';
 import type { RangeRead, TransactionCore } from './core.js';
@@ -204,9 +204,9 @@ export class TransactionIterator<T> implements AsyncIterableIterator<T> {
     });
   }
 
-  /** Up to `count` entries; an empty array at the end. */
+  /** Up to `count` entries, one at least; an empty array at the end. @throws ERR_INVALID_ARG; as next */
   nextv(count: number): Promise<T[]> {
-    return this.#calls.run(async () => (await this.#read(Math.max(1, count))).map((boxed) => boxed[0]));
+    return this.#calls.run(async () => (await this.#read(checkCount(count))).map((boxed) => boxed[0]));
   }
 
   /** All that is left. */

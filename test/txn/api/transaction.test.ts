@@ -378,6 +378,16 @@ describe('what is refused', () => {
     expect(await db.get('a')).toBeUndefined();
   });
 
+  test('what is no number for nextv(): its answer would say that there is nothing more', async () => {
+    await db.put('a', '1');
+    await using tx = db.begin();
+    for (const count of [undefined, Number.NaN, '3']) {
+      for (const iterator of [db.keys(), tx.keys()])
+        await expect(iterator.nextv(count as number)).rejects.toMatchObject({ code: 'ERR_INVALID_ARG' });
+    }
+    expect(await tx.keys().nextv(0)).toEqual(['a']);
+  });
+
   test('a function cannot commit or roll back by itself', async () => {
     await expect(db.transaction((tx) => tx.commit())).rejects.toThrow(/returns/);
     await expect(db.transaction((tx) => tx.rollback())).rejects.toThrow(/throws/);
