@@ -125,7 +125,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
    * Sets the value. Resolves true when the write is durable as asked and visible to every thread; false if a condition did not hold.
    * When the shard is behind, the call waits its turn. Bytes above 64 KiB must not be changed until the promise settles.
    * @throws ERR_INVALID_ARG, ERR_KEY_TOO_LARGE, ERR_VALUE_TOO_LARGE, ERR_CLOSED, ERR_SPACE_DROPPED, ERR_READ_ONLY, ERR_MEMORY_FULL, ERR_DISK_FULL,
-   *   ERR_IO, ERR_SHARD_RESTARTED (outcome unknown), ERR_SHARD_FAILED; AbortError
+   *   ERR_IO, ERR_LOCK_TIMEOUT, ERR_BUSY, ERR_SHARD_RESTARTED (outcome unknown), ERR_SHARD_FAILED; AbortError
    */
   put(key: K, value: V, options?: PutOptions): Promise<boolean> {
     if (!isTraced()) return this.#putNow(key, value, options);

@@ -55,9 +55,6 @@ const FAILURE_COUNTERS: Readonly<Record<string, number>> = {
   ERR_LOCK_TIMEOUT: TransactionCounter.LockTimeouts,
   ERR_TRANSACTION_TIMEOUT: TransactionCounter.Timeouts,
 };
-/** A batch that meets locks tries for about as long as a single write would wait. */
-const BLIND_RETRIES = 1000;
-
 /** The handle is gone, and nobody has committed or rolled back. */
 const abandoned = new FinalizationRegistry<TransactionCore>((core) => {
   core.manager.abandon(core);
@@ -332,6 +329,7 @@ export class TransactionManager {
     firstResult: Promise<T>,
   ): Promise<T> {
     const { settings, age, deadlineMs, startedMs } = first;
+    const untilMs = performance.now() + settings.retryMs;
     let core = first;
     let result = firstResult;
     for (let attempt = 0; ; attempt++) {
@@ -343,7 +341,8 @@ export class TransactionManager {
       } catch (caught) {
         error = caught;
       }
-      const mayTryAgain = attempt < settings.retries && isTriedAgain(error) && core.commitRun?.isUnknown !== true;
+      const isInTime = attempt < settings.retries && performance.now() < untilMs;
+      const mayTryAgain = isInTime && isTriedAgain(error) && core.commitRun?.isUnknown !== true;
       const hadReadOnly = core.set.writes === 0;
       // Users may throw undefined.
       this.#end(core, error ?? ROLLED_BACK, mayTryAgain);
@@ -374,19 +373,24 @@ export class TransactionManager {
     return await this.#finish(core, fn(new Transaction<K, V>(core, source)));
   }
 
-  /** A batch over several shards: blind writes, all or none. Waits for those who have locked its keys, as single writes do. */
+  /**
+   * A batch over several shards: blind writes, all or none. Waits for those who have locked its keys for about as long as a single write does.
+   * @throws ERR_LOCK_TIMEOUT
+   */
   async writeAll(
     operations: readonly BlindWrite[],
     spaces: BatchSpaces,
     level: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    const { lockTimeoutMs } = this.#settings;
     const settings = {
       ...this.#settings,
       isolation: Isolation.ReadCommitted,
       level,
       signal,
-      retries: BLIND_RETRIES,
+      retries: Infinity,
+      retryMs: lockTimeoutMs,
     };
     const nowMs = performance.now();
     const source = spaces.at(0);
@@ -397,8 +401,15 @@ export class TransactionManager {
         part.writeBlind(operation);
       }
     };
-    if (this.#admission.tryEnter()) await this.#first(source, write, settings, nowMs);
-    else await this.#admitted(source, write, settings, nowMs);
+    try {
+      if (this.#admission.tryEnter()) await this.#first(source, write, settings, nowMs);
+      else await this.#admitted(source, write, settings, nowMs);
+    } catch (error) {
+      // It has read nothing that could have changed: it had to wait.
+      if (!(error instanceof ConcordError) || error.code !== 'ERR_CONFLICT') throw error;
+      const message = `a batch waited ${lockTimeoutMs} ms for locks`;
+      throw new ConcordError('ERR_LOCK_TIMEOUT', message, error.details, { cause: error });
+    }
   }
 
   // ---- commit -----------------------------------------------------------------------------------------------------------------------------

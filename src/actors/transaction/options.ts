@@ -75,6 +75,8 @@ export interface TransactionSettings {
   readonly timeoutMs: number;
   readonly lockTimeoutMs: number;
   readonly retries: number;
+  /** No attempt begins later than this after the first. */
+  readonly retryMs: number;
   readonly readOnly: boolean;
   /** undefined: that of the store when it commits. */
   readonly level: number | undefined;
@@ -132,6 +134,7 @@ export function defaultSettings(defaults: TransactionDefaults): TransactionSetti
     timeoutMs: defaults.timeoutMs,
     lockTimeoutMs: defaults.lockTimeoutMs,
     retries: defaults.retries,
+    retryMs: Infinity,
     readOnly: false,
     level: undefined,
     signal: undefined,
@@ -168,6 +171,7 @@ export function resolveSettings(
     timeoutMs: timeoutMs === undefined ? defaults.timeoutMs : checkMs('timeoutMs', timeoutMs),
     lockTimeoutMs: lockTimeoutMs === undefined ? defaults.lockTimeoutMs : checkMs('lockTimeoutMs', lockTimeoutMs),
     retries: retries === undefined ? defaults.retries : checkInteger('retries', retries, 0, RETRIES_MAX),
+    retryMs: Infinity,
     readOnly: readOnly ?? false,
     level: durability === undefined ? undefined : durabilityLevel(durability),
     signal,

@@ -32,6 +32,26 @@ describe('a lock that is not granted', () => {
   });
 });
 
+test('a batch waits for locks as long as a put, over one shard or several, and says so', async () => {
+  const lockTimeoutMs = 400;
+  const store = await ConcordPool.open(':memory:', { shards: 2, transactions: { lockTimeoutMs } });
+  const keys = Array.from({ length: 10 }, (_, i) => `k${i}`);
+  await using holder = store.begin({ mode: 'pessimistic' });
+  await holder.put(keys[0]!, 'held');
+  for (const written of [keys.slice(0, 1), keys]) {
+    const begunMs = performance.now();
+    const batch = store.batch(written.map((key) => ({ type: 'put', key, value: 'batch' })));
+    await expect(batch).rejects.toMatchObject({ code: 'ERR_LOCK_TIMEOUT' });
+    expect(performance.now() - begunMs).toBeGreaterThan(lockTimeoutMs - 5);
+  }
+  expect(await store.count()).toBe(0);
+  const waiting = store.batch(keys.map((key) => ({ type: 'put', key, value: 'batch' })));
+  await holder.commit();
+  await waiting;
+  expect(await store.getMany(keys)).toEqual(keys.map(() => 'batch'));
+  await store.close();
+}, 20_000);
+
 describe('a key that a transaction may change', () => {
   test('is read while other shards have commits to apply and its own has none', async () => {
     const { commits } = (db as unknown as { client: { control: { commits: CommitBoard } } }).client.control;
