@@ -352,7 +352,8 @@ export abstract class TransactionReads<K, V> {
       if (core.isPessimistic && (isGuarded || core.isolation === Isolation.Serializable)) {
         return this.#readLocked(this.#entryOf(core, hash, length), lock, wantsValue, give);
       }
-      if (isGuarded && known?.write === undefined) {
+      // What it has written itself does not keep others from changing the key, and may be taken back.
+      if (isGuarded) {
         return this.#readSlowly(this.#entryOf(core, hash, length), true, wantsValue, give);
       }
       if (known?.write !== undefined) return Promise.resolve(give(false, known.write));

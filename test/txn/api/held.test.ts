@@ -103,6 +103,26 @@ describe('locks of a shard that was replaced', () => {
   });
 });
 
+test.each(['read-committed', 'repeatable-read', 'serializable'] as const)(
+  '%s: a key that was got for update does not change unnoticed, also where the transaction had written it, or has taken that back',
+  async (isolation) => {
+    const store = await ConcordPool.open(':memory:', { shards: SHARDS });
+    for (const isTakenBack of [false, true]) {
+      await store.put('a', 'before');
+      await using tx = store.begin({ isolation });
+      tx.savepoint('first');
+      await tx.put('a', 'mine');
+      expect(await tx.getForUpdate('a')).toBe('mine');
+      if (isTakenBack) tx.rollbackTo('first');
+      await store.put('a', 'theirs');
+      await tx.put('b', 'mine');
+      await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_CONFLICT' });
+      expect(await store.getMany(['a', 'b'])).toEqual(['theirs', undefined]);
+    }
+    await store.close();
+  },
+);
+
 describe('a batch over several shards', () => {
   test('stores what keys and values were when it was called, whatever it waits for', async () => {
     const store = await ConcordPool.open(':memory:', {
