@@ -883,6 +883,9 @@ export class Transaction<K = string, V = string> extends TransactionReads<K, V> 
     core.assertActive();
     if (name !== undefined && typeof name !== 'string')
       throw invalidArgument('the name of a savepoint must be a string');
+    // Those that are made up later are others.
+    const number = Number(/^savepoint-(\d{1,15})$/.exec(name ?? '')?.[1]);
+    if (number > core.savepoints) core.savepoints = number;
     const chosen = name ?? `savepoint-${++core.savepoints}`;
     core.set.savepoint(chosen);
     return chosen;

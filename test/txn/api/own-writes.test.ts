@@ -140,6 +140,15 @@ test('two objects of one space are one space', async () => {
   expect(await first.iterator().all()).toEqual([['a', '3']]);
 });
 
+test("a name that is made up for a savepoint is nobody else's", async () => {
+  await using tx = db.begin();
+  tx.savepoint('savepoint-1');
+  void tx.put('named', '1');
+  expect(tx.savepoint()).not.toBe('savepoint-1');
+  tx.rollbackTo('savepoint-1');
+  expect(tx.getSync('named')).toBeUndefined();
+});
+
 test('of a key that is written again and again only what a savepoint can bring back is kept', () => {
   const set = new WorkingSet(1);
   const key = Buffer.from('k');
