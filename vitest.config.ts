@@ -1,4 +1,39 @@
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+
+/** What takes longest, longest first: begun last, one worker would be alone with it at the end. The others come by size, as the runner has them. */
+const LONGEST = [
+  'test/crash/kill.test.ts',
+  'test/conformance/engines.test.ts',
+  'test/txn/history/history.test.ts',
+  'test/power-loss/store.test.ts',
+  'test/threads/engine-death.test.ts',
+  'test/spaces/switch.test.ts',
+  'test/errors/limits.test.ts',
+  'test/errors/damage.test.ts',
+  'test/spaces/recovery.test.ts',
+  'test/conformance/directory.test.ts',
+  'test/threads/client-death.test.ts',
+  'test/engines/cycles.test.ts',
+  'test/txn/simulation/simulation.test.ts',
+  'test/txn/coordinator/threads.test.ts',
+  'test/lsm/pool.test.ts',
+  'test/threads/shard-death.test.ts',
+  'test/faults/corruption.test.ts',
+  'test/stress/engines.test.ts',
+  'test/model/pool.test.ts',
+  'test/bench-engines.test.ts',
+];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const index = LONGEST.findIndex((name) => moduleId.endsWith(`/${name}`));
+      return index < 0 ? LONGEST.length : index;
+    };
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
+  }
+}
 
 // Tests import the compiled package (dist/): workers must be JavaScript, and what ships is what is tested.
 export default defineConfig({
@@ -13,5 +48,6 @@ export default defineConfig({
     hookTimeout: 300_000,
     expect: { poll: { timeout: 60_000 } },
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
   },
 });

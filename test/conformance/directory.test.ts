@@ -4,9 +4,9 @@ import { attachedTarget, poolTarget } from '../support/pool-target.js';
 import { engineSuite } from './suite.js';
 
 const targets = {
-  'in a directory, one shard': poolTarget('directory', { shards: 1 }),
+  'in a directory, one shard': poolTarget('directory', { shards: 1 }, true),
   'in a directory, three shards': poolTarget('directory', { shards: 3, segmentBytes: 1 << 20 }),
-  'hosted by another thread, two shards': attachedTarget({ shards: 2 }),
+  'hosted by another thread, two shards': attachedTarget({ shards: 2 }, true),
 };
 for (const [name, target] of Object.entries(targets)) engineSuite(name, target);
 afterAll(() => {

@@ -1,6 +1,6 @@
 /**
  * The conformance suite on every engine: as the pool's own space on a disk, or as a named space in memory beside others. CONFORMANCE=all runs each
- * engine both ways.
+ * engine both ways, and everything on all of them.
  */
 import { afterAll } from 'vitest';
 import { poolTarget, spaceTarget, type PoolTarget } from '../support/pool-target.js';
@@ -20,11 +20,11 @@ const targets: Record<string, PoolTarget> = {};
 for (const engine of ['hash', 'rbtree', 'array', 'memtable', 'lsm']) {
   const tuning = engine === 'lsm' ? { lsm: TINY_LSM } : {};
   if (isAll || engine === 'hash' || engine === 'memtable' || engine === 'lsm')
-    targets[`${engine}, in a directory`] = poolTarget('directory', { shards: 1, engine, ...tuning });
+    targets[`${engine}, in a directory`] = poolTarget('directory', { shards: 1, engine, ...tuning }, isAll);
   if (isAll || engine === 'rbtree' || engine === 'array')
-    targets[`a space of ${engine}, two shards`] = spaceTarget({ shards: 2 }, engine);
+    targets[`a space of ${engine}, two shards`] = spaceTarget({ shards: 2 }, engine, isAll);
 }
-targets['a space of btree, one shard'] = spaceTarget({ shards: 1 }, 'btree');
+targets['a space of btree, one shard'] = spaceTarget({ shards: 1 }, 'btree', true);
 for (const [name, target] of Object.entries(targets)) engineSuite(name, target);
 afterAll(() => {
   for (const target of Object.values(targets)) target.dispose();

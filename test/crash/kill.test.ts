@@ -6,10 +6,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 // @ts-expect-error a plain JavaScript helper
 import { killLoop } from './kill-loop.mjs';
 
-const KILLS = 100;
-const SCENE_KILLS = 8;
-const ENGINE_KILLS = 3;
-const MERGE_KILLS = 4;
+const KILLS = 40;
+const SCENE_KILLS = 6;
+const ENGINE_KILLS = 2;
+const MERGE_KILLS = 3;
 
 let directory: string;
 

@@ -5,7 +5,6 @@
  * ENGINES=a,b limits the tests to some engines; SEED=n replays a random one.
  */
 import { createHash } from 'node:crypto';
-import { expect } from 'vitest';
 import '../../dist/engines/built-in.js';
 import { publishTrees } from '../../dist/engines/btree/meta.js';
 import {
@@ -20,6 +19,7 @@ import {
 } from '../../dist/engines/engine.js';
 import { markRows } from '../../dist/engines/store/space-table.js';
 import { ArenaReader, ArenaWriter, createArena, type ArenaLayout } from '../../dist/shared/memory/arena.js';
+import { expect } from '../support/expect.js';
 
 export const ENGINES: readonly string[] = process.env['ENGINES']?.split(',') ?? engineNames();
 export const ORDERED = ENGINES.filter((name) => engineNamed(name).isOrdered);

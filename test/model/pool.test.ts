@@ -55,6 +55,6 @@ describe('a pool answers as a Map does', () => {
         }
       }
     });
-    await checkProperty(property, { runs: 6, file: 'test/model/pool.test.ts', timeLimitMs: 150_000 });
+    await checkProperty(property, { runs: 3, file: 'test/model/pool.test.ts', timeLimitMs: 150_000 });
   }, 1_000_000);
 });

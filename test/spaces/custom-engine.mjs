@@ -1,10 +1,9 @@
-/** An engine of one's own, for engineModules: a B+Tree under another name. */
-import { registerEngine } from '../../dist/index.js';
+/** An engine of one's own, for engineModules: a B+Tree under another name. Every thread loads it: the whole index would take longer than most tests. */
 import { BTreeCursor } from '../../dist/engines/btree/cursor.js';
 import { btreeEngine } from '../../dist/engines/btree/engine.js';
 import { BTreeReader } from '../../dist/engines/btree/reader.js';
 import { BTreeWriter } from '../../dist/engines/btree/writer.js';
-import { rowTag } from '../../dist/engines/engine.js';
+import { registerEngine, rowTag } from '../../dist/engines/engine.js';
 
 const code = 8;
 

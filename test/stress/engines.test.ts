@@ -7,7 +7,7 @@ import { ENGINES } from '../engines/contract-scene.js';
 // @ts-expect-error a plain JavaScript helper
 import { stressEngine } from './engines.mjs';
 
-const WRITES = Number(process.env['STRESS_WRITES'] ?? 200_000);
+const WRITES = Number(process.env['STRESS_WRITES'] ?? 70_000);
 
 /** What readers count. */
 const READS = ['reads', 'absent', 'pairs', 'snapshotReads', 'scans'];

@@ -6,9 +6,9 @@
  */
 import * as fc from 'fast-check';
 import { join } from 'node:path';
-import { expect } from 'vitest';
 import { ConcordPool, type IteratorOptions, type PoolOptions, type Snapshot } from '../../dist/index.js';
 import { byBytes, patternText } from './pool-scene.js';
+import { expect } from './expect.js';
 
 export type Step =
   | { readonly type: 'put'; readonly key: string; readonly value: string }

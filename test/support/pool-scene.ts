@@ -79,11 +79,21 @@ export function keysOfShard(shard: number, shards: number, count: number, prefix
   return keys;
 }
 
+/** Made more than once, by a test and by what checks it. */
+const patterns = new Map<string, string>();
+const PATTERN_KEPT_MAX = 10_000;
+const PATTERNS_KEPT = 5000;
+
 /** Text in which every stretch tells where it stands: a shifted, cut or mixed-up value differs. */
 export function patternText(length: number, seed = 0): string {
+  const name = `${seed}:${length}`;
+  const made = patterns.get(name);
+  if (made !== undefined) return made;
   let text = '';
   for (let block = 0; text.length < length; block++) text += `<${seed}:${length}:${block}>`;
-  return text.slice(0, length);
+  text = text.slice(0, length);
+  if (length <= PATTERN_KEPT_MAX && patterns.size < PATTERNS_KEPT) patterns.set(name, text);
+  return text;
 }
 
 /** The same as bytes, without building a string first. */

@@ -23,12 +23,14 @@ function named(root: string, name: string | undefined, number: number): string {
 export function poolTarget(
   where: 'memory' | 'directory',
   options: PoolOptions & { readonly shards: number },
+  isThorough = false,
 ): PoolTarget {
   const root = makeDirectory();
   let stores = 0;
   return {
     durable: where === 'directory',
     oneShard: options.shards === 1,
+    isThorough,
     countsExactly: options.engine !== 'lsm',
     batchKeys: (count, prefix) => keysOfShard(0, options.shards, count, prefix),
     open<K, V>(own: StoreOptions = {}, name?: string) {
@@ -42,12 +44,13 @@ export function poolTarget(
 }
 
 /** A pool that another thread hosts: the test's thread is attached with a handle. */
-export function attachedTarget(options: PoolOptions & { readonly shards: number }): PoolTarget {
+export function attachedTarget(options: PoolOptions & { readonly shards: number }, isThorough = false): PoolTarget {
   const root = makeDirectory();
   let stores = 0;
   return {
     durable: true,
     oneShard: options.shards === 1,
+    isThorough,
     batchKeys: (count, prefix) => keysOfShard(0, options.shards, count, prefix),
     async open<K, V>(own: StoreOptions = {}, name?: string): Promise<Store<K, V>> {
       const custom = typeof own.valueEncoding === 'object' ? own.valueEncoding : undefined;
@@ -87,10 +90,15 @@ export function attachedTarget(options: PoolOptions & { readonly shards: number 
 }
 
 /** A named space of a pool in memory that has other spaces, too. */
-export function spaceTarget(options: PoolOptions & { readonly shards: number }, engine: string): PoolTarget {
+export function spaceTarget(
+  options: PoolOptions & { readonly shards: number },
+  engine: string,
+  isThorough = false,
+): PoolTarget {
   return {
     durable: false,
     oneShard: options.shards === 1,
+    isThorough,
     batchKeys: (count, prefix) => keysOfShard(0, options.shards, count, prefix),
     async open<K, V>(own: StoreOptions = {}): Promise<Store<K, V>> {
       const db = await ConcordPool.open(':memory:', { memoryBytes: MEMORY_BYTES, ...options });

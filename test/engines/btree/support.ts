@@ -1,11 +1,11 @@
 /** A tree, its arena, and a model beside it: every version ever put, so that any snapshot's answer can be told. */
-import { expect } from 'vitest';
 import { BTreeCursor } from '../../../dist/engines/btree/cursor.js';
 import { checkArena } from '../../../dist/engines/btree/check.js';
 import { publishTrees } from '../../../dist/engines/btree/meta.js';
 import { BTreeReader } from '../../../dist/engines/btree/reader.js';
 import { BTreeWriter, type BTreeOptions } from '../../../dist/engines/btree/writer.js';
 import { ArenaReader, ArenaWriter, createArena } from '../../../dist/shared/memory/arena.js';
+import { expect } from '../../support/expect.js';
 
 export interface Version {
   seq: number;

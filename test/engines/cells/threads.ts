@@ -1,11 +1,11 @@
 /** Readers in two threads on an engine that changes under them, in an arena so small that memory is used again and again. */
 import { Worker } from 'node:worker_threads';
-import { expect } from 'vitest';
 import '../../../dist/engines/built-in.js';
 import { publishTrees } from '../../../dist/engines/btree/meta.js';
 import { engineNamed, newSweep } from '../../../dist/engines/engine.js';
 import { ArenaWriter, createArena } from '../../../dist/shared/memory/arena.js';
 import { Random } from '../../../dist/shared/random.js';
+import { expect } from '../../support/expect.js';
 
 const DURATION_MS = Number(process.env['DURATION'] ?? 3) * 1000;
 const KEYS = 3000;

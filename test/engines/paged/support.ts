@@ -1,5 +1,4 @@
 /** A tree with a page file on an Env, and the model of the B+Tree's tests beside it; checkpoints in memory, and both ways to go on after an end. */
-import { expect } from 'vitest';
 import { BTreeCursor } from '../../../dist/engines/btree/cursor.js';
 import { loadImage, writeImage } from '../../../dist/engines/btree/image.js';
 import { markTrees, publishTrees } from '../../../dist/engines/btree/meta.js';
@@ -24,6 +23,7 @@ import type { Env } from '../../../dist/shared/env/env.js';
 import { MemEnv } from '../../../dist/shared/env/mem-env.js';
 import { Scene } from '../btree/support.js';
 import { STORE_ID } from '../wal/wal-scene.js';
+import { expect } from '../../support/expect.js';
 
 export const DIRECTORY = '/store/shard-000';
 

@@ -2,11 +2,11 @@
  * A tree without files: tables are lists of numbers, merges are made at once or later. For what the picker chooses over a long time, and for checks that share
  * nothing with it.
  */
-import { expect } from 'vitest';
 import { pickCompaction } from '../../../../dist/engines/lsm/compaction/picker.js';
 import type { CompactionPlan, PickState } from '../../../../dist/engines/lsm/compaction/plan.js';
 import { tasksOf } from '../../../../dist/engines/lsm/compaction/split.js';
 import type { CompactionTask, LsmOptions, TableInfo } from '../../../../dist/engines/lsm/types.js';
+import { expect } from '../../../support/expect.js';
 
 export const ENTRY_BYTES = 100;
 

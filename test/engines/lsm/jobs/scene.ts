@@ -3,7 +3,6 @@
  * the choice of compactions and the jobs are the real ones. Several compactions may be on their way at once, while operations go on.
  */
 import { posix } from 'node:path';
-import { expect } from 'vitest';
 import { BlobReader } from '../../../../dist/engines/lsm/blob/blob-reader.js';
 import { BlobWriter } from '../../../../dist/engines/lsm/blob/blob-writer.js';
 import {
@@ -32,6 +31,7 @@ import type {
   TableOptions,
 } from '../../../../dist/engines/lsm/types.js';
 import type { Env } from '../../../../dist/shared/env/env.js';
+import { expect } from '../../../support/expect.js';
 
 export const DIRECTORY = '/shard/lsm-3';
 export const IDENTITY: LsmIdentity = { storeId: new Uint8Array(16).fill(7), shard: 1, tree: 3 };
