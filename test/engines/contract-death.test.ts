@@ -21,7 +21,7 @@ const groupOf = untypedGroupOf as (seed: number, group: number) => Exclude<Opera
 describe.each(ENGINES)('%s', (name) => {
   test('a successor finds what was published, whatever its predecessor had begun', () => {
     const random = new Random(newSeed(FILE));
-    for (let run = 0; run < runCount(3); run++) {
+    for (let run = 0; run < runCount(2); run++) {
       const scene = new EngineScene(name);
       for (let round = 0; round < 60; round++) {
         if (scene.snapshots.length < 3 && random.chance(0.2)) scene.snapshot();
@@ -92,7 +92,7 @@ describe.each(ENGINES)('%s', (name) => {
     const words = new Int32Array(progress);
     const slot = 3;
     let [group, seq] = [0, 0];
-    for (let death = 0; death < runCount(12); death++) {
+    for (let death = 0; death < runCount(6); death++) {
       const target = group + random.between(1, 60);
       const worker = new Worker(new URL('./contract-death-writer.mjs', import.meta.url), {
         workerData: { layout, name, seed, fromGroup: group, fromSeq: seq, progress },

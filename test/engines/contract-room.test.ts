@@ -20,7 +20,7 @@ function isFull(error: unknown): boolean {
 describe.each(ENGINES)('%s', (name) => {
   test.each([256, 1024])('in %i KiB a group that is admitted is applied, however full it is', (kib) => {
     const random = new Random(newSeed(FILE));
-    for (let run = 0; run < runCount(2); run++) {
+    for (let run = 0; run < runCount(1); run++) {
       const scene = new EngineScene(name, { memoryBytes: kib * 1024 });
       let [admitted, refused] = [0, 0];
       // Half of the runs fill up and stay full; half breathe.
@@ -61,7 +61,7 @@ describe.each(ENGINES)('%s', (name) => {
 
   test('an operation that finds no room changes nothing, and the group goes on', () => {
     const random = new Random(newSeed(FILE));
-    for (let run = 0; run < runCount(2); run++) {
+    for (let run = 0; run < runCount(1); run++) {
       const scene = new EngineScene(name, { memoryBytes: 256 * 1024 });
       if (run % 2 === 1) scene.snapshot();
       let refused = 0;

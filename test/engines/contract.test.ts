@@ -92,7 +92,7 @@ describe.each(ENGINES)('%s', (name) => {
 
     test('readers see published states only, whatever is going on', () => {
       const random = new Random(newSeed(FILE));
-      for (let run = 0; run < runCount(3); run++) {
+      for (let run = 0; run < runCount(2); run++) {
         const scene = new EngineScene(name);
         for (let round = 0; round < 40; round++) {
           if (scene.snapshots.length < 4 && random.chance(0.3)) scene.snapshot();

@@ -210,7 +210,7 @@ describe('a store with a history', () => {
     const directory = copy();
     const file = join(directory, 'shard-0000', basename(checkpoint));
     const { size } = statSync(checkpoint);
-    for (const offset of sample(size, runCount(8))) {
+    for (const offset of sample(size, runCount(4))) {
       flip(file, offset);
       expect(await judge(directory, file, `byte ${offset} of ${size}`, 'nothing')).toBe('refused');
       flip(file, offset);
@@ -233,7 +233,7 @@ describe('a store with a history', () => {
     const outcomes: string[] = [];
     for (const log of filesWith('.log')) {
       const { usedBytes } = inspectSegment(new NodeEnv(), log);
-      for (const offset of sample(usedBytes, runCount(6))) {
+      for (const offset of sample(usedBytes, runCount(3))) {
         const directory = copy();
         const file = join(directory, 'shard-0000', basename(log));
         flip(file, offset, 1 << (offset % 8));

@@ -219,7 +219,7 @@ describe.each(MODES)('%s: a flipped byte', (mode) => {
     let errors = 0;
     let opened = 0;
     for (const path of files) {
-      for (const offset of offsetsOf(path, random, 60)) {
+      for (const offset of offsetsOf(path, random, 40)) {
         const mask = random.pick([0xff, 1 << random.below(8)]);
         withBytes(
           path,
@@ -255,7 +255,7 @@ describe.each(MODES)('%s: a file cut short', (mode) => {
       const isLast = path === segments.at(-1);
       const starts = path === checkpointPath ? [] : frameStarts(path);
       const framesBefore = SYNCED + 3 - (starts.length - 1);
-      const lengths = new Set(offsetsOf(path, random, 25));
+      const lengths = new Set(offsetsOf(path, random, 16));
       for (const length of lengths) {
         const file = disk.open(path, 'write');
         file.truncate(length);

@@ -3,7 +3,7 @@
  * crash of that moment could leave, and recovers each of them. Some go on writing, and lose power again, also while they recover.
  *
  *   POWER_LOSS_WORKLOADS=20      more workloads (default 3)
- *   POWER_LOSS_STEPS=500         longer ones (default 130)
+ *   POWER_LOSS_STEPS=500         longer ones (default 90)
  *   POWER_LOSS_SEED=7            one workload
  *   POWER_LOSS_AT=123            of it only the crashes before this operation
  */
@@ -20,7 +20,7 @@ const SEEDS =
   POWER_LOSS_SEED === undefined
     ? Array.from({ length: Number(POWER_LOSS_WORKLOADS ?? 3) }, (_, index) => index + 1)
     : [Number(POWER_LOSS_SEED)];
-const STEPS = Number(POWER_LOSS_STEPS ?? 130);
+const STEPS = Number(POWER_LOSS_STEPS ?? 90);
 const ONLY_AT = POWER_LOSS_AT === undefined ? undefined : Number(POWER_LOSS_AT);
 
 const POLICIES: readonly CrashPolicy[] = [

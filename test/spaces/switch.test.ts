@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { ConcordPool, engineNames, type PoolOptions } from '../../dist/index.js';
-import { codeOf, failureOf, scratchDirectory } from '../support/pool-scene.js';
+import { codeOf, expectEntries, failureOf, scratchDirectory } from '../support/pool-scene.js';
 
 const engineModules = [join(import.meta.dirname, 'custom-engine.mjs')];
 await import(engineModules[0]!);
@@ -31,18 +31,20 @@ async function fill(store: Store, count: number): Promise<Map<string, string>> {
 
 async function expectSame(store: Store, model: ReadonlyMap<string, string>): Promise<void> {
   const expected = [...model].sort(([a], [b]) => (a < b ? -1 : 1));
-  expect(await store.iterator().all()).toEqual(expected);
+  expectEntries(await store.iterator().all(), expected);
   expect(await store.count()).toBe(expected.length);
   for (const [key, value] of expected.slice(0, 200)) expect(store.getSync(key)).toBe(value);
 }
 
 describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
+  // Every thread loads these.
+  const own: PoolOptions = { engineModules: engine === 'custom' ? engineModules : [] };
   beforeAll(() => {
     expect(OTHERS).toContain('custom');
   });
 
   test('while entries are read, written, deleted, and expire', async () => {
-    const db = await memoryPool();
+    const db = await memoryPool(own);
     const space = db.space('s');
     const model = await fill(space, 5000);
     await space.put('large', 'x'.repeat(300_000));
@@ -77,7 +79,7 @@ describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
   });
 
   test('an iterator that was opened before goes on with its state', async () => {
-    const db = await memoryPool({ shards: 1 });
+    const db = await memoryPool({ ...own, shards: 1 });
     const space = db.space('s');
     const model = await fill(space, 3000);
     const iterator = space.iterator();
@@ -91,15 +93,15 @@ describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
 
   test('is remembered, over a checkpoint and a log', async () => {
     const directory = scratchDirectory();
-    let db = await ConcordPool.open(directory, options());
+    let db = await ConcordPool.open(directory, options(own));
     const model = await fill(db.space('s'), 800);
     await db.space('s').switchEngine(engine);
     await db.host!.checkpointAll();
     await db.space('s').put('late', 'v');
     model.set('late', 'v');
     await db.close();
-    expect(await ConcordPool.verify(directory, { engineModules })).toMatchObject({ ok: true, entries: 801 });
-    db = await ConcordPool.open(directory, options());
+    expect(await ConcordPool.verify(directory, own)).toMatchObject({ ok: true, entries: 801 });
+    db = await ConcordPool.open(directory, options(own));
     expect(db.space('s').engine).toBe(engine);
     await expectSame(db.space('s'), model);
     expect(await codeOf(() => db.space('s', { engine: 'btree' }))).toBe('ERR_OPTION_CONFLICT');
@@ -108,23 +110,23 @@ describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
 
   test('of the pool itself', async () => {
     const directory = scratchDirectory();
-    let db = await ConcordPool.open(directory, options());
+    let db = await ConcordPool.open(directory, options(own));
     const model = await fill(db, 1500);
     await db.switchEngine(engine);
     expect(db.engine).toBe(engine);
     await expectSame(db, model);
     await db.close();
-    expect(await failureOf(ConcordPool.open(directory, options({ engine: 'btree' })))).toMatchObject({
+    expect(await failureOf(ConcordPool.open(directory, options({ ...own, engine: 'btree' })))).toMatchObject({
       code: 'ERR_OPTION_CONFLICT',
       details: { option: 'engine', stored: engine },
     });
-    db = await ConcordPool.open(directory, options());
+    db = await ConcordPool.open(directory, options(own));
     await expectSame(db, model);
     await db.close();
   });
 
   test('is finished when a shard dies in the middle', async () => {
-    const db = await memoryPool();
+    const db = await memoryPool(own);
     const space = db.space('s');
     const model = await fill(space, 20_000);
     const moved = space.switchEngine(engine);
@@ -138,7 +140,7 @@ describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
 
   test.each(deathsOf(engine))('is finished at the next opening when the pool dies after %i ms', async (ms) => {
     const directory = scratchDirectory();
-    let db = await ConcordPool.open(directory, options());
+    let db = await ConcordPool.open(directory, options(own));
     const space = db.space('s');
     const model = await fill(space, 10_000);
     await db.flush();
@@ -146,14 +148,14 @@ describe.each(OTHERS)('from a B+Tree to %s and back', (engine) => {
     await new Promise((resolve) => setTimeout(resolve, ms));
     await db.host!.crash();
     await Promise.race([moved, new Promise((resolve) => setTimeout(resolve, 50))]);
-    db = await ConcordPool.open(directory, options());
+    db = await ConcordPool.open(directory, options(own));
     const target = db.space('s').engine;
     await db.space('s').switchEngine(target);
     expect([engine, 'btree']).toContain(target);
     await expectSame(db.space('s'), model);
     expect(await db.host!.check()).toEqual([]);
     await db.close();
-    expect(await ConcordPool.verify(directory, { engineModules })).toMatchObject({ ok: true, entries: model.size });
+    expect(await ConcordPool.verify(directory, own)).toMatchObject({ ok: true, entries: model.size });
   });
 });
 

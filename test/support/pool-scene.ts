@@ -81,8 +81,8 @@ export function keysOfShard(shard: number, shards: number, count: number, prefix
 
 /** Made more than once, by a test and by what checks it. */
 const patterns = new Map<string, string>();
-const PATTERN_KEPT_MAX = 10_000;
-const PATTERNS_KEPT = 5000;
+const PATTERNS_KEPT_LENGTH = 64 << 20;
+let patternsLength = 0;
 
 /** Text in which every stretch tells where it stands: a shifted, cut or mixed-up value differs. */
 export function patternText(length: number, seed = 0): string {
@@ -92,7 +92,10 @@ export function patternText(length: number, seed = 0): string {
   let text = '';
   for (let block = 0; text.length < length; block++) text += `<${seed}:${length}:${block}>`;
   text = text.slice(0, length);
-  if (length <= PATTERN_KEPT_MAX && patterns.size < PATTERNS_KEPT) patterns.set(name, text);
+  if (patternsLength + length <= PATTERNS_KEPT_LENGTH) {
+    patterns.set(name, text);
+    patternsLength += length;
+  }
   return text;
 }
 
@@ -105,6 +108,13 @@ export function patternBytes(length: number, seed = 0): Buffer {
     bytes[i] = state >>> ((i & 3) * 8);
   }
   return bytes;
+}
+
+/** Compares tens of thousands of entries; only those that differ are shown by the runner, whose comparison takes ten times as long. */
+export function expectEntries(found: readonly [string, string][], expected: readonly [string, string][]): void {
+  const isSame = (entry: readonly [string, string], index: number): boolean =>
+    entry[0] === expected[index]?.[0] && entry[1] === expected[index]?.[1];
+  if (found.length !== expected.length || !found.every(isSame)) expect(found).toEqual(expected);
 }
 
 /** Keys in the order of the store: by their UTF-8 bytes. */

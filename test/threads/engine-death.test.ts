@@ -151,7 +151,8 @@ describe.each([['in a directory'], ['in memory']])('%s', (where) => {
       const model = await fill(space, 4000);
       let turn = 0;
       let deathsInTheMiddle = 0;
-      for (const other of others) {
+      // In memory with the first of them: the other way round the pairs are met in a directory.
+      for (const other of where === 'in memory' ? others.slice(0, 1) : others) {
         for (const target of [other, home]) {
           const snapshot = await space.snapshot();
           const before = sorted(model);

@@ -24,7 +24,7 @@ describe('the keys that a group changes', () => {
     const keys = new TouchedKeys();
     keys.clear();
     for (let i = 0; i < 20_000; i++) keys.add(Math.imul(i, 0x9e3779b1));
-    for (let i = 0; i < 40_000; i++) expect(keys.has(Math.imul(i, 0x9e3779b1))).toBe(true);
+    for (let i = 0; i < 40_000; i++) if (!keys.has(Math.imul(i, 0x9e3779b1))) expect.fail(`key ${i}`);
     keys.clear();
     expect(keys.has(0)).toBe(false);
   });
