@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 // @ts-expect-error a plain JavaScript helper
 import { killLoop } from './kill-loop.mjs';
 
-const KILLS = 40;
+const KILLS = 100;
 const SCENE_KILLS = 6;
 const ENGINE_KILLS = 2;
 const MERGE_KILLS = 3;
