@@ -1,7 +1,8 @@
 /**
  * What the user of a transaction holds: its reads and writes of one space, and, of the transaction itself, commit, rollback and savepoints.
  *
- * Calls may come from several asynchronous flows of the thread at once; each takes effect as a whole, at the time of the call or before its promise settles.
+ * Calls may come from several asynchronous flows of the thread at once; each takes effect as a whole, at the time of the call or before its promise settles:
+ * all but update(), which writes over what was put under its key since it was read.
  * A write is seen by every later read of the transaction. Nothing is seen by others before the commit.
  * Threads: the one that made it.
  */
@@ -581,7 +582,8 @@ export abstract class TransactionReads<K, V> {
   /**
    * Read-modify-write: `change` gets the value (undefined if absent) and returns the new one (undefined: delete). Updates of one transaction run one after another,
    * whichever flow calls them, so `change` must not call update() itself: that is refused with ERR_INVALID_ARG, which is the end of the transaction. (What a function
-   * that is not `async` leaves to callbacks is not told from other flows, and waits.) Resolves with what was written. An entry that expires keeps its time.
+   * that is not `async` leaves to callbacks is not told from other flows, and waits.) What the transaction puts under the key while `change` runs is written over.
+   * Resolves with what was written. An entry that expires keeps its time.
    * @throws what `change` throws, which is the end of the transaction; as get, put
    */
   update(key: K, change: (value: V | undefined) => V | undefined | Promise<V | undefined>): Promise<V | undefined> {
