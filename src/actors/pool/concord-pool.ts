@@ -29,7 +29,7 @@ import {
   type RepairReport,
   type VerifyReport,
 } from './maintenance.js';
-import { renderMetrics, type MetricsOptions } from './metrics.js';
+import type { MetricsOptions } from './metrics.js';
 import { resolveOptions, type LiveOptions, type PoolOptions } from './options.js';
 import { SpaceSource } from './source.js';
 import { listTransactions, type TransactionInfo } from '../transaction/listing.js';
@@ -264,8 +264,10 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
   }
 
   /** The same as Prometheus text: docs/metrics.md lists the names. */
-  metrics(options?: MetricsOptions): Promise<string> {
-    return renderMetrics(this.source, this.#host?.filesBytes(), options);
+  async metrics(options?: MetricsOptions): Promise<string> {
+    // What it needs is a fifth of all files, and many programs never ask.
+    const { renderMetrics } = await import('./metrics.js');
+    return await renderMetrics(this.source, this.#host?.filesBytes(), options);
   }
 
   /** What opening found, per shard; undefined in attached threads. */
