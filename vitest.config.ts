@@ -47,7 +47,8 @@ export default defineConfig({
     testTimeout: 300_000,
     hookTimeout: 300_000,
     expect: { poll: { timeout: 60_000 } },
-    maxWorkers: 2,
+    // One more than the cores of a small machine: tests wait for disks and threads now and then.
+    maxWorkers: 3,
     sequence: { sequencer: LongestFirst },
   },
 });
