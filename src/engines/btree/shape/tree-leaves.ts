@@ -93,8 +93,8 @@ export abstract class TreeLeaves extends LeafCells {
       else this.#spillLeaf(position, 0);
       return;
     }
-    this.makeWritable(0);
-    this.addCell(position, cellBytes);
+    if (this.arena.isUnpublished(this.unit[0]!)) this.addCell(position, cellBytes);
+    else this.addCellToCopy(position, cellBytes);
     this.lastInsertUnit = this.unit[0]!;
     this.lastInsertAt = position;
   }
