@@ -534,7 +534,7 @@ export abstract class TransactionReads<K, V> {
       set.setPut(entry, encoded, expiresAt);
     }
     const { bytesMax } = this.#manager.defaults;
-    if (set.bytesOfShard[entry.shard]! > bytesMax) {
+    if (set.heldBytes(entry.shard) > bytesMax) {
       throw failed(core, tooLarge(bytesMax));
     }
   }

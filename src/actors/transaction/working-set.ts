@@ -10,7 +10,8 @@
  *
  * Values are encoded when they are put: what the caller does with an object later changes nothing. Writes have an order, `step`. A Write is not written over
  * while somebody may ask for it: an iterator that was begun since, which has it, or a savepoint, for which it is kept behind the new one (`previous`). What no
- * savepoint can go back to is not kept: of a key that is written again and again there is a value for each savepoint at most.
+ * savepoint can go back to is not kept: of a key that is written again and again there is a value for each savepoint at most. What is kept so counts to
+ * the transaction's size (heldBytes()).
  *
  * Sets are used again by later transactions, with their entries and buffers: a small transaction allocates nothing here.
  * Threads: one.
@@ -88,6 +89,8 @@ export class WorkingSet {
   writes = 0;
   /** Bytes of records to be written, by shard. */
   readonly bytesOfShard: Float64Array;
+  /** Of what stands behind them. */
+  readonly #keptOfShard: Float64Array;
   /** The first reads that nothing but their number protects, what is noted left out; beyond FLOATING_KEPT they are only counted. */
   readonly floating: KeyEntry[] = [];
   floatingCount = 0;
@@ -117,6 +120,7 @@ export class WorkingSet {
 
   constructor(shards: number) {
     this.bytesOfShard = new Float64Array(shards);
+    this.#keptOfShard = new Float64Array(shards);
   }
 
   /** Forgets everything; memory of a large transaction is given back. */
@@ -142,7 +146,10 @@ export class WorkingSet {
         entry.write = undefined;
       }
     }
-    if (this.writes > 0 || this.step > 0) this.bytesOfShard.fill(0);
+    if (this.writes > 0 || this.step > 0) {
+      this.bytesOfShard.fill(0);
+      this.#keptOfShard.fill(0);
+    }
     this.count = 0;
     this.noted = 0;
     this.reads = 0;
@@ -344,17 +351,36 @@ export class WorkingSet {
     this.bytesOfShard[entry.shard]! -= this.#recordBytes(entry, last);
     if (last.step > this.#keptStep) return last;
     const write = new Write();
-    write.previous = this.#restorable(last);
+    write.previous = this.#keep(entry, last);
     entry.write = write;
     return write;
   }
 
-  /** The write, or the one behind it, that is there again after a rollback to the latest savepoint; undefined: none is. */
-  #restorable(write: Write): Write | undefined {
+  /** Keeps the entry's last write, or the one behind it, that is there again after a rollback to the latest savepoint; undefined: none is. */
+  #keep(entry: KeyEntry, last: Write): Write | undefined {
     const latest = this.#savepoints.at(-1)?.step ?? 0;
-    let kept: Write | undefined = write;
-    while (kept !== undefined && kept.step > latest) kept = kept.previous;
+    this.#keptOfShard[entry.shard]! += this.#recordBytes(entry, last);
+    let kept: Write | undefined = last;
+    while (kept !== undefined && kept.step > latest) kept = this.#letGo(entry, kept);
+    // Savepoints that were released since needed what stands right behind it, if anything.
+    if (kept?.previous !== undefined) {
+      const { step } = kept;
+      const before = this.#savepoints.findLast((savepoint) => savepoint.step < step)?.step ?? 0;
+      while (kept.previous !== undefined && kept.previous.step > before)
+        kept.previous = this.#letGo(entry, kept.previous);
+    }
     return kept;
+  }
+
+  /** The write behind it, which alone is kept. */
+  #letGo(entry: KeyEntry, kept: Write): Write | undefined {
+    this.#keptOfShard[entry.shard]! -= this.#recordBytes(entry, kept);
+    return kept.previous;
+  }
+
+  /** Bytes of the shard's records, and of what is kept for savepoints beside them. */
+  heldBytes(shard: number): number {
+    return this.bytesOfShard[shard]! + this.#keptOfShard[shard]!;
   }
 
   setPut(entry: KeyEntry, encoded: Encoded, expiresAt: number): void {
@@ -395,13 +421,17 @@ export class WorkingSet {
     this.#savepoints.length = index + 1;
     for (let at = 0; at < this.count; at++) {
       const entry = this.entries[at]!;
-      let { write } = entry;
+      const { write } = entry;
       if (write === undefined || write.step <= step) continue;
       this.bytesOfShard[entry.shard]! -= this.#recordBytes(entry, write);
-      while (write !== undefined && write.step > step) write = write.previous;
-      entry.write = write;
-      if (write === undefined) this.writes--;
-      else this.bytesOfShard[entry.shard]! += this.#recordBytes(entry, write);
+      let back = write.previous;
+      while (back !== undefined && back.step > step) back = this.#letGo(entry, back);
+      entry.write = back;
+      if (back === undefined) this.writes--;
+      else {
+        this.#letGo(entry, back);
+        this.bytesOfShard[entry.shard]! += this.#recordBytes(entry, back);
+      }
     }
     this.#forgetOrder();
     return true;

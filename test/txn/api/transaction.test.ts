@@ -431,6 +431,37 @@ describe('what is refused', () => {
     expect(await small.get('k1')).toBe('x');
     await small.close();
   });
+
+  test('more than transactionBytesMax of values that only savepoints can bring back', async () => {
+    const small = await ConcordPool.open(':memory:', { shards: 1, memoryBytes: 8 << 20, transactionBytesMax: 65536 });
+    const value = 'v'.repeat(1000);
+    let rounds = 0;
+    const failed = small.transaction((tx) => {
+      for (; rounds < 1000; rounds++) {
+        tx.savepoint();
+        void tx.put('k', value);
+      }
+    });
+    await expect(failed).rejects.toMatchObject({ code: 'ERR_TRANSACTION_TOO_LARGE', details: { limitBytes: 65536 } });
+    expect(rounds).toBeGreaterThan(55);
+    expect(rounds).toBeLessThan(70);
+    // What is released or taken back makes room again.
+    await small.transaction((tx) => {
+      void tx.put('k', value);
+      for (let i = 0; i < 1000; i++) {
+        tx.savepoint('released');
+        void tx.put('k', value);
+        tx.release('released');
+        tx.savepoint('taken back');
+        void tx.put('k', 'other');
+        void tx.put('k', value);
+        tx.rollbackTo('taken back');
+        tx.release('taken back');
+      }
+    });
+    expect(await small.get('k')).toBe(value);
+    await small.close();
+  });
 });
 
 describe('conflicts', () => {
