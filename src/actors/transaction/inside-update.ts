@@ -1,6 +1,6 @@
 /**
- * Whether a call is made by the change function of an update() that is under way: another update() of the same transaction would wait for that one, which
- * waits for the call.
+ * Whether a call is made by the change function of an update() that is under way: another update() of the same transaction, or its commit(), would wait for that
+ * one, which waits for the call.
  *
  *   plain functions    while they are on the stack; what they leave to callbacks is not told from other flows
  *   async functions    to their end, by the asynchronous context

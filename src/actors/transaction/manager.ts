@@ -21,6 +21,7 @@ import type { SpaceSource } from '../pool/source.js';
 import { Admission } from './admission.js';
 import { TransactionBoardPart, TransactionCounter } from './board.js';
 import { Phase, TransactionCore, transactionClosed, timedOut } from './core.js';
+import { isInsideUpdate } from './inside-update.js';
 import {
   defaultSettings,
   resolveSettings,
@@ -153,6 +154,8 @@ export class TransactionManager {
   async commitBegun(core: TransactionCore, handle: object): Promise<void> {
     if (core.isManaged) throw invalidArgument('the transaction commits when its function returns');
     core.assertActive();
+    if (isInsideUpdate(core))
+      throw invalidArgument('change must not call commit() of the same transaction, which waits for the update');
     try {
       await this.#commit(core);
       this.#end(core, undefined);

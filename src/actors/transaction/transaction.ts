@@ -581,7 +581,7 @@ export abstract class TransactionReads<K, V> {
 
   /**
    * Read-modify-write: `change` gets the value (undefined if absent) and returns the new one (undefined: delete). Updates of one transaction run one after another,
-   * whichever flow calls them, so `change` must not call update() itself: that is refused with ERR_INVALID_ARG, which is the end of the transaction. (What a function
+   * whichever flow calls them, so `change` must not call update() itself, nor commit(): that is refused with ERR_INVALID_ARG, which is the end of the transaction. (What a function
    * that is not `async` leaves to callbacks is not told from other flows, and waits.) What the transaction puts under the key while `change` runs is written over.
    * Resolves with what was written. An entry that expires keeps its time.
    * @throws what `change` throws, which is the end of the transaction; as get, put

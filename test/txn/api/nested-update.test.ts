@@ -1,4 +1,4 @@
-/** update() within the change function of another update(): they would wait for each other, and it is told at once. */
+/** update() or commit() within the change function of an update(): they would wait for each other, and it is told at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { ConcordPool, type Transaction } from '../../../dist/index.js';
@@ -68,6 +68,31 @@ test.each(NESTED)('is refused: %s', async (_, nest) => {
   // It takes thirty seconds to wait for.
   expect(performance.now() - startedMs).toBeLessThan(25_000);
   expect(await db.count()).toBe(0);
+});
+
+test.each([
+  ['at once', 0],
+  ['after a wait', 1],
+])('so is a commit: %s', async (_, pauseMs) => {
+  const tx = await db.begin({ timeoutMs: 20_000 });
+  const updated = tx.update('a', async () => {
+    if (pauseMs > 0) await sleep(pauseMs);
+    await tx.commit();
+    return '1';
+  });
+  await expect(updated).rejects.toThrow(/commit/);
+  await expect(tx.commit()).rejects.toMatchObject({ code: 'ERR_INVALID_ARG' });
+  expect(await db.count()).toBe(0);
+  // Another transaction's is its own affair.
+  const outer = await db.begin();
+  await outer.update('a', async () => {
+    const inner = await db.begin();
+    await inner.put('b', '1');
+    await inner.commit();
+    return '2';
+  });
+  await outer.commit();
+  expect([await db.get('a'), await db.get('b')]).toEqual(['2', '1']);
 });
 
 test('other flows, other transactions, and what a change function has left behind, may update', async () => {
