@@ -6,7 +6,9 @@
  * workers as the pool was made with; quick ones, which writes may wait for, have one worker more, so that a flush never waits for a compaction.
  * Threads: the host.
  */
-import { Piscina } from 'piscina';
+import { createRequire } from 'node:module';
+import type * as piscinaPackage from 'piscina';
+import type { Piscina } from 'piscina';
 import { ConcordError } from '../../shared/errors.js';
 import type * as fileTasks from './file-tasks.js';
 import type * as lsmTasks from './lsm-tasks.js';
@@ -107,6 +109,8 @@ export class BackgroundPool {
   }
 
   #start(): Piscina {
+    // Not before it is needed: most processes that open a store for a moment have no tasks.
+    const { Piscina } = createRequire(import.meta.url)('piscina') as typeof piscinaPackage;
     const piscina = new Piscina({
       filename: new URL('./task-entry.cjs', import.meta.url).href,
       minThreads: 0,

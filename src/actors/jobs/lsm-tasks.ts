@@ -1,5 +1,5 @@
 /**
- * Background tasks of LSM-Trees. As tasks.ts otherwise; `npm run build` puts all they load into this one file (scripts/bundle-threads.mjs).
+ * Background tasks of LSM-Trees. As tasks.ts otherwise; `npm run build` puts all they load into this one file (scripts/bundle.mjs).
  * Threads: pool workers.
  */
 import { NodeEnv } from '../../shared/env/node-env.js';
