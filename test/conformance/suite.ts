@@ -920,6 +920,28 @@ export function engineSuite(name: string, target: EngineTarget): void {
     // ---- encodings -----------------------------------------------------------------------------------------------------------------------
 
     describe('encodings', () => {
+      test('a large value whose buffer is taken away or resized while it is written is refused', async () => {
+        const store = await target.open<string, Uint8Array>({ valueEncoding: 'binary' });
+        const bytes = 4 << 20;
+        await store.put('a', Buffer.from('old'));
+        for (const spoil of [
+          (buffer: ArrayBuffer) => structuredClone(buffer, { transfer: [buffer] }),
+          (buffer: ArrayBuffer) => (buffer as ArrayBuffer & { resize(bytes: number): void }).resize(bytes / 2),
+          (buffer: ArrayBuffer) => (buffer as ArrayBuffer & { resize(bytes: number): void }).resize(bytes * 2),
+        ]) {
+          const buffer = new (ArrayBuffer as new (bytes: number, options: object) => ArrayBuffer)(bytes, {
+            maxByteLength: 2 * bytes,
+          });
+          const writing = store.put('a', new Uint8Array(buffer));
+          spoil(buffer);
+          await expect(writing).rejects.toMatchObject({ name: 'TypeError', code: 'ERR_INVALID_ARG' });
+          expect(Buffer.from(store.getSync('a')!).toString()).toBe('old');
+        }
+        await store.put('a', Buffer.alloc(bytes, 1));
+        expect(Buffer.alloc(bytes, 1).equals(store.getSync('a')!)).toBe(true);
+        await store.close();
+      });
+
       test('binary keys and values are bytes in byte order, and copies', async () => {
         const store = await target.open<Uint8Array, Uint8Array>({ keyEncoding: 'binary', valueEncoding: 'binary' });
         const keys = [

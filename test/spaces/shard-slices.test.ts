@@ -183,7 +183,15 @@ test('a long value that has no room in both engines of a space that is being mov
   for (let slice = 0; slice < 3; slice++) scene.store.switchSlice(spaces.require(2), 100);
   const key = Buffer.from('k');
   const value = Buffer.alloc(2 << 20, 1);
-  const source = { kind: 'value', bytes: value, count: 0, key, spaceId: 2, expiresAt: 0 } as const;
+  const source = {
+    kind: 'value',
+    bytes: value,
+    byteCount: value.length,
+    count: 0,
+    key,
+    spaceId: 2,
+    expiresAt: 0,
+  } as const;
   const meter = undefined as never;
   let outcome = 'pending';
   void client.link.submitBlob(source, 1, Condition.None, 0, 0, undefined, meter, 0).then(

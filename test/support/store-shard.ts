@@ -87,14 +87,16 @@ export class Client {
   putBlob(key: string, value: Uint8Array, level: DurabilityLevel = Durability.Os): Promise<Outcome> {
     const keyBytes = Buffer.from(key);
     const hash = hashBytes(keyBytes, 0, keyBytes.length);
-    const source = { kind: 'value', bytes: value, count: 0, key: keyBytes } as const;
+    const source = { kind: 'value', bytes: value, byteCount: value.length, count: 0, key: keyBytes } as const;
     return this.#outcome(this.link.submitBlob(source, level, Condition.None, 0, hash, undefined));
   }
 
   batchBlob(operations: readonly Operation[], level: DurabilityLevel = Durability.Os): Promise<Outcome> {
+    const bytes = batchBytes(operations);
     const source = {
       kind: 'batch',
-      bytes: batchBytes(operations),
+      bytes,
+      byteCount: bytes.length,
       count: operations.length,
       key: Buffer.alloc(0),
     } as const;

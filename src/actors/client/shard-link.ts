@@ -12,7 +12,7 @@
  * Threads: the client's thread only.
  */
 import { performance } from 'node:perf_hooks';
-import { ConcordError, type ErrorRecord } from '../../shared/errors.js';
+import { ConcordError, invalidArgument, type ErrorRecord } from '../../shared/errors.js';
 import { RingConsumer, RingProducer } from '../../shared/memory/ring.js';
 import {
   BLOB_REFERENCE_BYTES,
@@ -99,6 +99,8 @@ export class KeyFilter {
 export interface BlobSource {
   readonly kind: 'value' | 'batch';
   readonly bytes: Uint8Array;
+  /** Length of the bytes when the call was made: their buffer may be the caller's, and be detached or resized later. */
+  readonly byteCount: number;
   /** Inner operations of a batch. */
   readonly count: number;
   /** Key of the value; empty for a batch. */
@@ -535,15 +537,16 @@ export class ShardLink {
     sinceMs: number,
   ): Promise<boolean> {
     signal?.throwIfAborted();
-    const { bytes, kind } = source;
+    const { bytes, byteCount: total, kind } = source;
     const client = this.#client;
     const blob = (this.#blobNumber = (this.#blobNumber + 1) >>> 0);
-    const total = bytes.length;
     const flags = kind === 'batch' ? CHUNK_OF_BATCH : 0;
     const window: Promise<boolean>[] = [];
     try {
       for (let offset = 0; offset < total; offset += CHUNK_BYTES) {
         const length = Math.min(CHUNK_BYTES, total - offset);
+        if (bytes.length !== total)
+          throw invalidArgument(`a value of ${total} bytes has ${bytes.length} while it is written`);
         const request = newRequest(operationBytes(BLOB_REFERENCE_BYTES, length), durability, Condition.None, hash, 0);
         const at = REQUEST_HEADER_BYTES;
         writeOperationHeader(request, at, OperationKind.Chunk, flags, BLOB_REFERENCE_BYTES, length);
@@ -565,7 +568,7 @@ export class ShardLink {
 
   /** The record that uses a blob whose chunks have been taken. */
   #lastOfBlob(
-    { kind, key, bytes, count, spaceId, expiresAt }: BlobSource,
+    { kind, key, byteCount, count, spaceId, expiresAt }: BlobSource,
     blob: number,
     durability: number,
     condition: number,
@@ -585,7 +588,7 @@ export class ShardLink {
     writeBlobReference(last, keyStart + key.length, {
       client: this.#client,
       blob,
-      offset: bytes.length,
+      offset: byteCount,
       count,
     });
     return last;

@@ -189,7 +189,8 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const bytes = typeof encoded === 'string' ? encodedToBytes(encoded) : encoded;
       if (bytes.length > MAX_VALUE_BYTES) throw valueTooLarge(bytes.length);
       const own = Buffer.from(bytesOfKey.subarray(0, length));
-      const blob = { kind: 'value' as const, bytes, count: 0, key: own, spaceId, expiresAt };
+      const byteCount = bytes.length;
+      const blob = { kind: 'value' as const, bytes, byteCount, count: 0, key: own, spaceId, expiresAt };
       const sinceMs = performance.now();
       meter.counts[Counter.Puts]!++;
       return link.inOrder(own, hash, () =>
@@ -401,6 +402,7 @@ export abstract class Keyspace<K, V> extends Reads<K, V> implements AnySpace {
       const blob = {
         kind: 'batch' as const,
         bytes: records.buffer === batchScratch?.buffer ? Buffer.from(records) : records,
+        byteCount: records.length,
         count: operations.length,
         key: Buffer.alloc(0),
         spaceId: 0,
