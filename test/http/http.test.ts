@@ -166,6 +166,8 @@ describe('conditions and durability', () => {
 
   test.each([
     ['If-Match that is no ETag', { 'if-match': 'yesterday' }, ''],
+    ['If-Match that names no version', { 'if-match': '"0"' }, ''],
+    ['If-Match with another writing of a version', { 'if-match': '"01"' }, ''],
     ['If-None-Match that is not *', { 'if-none-match': '"1"' }, ''],
     ['both conditions', { 'if-none-match': '*', 'if-match': '"1"' }, ''],
     ['an unknown durability', {}, '?durability=eventually'],

@@ -182,8 +182,9 @@ function etagOf(version: number): string {
   return `"${version}"`;
 }
 
+/** Never 0, which stands for an entry that is not there. */
 function versionOf(tag: string): number {
-  const match = /^\s*"(\d{1,16})"\s*$/.exec(tag);
+  const match = /^\s*"([1-9]\d{0,14})"\s*$/.exec(tag);
   if (!match) throw invalidArgument(`If-Match is ${JSON.stringify(tag)}; it must be one ETag of this server, or *`);
   return Number(match[1]);
 }
