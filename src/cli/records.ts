@@ -28,14 +28,25 @@ export interface RecordSource {
 const LINE_BYTES_MAX = 256 * 1024 * 1024;
 const CSV_GROUP = 256;
 
+interface CsvRecord {
+  readonly record: Record<string, string>;
+  readonly info: { readonly lines: number };
+}
+
 export function readRecords(input: Readable, format: RecordFormat): RecordSource {
   let bytes = 0;
   async function* counted(): AsyncGenerator<Buffer> {
-    for await (const chunk of input as AsyncIterable<Buffer>) {
-      bytes += chunk.length;
-      yield chunk;
+    try {
+      for await (const chunk of input as AsyncIterable<Buffer>) {
+        bytes += chunk.length;
+        yield chunk;
+      }
+    } catch (error) {
+      throw new CliFailure('ERR_INPUT', (error as Error).message);
     }
   }
+  // It may fail before anyone reads, while the store is being opened: the reader hears of it then.
+  input.on('error', () => undefined);
   return { groups: format === 'csv' ? csvGroups(counted()) : ndjsonGroups(counted()), bytesRead: () => bytes };
 }
 
@@ -85,22 +96,45 @@ async function* ndjsonGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<Sour
   }
 }
 
-async function* decoded(chunks: AsyncIterable<Buffer>): AsyncGenerator<string> {
-  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-  let lines = 1;
-  const decode = (chunk?: Buffer): string => {
-    try {
-      return decoder.decode(chunk, { stream: chunk !== undefined });
-    } catch {
-      throw new CliFailure('ERR_INPUT', `not valid UTF-8 somewhere after line ${lines}`);
-    }
-  };
+const BOM = Buffer.from('\ufeff');
+
+async function* withoutBom(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let head: Buffer | undefined = Buffer.alloc(0);
   for await (const chunk of chunks) {
-    const text = decode(chunk);
-    for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines++;
-    yield text;
+    if (head === undefined) {
+      yield chunk;
+      continue;
+    }
+    head = Buffer.concat([head, chunk]);
+    if (head.length < BOM.length) continue;
+    yield head.subarray(head.indexOf(BOM) === 0 ? BOM.length : 0);
+    head = undefined;
   }
-  yield decode();
+  if (head !== undefined) yield head;
+}
+
+/** The parser hands on bytes as characters, so that what is not UTF-8 is found where it stands. undefined: it is not. */
+function textOf(latin1: string): string | undefined {
+  if (!/[\x80-\xff]/.test(latin1)) return latin1;
+  const bytes = Buffer.from(latin1, 'latin1');
+  return isUtf8(bytes) ? bytes.toString('utf8') : undefined;
+}
+
+function columnsOf(header: readonly string[]): string[] {
+  return header.map((name) => {
+    const text = textOf(name);
+    if (text === undefined) throw new CliFailure('ERR_INPUT', 'the names of the columns are not valid UTF-8');
+    return text;
+  });
+}
+
+function csvRecord(record: Record<string, string>, line: number): SourceRecord {
+  for (const [column, field] of Object.entries(record)) {
+    const text = textOf(field);
+    if (text === undefined) return { line, problem: 'not valid UTF-8' };
+    record[column] = text;
+  }
+  return { line, value: record };
 }
 
 async function* csvGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceRecord[]> {
@@ -108,8 +142,8 @@ async function* csvGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceR
   /** The parser is ahead of the loop below: bad records wait here until the loop has come to their line. */
   const bad: SourceRecord[] = [];
   const parser = parse({
-    bom: true,
-    columns: true,
+    encoding: 'latin1',
+    columns: columnsOf,
     info: true,
     skip_empty_lines: true,
     skip_records_with_error: true,
@@ -121,10 +155,10 @@ async function* csvGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceR
     },
   });
   // A failing source destroys the parser with its error, which ends the loop below with it.
-  pipeline(Readable.from(decoded(chunks), { objectMode: false }), parser, () => undefined);
-  for await (const { record, info } of parser as AsyncIterable<{ record: unknown; info: { lines: number } }>) {
+  pipeline(Readable.from(withoutBom(chunks), { objectMode: false }), parser, () => undefined);
+  for await (const { record, info } of parser as AsyncIterable<CsvRecord>) {
     while (bad.length > 0 && bad[0]!.line < info.lines) group.push(bad.shift()!);
-    group.push({ line: info.lines, value: record });
+    group.push(csvRecord(record, info.lines));
     if (group.length >= CSV_GROUP) {
       const full = group;
       group = [];

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { finish, run, start, temporaryDirectory } from './command.js';
@@ -113,6 +115,23 @@ describe.concurrent('entries', () => {
     expect((await run(['get', 'hex:0', '--db', db])).code).toBe(2);
   });
 
+  test('bytes that are no text are stored as they are or not at all', async () => {
+    const bytes = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0xff, 0x00]);
+    const file = join(directory, 'logo.png');
+    writeFileSync(file, bytes);
+    const db = fresh();
+    expect((await run(['put', 'logo', '--file', file, '--db', db])).code).toBe(0);
+    expect((await run(['get', 'logo', '--db', db])).bytes).toEqual(bytes);
+    const texts = fresh();
+    await run(['put', 'a', 'text', '--db', texts]);
+    const refused = await run(['put', 'a', '--db', texts, '--json'], bytes);
+    expect(refused.code).toBe(1);
+    expect(JSON.parse(refused.stderr)).toMatchObject({ error: { code: 'ERR_INPUT' } });
+    expect((await run(['get', 'a', '--db', texts])).stdout).toBe('text\n');
+    const missing = await run(['put', 'a', '--file', join(directory, 'nothing'), '--db', texts, '--json']);
+    expect(JSON.parse(missing.stderr)).toMatchObject({ error: { code: 'ERR_INPUT' } });
+  });
+
   test('tuple keys with every element type survive scan --json and load', async () => {
     const [from, to] = [fresh(), fresh()];
     const keys = [
@@ -223,6 +242,39 @@ describe.concurrent('load', () => {
     const { code, stderr } = await run(['load', '-', '--format', 'ndjson', '--db', fresh()], input);
     expect(code).toBe(1);
     expect(stderr).toContain('stdin:1: not valid UTF-8');
+  });
+
+  test('invalid UTF-8 in CSV is a bad line: the records before it are stored, --skip-bad goes on behind it', async () => {
+    const db = fresh();
+    const csv = Buffer.from('\ufeffid,größe\n1,ä\n2,?\n3,"€,\nü"\n4,€');
+    csv[csv.indexOf('?')] = 0xff;
+    const args = ['load', '-', '--format', 'csv', '--db', db, '--key', 'id'];
+    const failed = await run(args, csv);
+    expect(failed.code).toBe(1);
+    expect(failed.stderr).toBe('concordkv: stdin:3: not valid UTF-8 (1 records before it are stored)\n');
+    expect((await run(['scan', '--db', db, '--keys-only'])).stdout).toBe('1\n');
+    const skipped = await run([...args, '--skip-bad', '--json'], csv.subarray(0, -1));
+    expect(skipped.code).toBe(0);
+    expect(skipped.stderr).toMatch(/^concordkv: skipped stdin:3: .*\nconcordkv: skipped stdin:6: .*\n$/);
+    expect(jsonLines((await run(['scan', '--db', db, '--json'])).stdout)).toEqual([
+      { key: '1', value: { id: '1', größe: 'ä' } },
+      { key: '3', value: { id: '3', größe: '€,\nü' } },
+    ]);
+    const header = await run([...args, '--skip-bad'], csv.subarray(0, 9));
+    expect(header).toMatchObject({ code: 1 });
+    expect(header.stderr).toBe('concordkv: stdin: the names of the columns are not valid UTF-8\n');
+  });
+
+  test('a file that cannot be opened or read is one line that names it', async () => {
+    const socket = join(directory, 'socket');
+    const server = createServer().listen(socket);
+    await once(server, 'listening');
+    const failed = await run(['load', socket, '--format', 'ndjson', '--db', fresh(), '--json']);
+    server.close();
+    expect(failed.code).toBe(1);
+    expect(JSON.parse(failed.stderr)).toEqual({
+      error: { code: 'ERR_INPUT', message: expect.stringContaining(`${socket}: ENXIO`) as string },
+    });
   });
 
   test('lines longer than a read, with characters across its edges, arrive whole', async () => {

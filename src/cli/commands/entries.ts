@@ -1,4 +1,5 @@
 /** concordkv get, put, del, scan: single entries and ranges from the command line. */
+import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { CliFailure, EXIT, SIGNAL_EXIT, usage } from '../exit.js';
@@ -14,6 +15,7 @@ import {
 import type { StoreOptions, WriteOptions } from '../open.js';
 import { formatCount, print } from '../output.js';
 import { keyFromText, keyToJson, toText, valueFromText, valueToJson } from '../text.js';
+import type { ValueEncodingName } from '../text.js';
 
 const KEY_HELP = `
 Keys are written as the store encodes them: text (utf8), "hex:00ff" or "base64:AP8=" (binary), a JSON array (tuple).`;
@@ -73,6 +75,24 @@ async function readStdin(): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
+async function readInput(file: string): Promise<Buffer> {
+  try {
+    return await readFile(file);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new CliFailure('ERR_INPUT', code === 'ENOENT' ? `${file}: there is no such file` : `${file}: ${message}`);
+  }
+}
+
+/** Of a value that is stored as text: other bytes would not come back. */
+function textFrom(bytes: Buffer, valueEncoding: ValueEncodingName): string {
+  if (isUtf8(bytes)) return bytes.toString('utf8');
+  throw new CliFailure(
+    'ERR_INPUT',
+    `the value is not valid UTF-8, and the store has ${valueEncoding} values; bytes need a store with --value-encoding binary`,
+  );
+}
+
 export function putCommand(parent: Command, setExit: SetExit): void {
   addWriteOptions(parent.command('put'))
     .argument('<key>')
@@ -103,11 +123,11 @@ Examples:
       let bytes: Buffer | undefined;
       if (value === undefined) {
         const file = options.file ?? '-';
-        bytes = file === '-' ? await readStdin() : await readFile(file);
+        bytes = file === '-' ? await readStdin() : await readInput(file);
       }
       const { db, keyEncoding, valueEncoding } = await openOrCreate(options, {
         keyEncoding: 'utf8',
-        valueEncoding: 'utf8',
+        valueEncoding: bytes === undefined || isUtf8(bytes) ? 'utf8' : 'binary',
       });
       await closing(
         () => db.close(),
@@ -116,7 +136,7 @@ Examples:
           const decoded =
             bytes !== undefined && valueEncoding === 'binary'
               ? bytes
-              : valueFromText(value ?? bytes!.toString('utf8'), valueEncoding);
+              : valueFromText(value ?? textFrom(bytes!, valueEncoding), valueEncoding);
           const stored = await db.put(key, decoded, {
             ...(options.ifAbsent && { ifAbsent: true }),
             ...(options.ifVersion !== undefined && { ifVersion: options.ifVersion }),
