@@ -3,24 +3,30 @@
  * Threads: main thread only.
  */
 import { once } from 'node:events';
+import { fromSystemError } from '../shared/errors.js';
 
 /** Thrown out of a command when nobody reads its output any more; run() turns it into exit code 0. */
 export class OutputClosed extends Error {}
 
-let isClosed = false;
+/** Why nothing more can be written. */
+let failure: Error | undefined;
 
 export function watchOutput(): void {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_DESTROYED') throw error;
-    isClosed = true;
+    const isClosed = error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED';
+    failure ??= isClosed ? new OutputClosed() : fromSystemError(error, 'write', 'standard output');
   });
 }
 
+function throwIfFailed(): void {
+  if (failure !== undefined) throw failure;
+}
+
 export async function print(text: string | Uint8Array): Promise<void> {
-  if (isClosed) throw new OutputClosed();
+  throwIfFailed();
   if (process.stdout.write(text)) return;
   await Promise.race([once(process.stdout, 'drain'), once(process.stdout, 'close')]).catch(() => undefined);
-  if (isClosed) throw new OutputClosed();
+  throwIfFailed();
 }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

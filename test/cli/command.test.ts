@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -191,6 +191,18 @@ describe.concurrent('entries', () => {
     const child = start(['scan', '--db', db]);
     child.stdout!.once('data', () => child.stdout!.destroy());
     expect(await finish(child)).toMatchObject({ code: 0, stderr: '' });
+  });
+
+  test.skipIf(!existsSync('/dev/full'))('a disk without room for the output is one line', async () => {
+    const db = fresh();
+    await run(['put', 'a', 'value', '--db', db]);
+    const full = openSync('/dev/full', 'w');
+    for (const command of [['scan'], ['get', 'a']]) {
+      const { code, stderr } = await finish(start([...command, '--db', db], full));
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/^concordkv: [^\n]*standard output[^\n]*\n$/);
+    }
+    closeSync(full);
   });
 
   test('stats counts the entries', async () => {

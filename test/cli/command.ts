@@ -20,9 +20,10 @@ export interface Ended {
 /** Longer than any command of a test may take; a test that fails for it shows which. */
 const KILL_AFTER_MS = 240_000;
 
-export function start(args: readonly string[]): ChildProcess {
+/** `stdout`: a descriptor it writes to instead of a pipe. */
+export function start(args: readonly string[], stdout: 'pipe' | number = 'pipe'): ChildProcess {
   return spawn(process.execPath, [CLI, ...args], {
-    stdio: ['pipe', 'pipe', 'pipe'],
+    stdio: ['pipe', stdout, 'pipe'],
     timeout: KILL_AFTER_MS,
     killSignal: 'SIGKILL',
   });
@@ -31,7 +32,7 @@ export function start(args: readonly string[]): ChildProcess {
 export async function finish(child: ChildProcess): Promise<Ended> {
   const out: Buffer[] = [];
   const err: Buffer[] = [];
-  child.stdout!.on('data', (chunk: Buffer) => out.push(chunk));
+  child.stdout?.on('data', (chunk: Buffer) => out.push(chunk));
   child.stderr!.on('data', (chunk: Buffer) => err.push(chunk));
   const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
   const bytes = Buffer.concat(out);
