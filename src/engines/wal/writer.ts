@@ -454,7 +454,7 @@ export class WalWriter {
   }
 
   #keepForReaders(path: string): void {
-    const fileBytes = countedBytes(this.#retainBytes === 0 ? 0 : this.#fileBytes(path));
+    const fileBytes = countedBytes(this.#retainBytes === 0 ? 0 : this.#fileBytesAtMost(path));
     this.#retained.push({ path, fileBytes });
     this.#retainedBytes += fileBytes;
   }
@@ -787,6 +787,15 @@ export class WalWriter {
       return file.size();
     } finally {
       file.close();
+    }
+  }
+
+  /** A segment that cannot be opened now counts as a whole one: truncate() must not lose sight of it. */
+  #fileBytesAtMost(path: string): number {
+    try {
+      return this.#fileBytes(path);
+    } catch {
+      return this.#segmentBytes;
     }
   }
 

@@ -452,6 +452,22 @@ test('segments that go in slices are counted no more and removed one by one; a c
   expect(left).toEqual([5, 4, 3, 2, 1]);
 });
 
+test('a segment kept for readers that cannot be opened is still counted, and goes in its turn', () => {
+  writer.close();
+  const options = { ...SMALL, spareSegmentsMax: 0, retainBytes: 8 * SEGMENT_BYTES };
+  const next = WalWriter.open(env, DIRECTORY, options, recover(disk));
+  const records = Array.from({ length: 4 }, (_, i) => append(next, payloadOf(i + 1, FULL)));
+  const before = segmentPaths(disk).length;
+  env.addRule({ operation: 'open', times: 1, error: 'EMFILE' });
+  next.truncate(3);
+  expect(next.retainedBytes).toBeGreaterThan(0);
+  expect(segmentPaths(disk)).toHaveLength(before);
+  next.retain(0);
+  while (next.hasUnneeded) next.removeUnneeded();
+  expect([next.retainedBytes, segmentPaths(disk).length]).toEqual([0, next.segmentCount]);
+  expect(recover(disk, { fromLsn: 4 }).records).toEqual(records.slice(3));
+});
+
 describe('a disk that is full', () => {
   test('takes what is kept for readers first: the write succeeds', () => {
     writer.close();
