@@ -282,7 +282,8 @@ export class ConcordPool<K = string, V = string> extends Keyspace<K, V> implemen
 
   /**
    * Waits for this thread's calls, then lets go. In the thread that opened the pool it ends the pool: everything in flight is served, synced and
-   * checkpointed, threads end, the directory is free. Calls made later reject with ERR_CLOSED.
+   * checkpointed, threads end, the directory is free. Calls made later reject with ERR_CLOSED. So do, and write nothing: transactions that are open, batches
+   * over several shards that are not decided yet, updates that have not sent their write, and reads under way.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
