@@ -431,13 +431,13 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
       if (!this.#isActiveListed) this.#listActive();
       return this.#active.removeRange(low, lowInclusive, high, highInclusive, limit, seq, resume);
     }
-    const from = low === undefined || lowInclusive ? low : after(low);
-    const to = high === undefined || !highInclusive ? high : after(high);
-    const isEmpty = from !== undefined && to !== undefined && Buffer.compare(from, to) >= 0;
-    if (isEmpty) return { removed: 0, done: true, resumeKey: undefined };
-    if (limit !== Infinity || (from?.length ?? 0) > KEY_BYTES_MAX || (to?.length ?? 0) > KEY_BYTES_MAX) {
-      return this.#removeOneByOne(from, to, limit, seq);
+    const from = shortened(low === undefined || lowInclusive ? low : after(low));
+    const to = shortened(high === undefined || !highInclusive ? high : after(high));
+    const isBehindAll = low !== undefined && from === undefined;
+    if (isBehindAll || (from !== undefined && to !== undefined && Buffer.compare(from, to) >= 0)) {
+      return { removed: 0, done: true, resumeKey: undefined };
     }
+    if (limit !== Infinity) return this.#removeOneByOne(from, to, limit, seq);
     this.#operations++;
     this.#unflushed.push({
       seq,
@@ -1134,6 +1134,18 @@ const NOTHING_WRITTEN: LsmJobResult = {
 function after(key: Uint8Array): Uint8Array {
   const next = new Uint8Array(key.length + 1);
   next.set(key);
+  return next;
+}
+
+/** A bound that parts keys alike and is no longer than one. Undefined: all keys lie below it. */
+function shortened(bound: Uint8Array | undefined): Uint8Array | undefined {
+  if (bound === undefined || bound.length <= KEY_BYTES_MAX) return bound;
+  // What is cut off only keys that are too long could begin with: the next one is not longer than what is left.
+  let end = KEY_BYTES_MAX;
+  while (end > 0 && bound[end - 1] === 0xff) end--;
+  if (end === 0) return undefined;
+  const next = bound.slice(0, end);
+  next[end - 1]!++;
   return next;
 }
 
