@@ -251,6 +251,8 @@ export interface EngineBackground {
    * groups; the caller publishes. @throws ERR_IO, ERR_DISK_FULL, ERR_MEMORY_FULL
    */
   relieve(nowMs: number): boolean;
+  /** Entries go from its files by themselves, and a recovery may find them in the log: what is to be removed is more than what is found. */
+  readonly dropsEntries?: boolean;
   /** If it holds anything from the log before that frame, memory goes to files, so that the log may go. */
   freezeBefore(lsn: number): void;
   /** Memory that may be used before the log's beginning moves on, bytes. */

@@ -79,6 +79,24 @@ test('a fifo space keeps what its size allows, and the newest of it', async () =
   expect(db.getSync(keyOf(19_999))).toBe(valueOf(19_999));
 });
 
+test('what a fifo space has dropped and is cleared then does not come back from the log', async () => {
+  const directory = scratchDirectory();
+  let db = await openLsm(directory, { lsm: { ...OPTIONS.lsm, compaction: 'fifo', fifoTtlMs: 1 } });
+  await fill(db, 100);
+  await db.compact();
+  await vi.waitFor(
+    () => {
+      expect(db.getSync(keyOf(50))).toBeUndefined();
+    },
+    { timeout: 100_000, interval: 20 },
+  );
+  await db.clear({ gte: keyOf(20), lt: keyOf(80) });
+  await db.put(keyOf(60), 'new');
+  await db.close();
+  db = await openLsm(directory, { lsm: OPTIONS.lsm });
+  expect(await db.iterator({ gte: keyOf(20), lt: keyOf(80) }).all()).toEqual([[keyOf(60), 'new']]);
+});
+
 test('files, variables and flags give them as they give other keys', () => {
   const directory = scratchDirectory();
   mkdirSync(directory, { recursive: true });

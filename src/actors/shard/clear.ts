@@ -1,7 +1,8 @@
 /**
  * Clearing a range: cut into slices, each a group of its own, so that nobody waits for the whole of it.
  *
- *   an engine that remembers cleared ranges   one record; of a few entries their deletes, so that reads need not ask for the range
+ *   an engine that remembers cleared ranges   one record; of a few entries their deletes, so that reads need not ask for the range, unless
+ *                                             entries drop out of its files that the log still has
  *   an engine with order                      one range delete of a few hundred entries after another
  *   one without, or a space on its way        the deletes of a few hundred entries, in the engine's own order
  *   between two kinds
@@ -74,31 +75,15 @@ export function appendClear(shard: number, store: ShardStore, space: Space, clea
 }
 
 /**
- * For an engine that remembers the range: a few entries are deleted one by one, so that reads need not ask for it; more of them with one record.
+ * For an engine that remembers the range: a few entries are deleted one by one, so that reads need not ask for it; more of them with one record, and those that
+ * cannot be told.
  * @throws ERR_MEMORY_FULL
  */
 function appendWhole(shard: number, store: ShardStore, space: Space, clear: ClearInProgress): true {
-  const { low, high } = clear;
-  const keys: Buffer[] = [];
-  let isReadable = true;
-  const cursor = store.spaces.cursorOf(space);
-  try {
-    cursor.seek(store.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
-    for (; keys.length <= SLICE_ENTRIES && cursor.valid; cursor.next()) {
-      if (high !== undefined && cursor.compareKey(high, high.length) >= 0) break;
-      const key = Buffer.allocUnsafe(cursor.keyLength);
-      cursor.copyKey(key, 0);
-      keys.push(key);
-    }
-  } catch (error) {
-    // What is to be cleared need not be readable: one record covers it.
-    if (!(error instanceof ConcordError) || (error.code !== 'ERR_CORRUPT' && error.code !== 'ERR_IO')) throw error;
-    isReadable = false;
-  } finally {
-    cursor.release();
-  }
-  const recordBytes = keys.reduce((sum, key) => sum + deleteBytes(key), 0);
-  if (!isReadable || keys.length > SLICE_ENTRIES || !store.fits(recordBytes)) {
+  const keys = space.engine.background?.dropsEntries === true ? undefined : entriesOf(store, space, clear);
+  const recordBytes = keys?.reduce((sum, key) => sum + deleteBytes(key), 0) ?? 0;
+  if (keys === undefined || !store.fits(recordBytes)) {
+    const { low, high } = clear;
     if (!store.admits(space, 1, (low?.length ?? 0) + (high?.length ?? 0), 0, true))
       throw memoryFull(shard, store.arena);
     store.appendClear(clear.spaceId, low, high);
@@ -108,6 +93,29 @@ function appendWhole(shard: number, store: ShardStore, space: Space, clear: Clea
   if (keys.length > 0 && !store.admits(space, keys.length, keyBytes, 0, true)) throw memoryFull(shard, store.arena);
   for (const key of keys) store.appendDelete(clear.spaceId, key);
   return true;
+}
+
+/** The keys that are to be cleared. Undefined: more than a slice's, or they cannot be read. */
+function entriesOf(store: ShardStore, space: Space, { low, high }: ClearInProgress): Buffer[] | undefined {
+  const keys: Buffer[] = [];
+  const cursor = store.spaces.cursorOf(space);
+  try {
+    cursor.seek(store.arena.published(), low, low?.length ?? 0, Infinity, false, 1);
+    for (; cursor.valid; cursor.next()) {
+      if (high !== undefined && cursor.compareKey(high, high.length) >= 0) break;
+      if (keys.length === SLICE_ENTRIES) return undefined;
+      const key = Buffer.allocUnsafe(cursor.keyLength);
+      cursor.copyKey(key, 0);
+      keys.push(key);
+    }
+    return keys;
+  } catch (error) {
+    // What is to be cleared need not be readable: one record covers it.
+    if (error instanceof ConcordError && (error.code === 'ERR_CORRUPT' || error.code === 'ERR_IO')) return undefined;
+    throw error;
+  } finally {
+    cursor.release();
+  }
 }
 
 /** Appends one range delete of a few hundred entries. True when it is the last. @throws ERR_MEMORY_FULL */

@@ -877,6 +877,10 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     return this.#frozen[0]?.run ?? Infinity;
   }
 
+  get dropsEntries(): boolean {
+    return this.options.style === 'fifo';
+  }
+
   get logBytesMax(): number {
     const { memtableBytes, frozenMax } = this.options;
     return memtableBytes * (frozenMax + 1);
