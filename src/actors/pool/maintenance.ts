@@ -571,7 +571,10 @@ function lsmRootsOf(env: NodeEnv, directory: string, manifest: Manifest, shard: 
   if (found === undefined) return undefined;
   const roots: LsmRoot[] = [];
   for (const chunk of readCheckpoint(env, found.path, { storeId: storeIdOf(manifest), shard })) {
-    if (isLsmRootChunk(chunk)) roots.push(decodeLsmRoot(chunk));
+    if (!isLsmRootChunk(chunk)) continue;
+    const root = decodeLsmRoot(chunk);
+    // 0: it has no files.
+    if (root.tree !== 0) roots.push(root);
   }
   return roots;
 }

@@ -168,8 +168,9 @@ export class LsmSite {
    */
   loadRoot(chunk: Uint8Array, openSpace: (spaceId: number) => void): void {
     const root = decodeLsmRoot(chunk);
-    this.#named?.add(root.tree);
     openSpace(root.spaceId);
+    if (root.tree === 0) return;
+    this.#named?.add(root.tree);
     this.#load(root);
   }
 
@@ -250,7 +251,8 @@ export class LsmSite {
     const roots: LsmRoot[] = [];
     for (const { tag, tree, storedSeq } of this.trees) {
       const spaceId = spaceIdOfTag(tag);
-      if (tree !== 0 && spaceId !== BUILDING_SPACE_ID) roots.push({ spaceId, tree, storedSeq });
+      // Also of a tree that has no files yet: the log has all of it, from before the checkpoint on, and a replay must not pass that over.
+      if (spaceId !== BUILDING_SPACE_ID) roots.push({ spaceId, tree, storedSeq });
     }
     return roots;
   }

@@ -4,7 +4,7 @@
  *   offset  size  field      chunk of a checkpoint, 24 bytes
  *        0     4  magic      "CKVL"
  *        4     4  spaceId    u32
- *        8     4  tree       u32, 1 …: the directory is lsm-<tree>
+ *        8     4  tree       u32: the directory is lsm-<tree>; 0: there is none yet, all of the space is in the log
  *       12     4  zero
  *       16     8  storedSeq  u48, two zero bytes: what the manifest says at least. A manifest that says less is an older one
  *
@@ -39,10 +39,11 @@ export function isLsmRootChunk(chunk: Uint8Array): boolean {
 export function decodeLsmRoot(chunk: Uint8Array): LsmRoot {
   if (chunk.length !== LSM_ROOT_BYTES || !isLsmRootChunk(chunk)) throw corruptRoot(`${chunk.length} bytes`);
   const tree = readU32LE(chunk, 8);
-  if (tree === 0 || readU32LE(chunk, 12) !== 0 || chunk[22] !== 0 || chunk[23] !== 0) {
+  const storedSeq = readU48LE(chunk, 16);
+  if ((tree === 0 && storedSeq !== 0) || readU32LE(chunk, 12) !== 0 || chunk[22] !== 0 || chunk[23] !== 0) {
     throw corruptRoot(`tree ${tree}, or bytes that must be zero`);
   }
-  return { spaceId: readU32LE(chunk, 4), tree, storedSeq: readU48LE(chunk, 16) };
+  return { spaceId: readU32LE(chunk, 4), tree, storedSeq };
 }
 
 function corruptRoot(what: string): ConcordError {
