@@ -520,8 +520,8 @@ export class BTreeWriter extends TreeChains implements EngineWriter {
         cells.push(this.cellAt(at));
         if (++at < this.leafCount()) more = this.sameKeyAsNext(at - 1);
         else {
-          const cutsVersions = this.separatorHasSeq(1);
-          more = cutsVersions && this.moveToNextLeaf();
+          // Older versions may be gone from the next leaf, and the separator still be the one that cut them off.
+          more = this.#continuesInNextLeaf(at, key, 0, keyLength) && this.moveToNextLeaf();
           if (more) at = 0;
         }
       }
