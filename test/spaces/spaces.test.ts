@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ConcordPool, type PoolOptions, type SpaceOptions } from '../../dist/index.js';
 import { codeOf, failureOf, scratchDirectory } from '../support/pool-scene.js';
 
@@ -466,6 +466,20 @@ describe('many spaces', () => {
     expect(await db.host!.check()).toEqual([]);
     // Lines of what would have expired stay until their time comes: 20 of about 40 bytes per cycle.
     expect(db.stats().memoryUsedBytes - used).toBeLessThan(900 * 20 * 120);
+  });
+
+  test('once dropped, are forgotten in one look, however many objects of this thread are of them', async () => {
+    const db = await memoryPool();
+    const { core } = (db as unknown as { source: { core: { forgetDropped(): void } } }).source;
+    const looks = vi.spyOn(core, 'forgetDropped');
+    const spaces = Array.from({ length: 10 }, (_, i) => db.space(`s${i}`));
+    await Promise.all(spaces.map((space) => space.ready));
+    looks.mockClear();
+    // By another thread, as far as these objects know.
+    for (const space of spaces as unknown as { source: { spaceId: number } }[])
+      await db.host!.dropSpace(space.source.spaceId);
+    for (const space of spaces) expect(await codeOf(() => space.getSync('k'))).toBe('ERR_SPACE_DROPPED');
+    expect(looks.mock.calls.length).toBeLessThanOrEqual(2 * spaces.length);
   });
 
   test('1,000 times created and dropped in a directory leave its files as they were', async () => {

@@ -128,8 +128,9 @@ class NamedSource extends SpaceSource {
     }
     if (registry.withId(this.spaceId) === undefined) {
       this.client.forgetViews(this.spaceId);
-      this.core.forgetDropped();
       this.fail(spaceDropped(this.name));
+      // Asks every space, this one, too.
+      this.core.forgetDropped();
       throw this.#failure!;
     }
     this.#seenVersion = version;
