@@ -6,10 +6,9 @@
  *
  * Threads: any, while the table is sure to live: under a pin, or while its owner has promised not to destroy it.
  */
-import { assert } from '../../shared/assert.js';
 import { SEGMENT_UNIT_SHIFT, type ArenaReader, type UnitId } from '../../shared/memory/arena.js';
 import { EntryView } from '../btree/entry-view.js';
-import { CellFlag, skipVarint } from '../btree/page.js';
+import { CellFlag, corruptPage, skipVarint } from '../btree/page.js';
 import {
   ADDRESS_UNIT_SHIFT,
   checkAddress,
@@ -39,7 +38,8 @@ export class TableWalk extends EntryView {
     if (descriptor === 0) return;
     checkDescriptor(arena, descriptor, EngineCode.memtable);
     const words = arena.u32[descriptor >>> SEGMENT_UNIT_SHIFT]!;
-    assert(words[pageWord(descriptor) + IS_FROZEN_WORD] === 1, 'a memtable is walked when it is frozen');
+    if (words[pageWord(descriptor) + IS_FROZEN_WORD] !== 1)
+      throw corruptPage(descriptor, 'a memtable is walked when it is frozen');
     this.#node = headOfList(descriptor);
   }
 

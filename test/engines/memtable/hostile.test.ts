@@ -1,7 +1,8 @@
 /** Any bytes in any page of a memtable: readers answer, or say ERR_CORRUPT; they never hang, never leave the arena, never throw anything else. */
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { ConcordError } from '../../../dist/shared/errors.js';
 import { memtableEngine } from '../../../dist/engines/memtable/engine.js';
+import { IS_FROZEN_WORD } from '../../../dist/engines/memtable/node.js';
 import { TableWalk } from '../../../dist/engines/memtable/walk.js';
 import type { MemtableWriter } from '../../../dist/engines/memtable/writer.js';
 import { markRows } from '../../../dist/engines/store/space-table.js';
@@ -84,6 +85,10 @@ function readEverything(): number {
 }
 
 describe('hostile bytes in a memtable', () => {
+  afterEach(() => {
+    clean.copy(memory);
+  });
+
   it('are answered or told, whichever words are wrong', () => {
     const random = new Random(newSeed('memtable/hostile.test.ts'));
     expect(readEverything()).toBe(0);
@@ -115,7 +120,14 @@ describe('hostile bytes in a memtable', () => {
       if (node !== 0) words[node * 2 + 2 + level] = node;
     }
     expect(readEverything()).toBeGreaterThan(100);
-    clean.copy(memory);
+  });
+
+  it('in the word that says whether it is frozen are told by a walk', () => {
+    const word = (writer.descriptorUnit * UNIT_BYTES) / 4 + IS_FROZEN_WORD;
+    for (const wrong of [0, 2, 0xffffffff]) {
+      memory.writeUInt32LE(wrong, 4 * word);
+      expect(readEverything()).toBe(1);
+    }
   });
 
   it('leave a successor with ERR_CORRUPT or a table it calls sound or not', () => {
