@@ -107,7 +107,7 @@ async function* withoutBom(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer
     }
     head = Buffer.concat([head, chunk]);
     if (head.length < BOM.length) continue;
-    yield head.subarray(head.indexOf(BOM) === 0 ? BOM.length : 0);
+    yield head.subarray(BOM.equals(head.subarray(0, BOM.length)) ? BOM.length : 0);
     head = undefined;
   }
   if (head !== undefined) yield head;
@@ -118,6 +118,27 @@ function textOf(latin1: string): string | undefined {
   if (!/[\x80-\xff]/.test(latin1)) return latin1;
   const bytes = Buffer.from(latin1, 'latin1');
   return isUtf8(bytes) ? bytes.toString('utf8') : undefined;
+}
+
+/**
+ * Lines of CSV. The parser's count is of the line a record ends on, and takes a CR LF inside of quotes for two line ends.
+ * Told of all records, bad ones too, in their order.
+ */
+class CsvLines {
+  #surplus = 0;
+
+  /** The line that a record of these fields begins on. `ends`: what the parser says. */
+  begin(fields: readonly string[], ends: number): number {
+    let inside = 0;
+    let pairs = 0;
+    for (const field of fields) {
+      inside += field.match(/[\r\n]/g)?.length ?? 0;
+      pairs += field.match(/\r\n/g)?.length ?? 0;
+    }
+    const line = ends - inside - this.#surplus;
+    this.#surplus += pairs;
+    return line;
+  }
 }
 
 function columnsOf(header: readonly string[]): string[] {
@@ -141,17 +162,26 @@ async function* csvGroups(chunks: AsyncIterable<Buffer>): AsyncGenerator<SourceR
   let group: SourceRecord[] = [];
   /** The parser is ahead of the loop below: bad records wait here until the loop has come to their line. */
   const bad: SourceRecord[] = [];
+  const lines = new CsvLines();
   const parser = parse({
     encoding: 'latin1',
-    columns: columnsOf,
+    columns: (header: readonly string[]) => {
+      lines.begin(header, 1);
+      return columnsOf(header);
+    },
     info: true,
     skip_empty_lines: true,
     skip_records_with_error: true,
     max_record_size: LINE_BYTES_MAX,
     on_skip: (error) => {
-      const { lines } = (error ?? {}) as { lines?: number };
-      bad.push({ line: lines ?? 0, problem: error?.message ?? 'not a CSV record' });
+      const { lines: ends = 0, record } = (error ?? {}) as { lines?: number; record?: unknown };
+      const fields = Array.isArray(record) ? record.filter((field) => typeof field === 'string') : [];
+      bad.push({ line: lines.begin(fields, ends), problem: error?.message ?? 'not a CSV record' });
       return undefined;
+    },
+    on_record: (entry: CsvRecord): CsvRecord => {
+      const { record, info } = entry;
+      return { record, info: { lines: lines.begin(Object.values(record), info.lines) } };
     },
   });
   // A failing source destroys the parser with its error, which ends the loop below with it.

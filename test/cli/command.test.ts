@@ -1,9 +1,10 @@
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { finish, run, start, temporaryDirectory } from './command.js';
+import { CLI, finish, run, start, temporaryDirectory } from './command.js';
 
 const directory = temporaryDirectory();
 let number = 0;
@@ -313,6 +314,28 @@ describe.concurrent('load', () => {
       { key: '1', value: { id: '1', name: 'Köln, am\nRhein', pop: 5 } },
       { key: '4', value: { id: '4', name: 'Bonn', pop: 7 } },
     ]);
+  });
+
+  test('the line of a bad CSV record is the one it begins on, whatever ends lines inside of quotes', async () => {
+    for (const end of ['\n', '\r\n']) {
+      const rows = ['id,pop', '1,"a', 'b', 'c"', '2,x', '3,"p', 'q",many', '4,"y', 'z"', '5,6', ''];
+      const args = ['load', '-', '--format', 'csv', '--db', fresh(), '--key', 'id', '--number', 'pop', '--skip-bad'];
+      const { code, stderr } = await run(args, rows.join(end));
+      expect(code).toBe(0);
+      expect([...stderr.matchAll(/stdin:(\d+):/g)].map(([, line]) => Number(line))).toEqual([2, 5, 6, 8]);
+    }
+  });
+
+  test('a directory as standard input is an error, not an end of input', async () => {
+    const descriptor = openSync(directory, 'r');
+    const db = fresh();
+    const child = spawnSync(process.execPath, [CLI, 'load', '-', '--format', 'ndjson', '--db', db], {
+      stdio: [descriptor, 'pipe', 'pipe'],
+      encoding: 'utf8',
+    });
+    closeSync(descriptor);
+    expect(child).toMatchObject({ status: 1, stderr: 'concordkv: stdin: is a directory\n' });
+    expect(existsSync(db)).toBe(false);
   });
 
   test('several key fields make tuple keys, and --order-by an order to scan', async () => {

@@ -2,7 +2,7 @@
  * concordkv load: records of an NDJSON or CSV file into a store, with a window of writes in flight so that memory stays flat and every
  * group commit is full.
  */
-import { createReadStream } from 'node:fs';
+import { createReadStream, fstatSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -31,6 +31,7 @@ interface LoadOptions extends WriteOptions {
 /** Writes in flight: enough to keep every shard's commit group full, few enough to keep their promises cheap. */
 const IN_FLIGHT_MAX = 4096;
 const IN_FLIGHT_BYTES_MAX = 32 * 1024 * 1024;
+const STDIN = 0;
 /** Bad lines named one by one; the rest is only counted. */
 const BAD_SHOWN_MAX = 20;
 
@@ -79,6 +80,15 @@ function formatOf(file: string, options: LoadOptions): RecordFormat {
   if (extension === '.ndjson' || extension === '.jsonl') return 'ndjson';
   if (extension === '.csv') return 'csv';
   throw usage(`${file}: neither .ndjson, .jsonl nor .csv; say --format ndjson or --format csv`);
+}
+
+function isDirectory(descriptor: number): boolean {
+  try {
+    return fstatSync(descriptor).isDirectory();
+  } catch {
+    // Not open: reading says so.
+    return false;
+  }
 }
 
 /** A field by its dotted path. */
@@ -201,8 +211,12 @@ async function load(file: string, options: LoadOptions): Promise<number> {
   const format = formatOf(file, options);
   const name = file === '-' ? 'stdin' : file;
   let totalBytes: number | undefined;
-  let input: Readable = process.stdin;
-  if (file !== '-') {
+  let input: Readable;
+  if (file === '-') {
+    // What cannot be read, such as a directory, would look like an end of input.
+    if (isDirectory(STDIN)) throw new CliFailure('ERR_INPUT', 'stdin: is a directory');
+    input = process.stdin;
+  } else {
     const facts = await stat(file).catch((error: NodeJS.ErrnoException) => {
       throw new CliFailure(
         'ERR_INPUT',
