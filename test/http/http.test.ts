@@ -340,6 +340,9 @@ describe('hostile input', () => {
     const post = await fetch(keyUrl('a'), { method: 'POST', body: 'x' });
     expect(post.headers.get('allow')).toBe('GET, HEAD, PUT, DELETE');
     expect(await errorOf(post)).toEqual({ status: 405, code: 'ERR_METHOD' });
+    const range = await fetch(`${server.url}/v1/kv?limit=1`, { method: 'DELETE' });
+    expect(range.headers.get('allow')).toBe('GET');
+    expect(await errorOf(range)).toEqual({ status: 405, code: 'ERR_METHOD' });
     expect(await errorOf(await fetch(`${server.url}/v2/kv/a`))).toEqual({ status: 404, code: 'ERR_ROUTE' });
   });
 

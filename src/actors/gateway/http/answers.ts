@@ -7,7 +7,7 @@
 import type { ServerResponse } from 'node:http';
 import type { Logger } from 'pino';
 import type { HttpCounters } from './counters.js';
-import { HTTP_FAILURES, answerOf, bodyOf } from './failures.js';
+import { HTTP_FAILURES, HttpFailure, answerOf, bodyOf } from './failures.js';
 
 const JSON_TYPE = 'application/json';
 const ABSENT_BODY = bodyOf({ code: 'ERR_KEY_ABSENT', message: HTTP_FAILURES.ERR_KEY_ABSENT.text });
@@ -60,7 +60,7 @@ export class Answers {
     // The rest of a refused body is not worth reading.
     if ((status === 413 || code === 'ERR_OVERLOADED') && !draining) headers.push('connection', 'close');
     if (status === 503 || status === 507) headers.push('retry-after', '1');
-    if (status === 405) headers.push('allow', 'GET, HEAD, PUT, DELETE');
+    if (error instanceof HttpFailure && error.allow !== undefined) headers.push('allow', error.allow);
     this.send(response, operation, startedMs, status, headers, bodyOf(answer));
   }
 }

@@ -161,8 +161,10 @@ export function buildApp(context: AppContext): App {
   });
   app.setNotFoundHandler((request, reply) => {
     const path = request.raw.url!;
-    const isKnown = path === '/v1/kv' || path.startsWith('/v1/kv?') || path.startsWith(KEY_ROUTE);
-    fail(reply, new HttpFailure(isKnown ? 'ERR_METHOD' : 'ERR_ROUTE'), OPERATION.other, performance.now());
+    const isRange = path === '/v1/kv' || path.startsWith('/v1/kv?');
+    const allow = isRange ? 'GET' : path.startsWith(KEY_ROUTE) ? 'GET, HEAD, PUT, DELETE' : undefined;
+    const failure = new HttpFailure(allow === undefined ? 'ERR_ROUTE' : 'ERR_METHOD', undefined, allow);
+    fail(reply, failure, OPERATION.other, performance.now());
   });
   app.setErrorHandler((error, _request, reply) => {
     fail(reply, error, OPERATION.other, performance.now());

@@ -25,11 +25,14 @@ export type HttpFailureCode = keyof typeof HTTP_FAILURES;
 /** A failure of the face itself. */
 export class HttpFailure extends Error {
   readonly code: HttpFailureCode;
+  /** ERR_METHOD: the methods that the route has. */
+  readonly allow: string | undefined;
 
-  constructor(code: HttpFailureCode, message: string = HTTP_FAILURES[code].text) {
+  constructor(code: HttpFailureCode, message: string = HTTP_FAILURES[code].text, allow?: string) {
     super(message);
     this.name = 'HttpFailure';
     this.code = code;
+    this.allow = allow;
   }
 }
 
