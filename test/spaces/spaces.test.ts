@@ -75,6 +75,7 @@ describe('a space', () => {
   test('is found empty by synchronous reads until it exists', async () => {
     const db = await memoryPool();
     const space = db.space('new');
+    expect(() => space.engine).toThrow('the space new is being created: await its ready');
     expect(space.getSync('k')).toBeUndefined();
     expect(space.hasSync('k')).toBe(false);
     expect([...space.iterateSync()]).toEqual([]);

@@ -5,6 +5,7 @@
 import { isMainThread } from 'node:worker_threads';
 import type { KeyEncoding, KeyScratch } from '../../shared/codec/key-encoding.js';
 import type { ValueEncoding } from '../../shared/codec/value-encoding.js';
+import { ConcordError } from '../../shared/errors.js';
 import { hashBytes, slotOf } from '../../shared/hash.js';
 import { SPACE_ID_MAX } from '../../engines/engine.js';
 import type { SpaceView } from '../client/space-view.js';
@@ -16,6 +17,11 @@ const MAIN_WAIT_MS_MAX = 1000;
 
 /** No space has this id: a space that is being created is read as one without entries. */
 export const NO_SPACE_ID = SPACE_ID_MAX;
+
+/** Where there is no waiting for it. */
+export function spaceNotCreated(space: string): ConcordError {
+  return new ConcordError('ERR_SPACE_NOT_FOUND', `the space ${space} is being created: await its ready`, { space });
+}
 
 export class SpaceSource {
   readonly core: PoolCore;

@@ -15,7 +15,7 @@ import { isTraced, traced } from '../metrics/tracing.js';
 import { closed, type PoolCore } from './core.js';
 import { Keyspace } from './keyspace.js';
 import type { SpaceRecord } from './manifest.js';
-import { NO_SPACE_ID, SpaceSource } from './source.js';
+import { NO_SPACE_ID, SpaceSource, spaceNotCreated } from './source.js';
 import {
   checkSpaceAgreement,
   checkSpaceName,
@@ -171,7 +171,7 @@ export class Space<K = string, V = string> extends Keyspace<K, V> {
     return this.#source.pending ?? Promise.resolve();
   }
 
-  /** What the engine is called that holds it now. @throws ERR_SPACE_DROPPED, ERR_CLOSED */
+  /** What the engine is called that holds it now. @throws ERR_SPACE_DROPPED, ERR_SPACE_NOT_FOUND (it is not {@link ready}), ERR_CLOSED */
   get engine(): string {
     return this.#record().engine;
   }
@@ -179,7 +179,7 @@ export class Space<K = string, V = string> extends Keyspace<K, V> {
   #record(): SpaceRecord {
     this.source.assertUsable();
     const record = this.source.core.registry.withId(this.source.spaceId);
-    if (record === undefined) throw spaceNotFound(this.name);
+    if (record === undefined) throw spaceNotCreated(this.name);
     return record;
   }
 

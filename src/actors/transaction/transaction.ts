@@ -20,7 +20,7 @@ import type { AnySpace } from '../pool/keyspace.js';
 import { checkLimit, encodeRange, isEmptyRange, type EncodedRange, type RangeOptions } from '../pool/range.js';
 import type { Entry } from '../pool/reads.js';
 import type { RawValue } from '../pool/scan.js';
-import { SpaceSource } from '../pool/source.js';
+import { SpaceSource, spaceNotCreated } from '../pool/source.js';
 import { Phase, type RangeRead, type TransactionCore } from './core.js';
 import { callChange, isInsideUpdate } from './inside-update.js';
 import { TransactionIterator, TransactionSyncIterator, type Footing, type OverlayPlan } from './iterator.js';
@@ -124,7 +124,7 @@ export abstract class TransactionReads<K, V> {
   #begin(core: TransactionCore): void {
     core.assertActive();
     this.source.assertUsable();
-    if (this.source.pending !== undefined) throw notCreated(this.source.name);
+    if (this.source.pending !== undefined) throw spaceNotCreated(this.source.name);
     core.open();
   }
 
@@ -934,10 +934,6 @@ export class Transaction<K = string, V = string> extends TransactionReads<K, V> 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.rollback();
   }
-}
-
-function notCreated(space: string): ConcordError {
-  return new ConcordError('ERR_SPACE_NOT_FOUND', `the space ${space} is being created: await its ready`, { space });
 }
 
 const ANY_VERSION = -1;
