@@ -368,6 +368,50 @@ describe('a store with a history', () => {
   });
 });
 
+test('what a lenient mode passed over is not met again, though an LSM-Tree held the log from before it', async () => {
+  const original = join(scratchDirectory(), 'store');
+  const db = await ConcordPool.open(original, { ...OPTIONS, shards: 1, segmentBytes: 262144 });
+  const events = db.space('events', { engine: 'lsm' });
+  for (let i = 0; i < 20; i++) await events.put(`event${i}`, patternText(100, i));
+  for (let i = 0; i < 20; i++) await db.put(`key${i}`, patternText(100, i));
+  // It has all of these records, and yet the log of the events is needed.
+  await db.host!.checkpointAll();
+  for (let i = 20; i < 40; i++) await events.put(`event${i}`, patternText(100, i));
+  const left = join(scratchDirectory(), 'left');
+  cpSync(original, left, { recursive: true, filter: (path) => !basename(path).startsWith('LOCK') });
+  await db.close();
+  const log = filesOf(left).find((file) => file.includes('shard-0000') && file.endsWith('.log'))!;
+  const bytes = readFileSync(log);
+  for (const lost of [10, 30]) {
+    for (const recoveryMode of ['salvage', 'point-in-time'] as const) {
+      const directory = join(scratchDirectory(), 'store');
+      cpSync(left, directory, { recursive: true });
+      flip(
+        join(directory, 'shard-0000', basename(log)),
+        bytes.indexOf(patternText(100, lost), bytes.indexOf(`event${lost}`)),
+      );
+      expect(await failureOf(ConcordPool.open(directory, OPTIONS))).toMatchObject({ code: 'ERR_CORRUPT' });
+      const lenient = await ConcordPool.open(directory, { ...OPTIONS, recoveryMode });
+      const found = lenient.space('events');
+      expect([lost - 1, lost, lost + 1].map((i) => found.hasSync(`event${i}`))).toEqual([
+        true,
+        false,
+        recoveryMode === 'salvage',
+      ]);
+      // The checkpoint has these.
+      expect([...(await lenient.iterator().all())].length).toBe(20);
+      await lenient.put('after', recoveryMode);
+      await found.put('after', recoveryMode);
+      await lenient.host!.crash();
+      const strict = await ConcordPool.open(directory, { ...OPTIONS, recoveryMode: 'strict' });
+      expect([strict.getSync('after'), strict.space('events').getSync('after')]).toEqual([recoveryMode, recoveryMode]);
+      expect(strict.space('events').hasSync(`event${lost}`)).toBe(false);
+      await strict.close();
+      expect(await ConcordPool.verify(directory)).toMatchObject({ ok: true });
+    }
+  }
+});
+
 test('damage in one shard leaves repair of the others whole', async () => {
   const directory = join(scratchDirectory(), 'store');
   const db = await ConcordPool.open(directory, { ...OPTIONS, shards: 3 });

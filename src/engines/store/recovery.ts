@@ -100,6 +100,8 @@ export function recoverShard(options: ShardStoreOptions): RecoveredShard {
   // Numbers go on behind all that is in files, whatever the log has lost.
   const publishedSeq = Math.max(replay.publishedSeq, spaces.storedSeqMax);
   if (publishedSeq > replay.publishedSeq) publishTrees(arena, publishedSeq);
+  // What the log has lost must not be met again: with all of the rest in files, the checkpoint that follows needs nothing from before it.
+  if (passesOver(wal, options) && spaces.relieveAll(options.env.now())) publishTrees(arena, publishedSeq);
   // The log of the dead writer ended before its memory did (memory level): files are to have what no log has.
   if (base > replay.logSeq && options.adopt) {
     for (const { engine } of spaces.backgroundSpaces) engine.background?.freezeBefore(Infinity);
@@ -112,6 +114,12 @@ export function recoverShard(options: ShardStoreOptions): RecoveredShard {
     abandoned,
   };
   return { arena, spaces, prepared, log: openLog(directory, options, wal), report, publishedSeq, dropped };
+}
+
+/** Whether the log begins anew behind something that a lenient mode did not read. */
+function passesOver({ cut, losses }: WalRecovery, { adopt, readOnly, recoveryMode }: ShardStoreOptions): boolean {
+  if (adopt || readOnly || (recoveryMode !== 'point-in-time' && recoveryMode !== 'salvage')) return false;
+  return cut !== undefined || losses.length > 0;
 }
 
 /** Whether the shard's directory was there; it is afterwards, unless nothing is to be written. @throws ERR_CORRUPT: it has to be */

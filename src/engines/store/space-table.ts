@@ -830,6 +830,18 @@ export class SpaceTable {
     return hasChanged;
   }
 
+  /** Writes all memory of engines with files to those, where no jobs run yet. True: the caller publishes. @throws as relieve() */
+  relieveAll(nowMs: number): boolean {
+    let hasChanged = false;
+    for (const { engine } of this.#spaces.values()) {
+      const { background } = engine;
+      if (background === undefined) continue;
+      background.setSnapshots(this.#snapshots, this.#snapshotCount);
+      if (background.relieve(nowMs)) hasChanged = true;
+    }
+    return hasChanged;
+  }
+
   /** First frame of the log that engines with files of their own need for what is in memory; Infinity: none. */
   get neededFromLsn(): number {
     let needed = Infinity;

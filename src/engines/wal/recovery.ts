@@ -92,7 +92,7 @@ export interface WalSegmentInfo {
 }
 
 export interface WalRecovery {
-  /** The last LSN recovered, or fromLsn - 1. The writer goes on with the next. */
+  /** The last LSN recovered, or fromLsn - 1, or syncedLsn: the highest of them. The writer goes on with the next. */
   readonly lastLsn: number;
   readonly nextGeneration: number;
   /** Delivered to onFrame. */
@@ -186,7 +186,8 @@ class Recovery {
       else if (limit > segment.firstLsn) this.#replay(segment, limit, isLast);
     }
     return {
-      lastLsn: Math.max(this.#lsn, fromLsn) - 1,
+      // Numbers of records that a checkpoint has are not given again, whatever the log has lost: the next checkpoint is to be the newest.
+      lastLsn: Math.max(this.#lsn - 1, fromLsn - 1, this.#options.syncedLsn ?? 0),
       nextGeneration: (this.#segments.at(-1)?.generation ?? 0) + 1,
       frames: this.#frames,
       bytes: this.#bytes,

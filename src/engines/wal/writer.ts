@@ -744,7 +744,9 @@ export class WalWriter {
         file.close();
       }
     }
-    if (recovery.losses.length > 0) this.#retainFromGeneration = recovery.nextGeneration;
+    const { cut, lastLsn, losses, nextGeneration } = recovery;
+    // Feeds do not read across a gap.
+    if (losses.length > 0 || (cut !== undefined && cut.lsn <= lastLsn)) this.#retainFromGeneration = nextGeneration;
     for (const { path, generation, firstLsn, usedBytes, isNeeded } of recovery.segments) {
       if (isNeeded || generation < this.#retainFromGeneration)
         this.#segments.push({ path, generation, firstLsn, usedBytes });
