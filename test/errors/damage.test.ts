@@ -2,7 +2,7 @@
  * Damaged files of a store, through the pool: opening gives a coded error that names the file, or data that was there; verify finds it; repair
  * brings back what is left. Every byte of the manifest, and a sample of the bytes of log and checkpoint.
  */
-import { cpSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ConcordError, ConcordPool, type PoolOptions } from '../../dist/index.js';
@@ -410,6 +410,23 @@ test('what a lenient mode passed over is not met again, though an LSM-Tree held 
       expect(await ConcordPool.verify(directory)).toMatchObject({ ok: true });
     }
   }
+});
+
+test('a directory in the place of a file is a loss that repair reports', async () => {
+  const directory = join(scratchDirectory(), 'store');
+  const db = await ConcordPool.open(directory, { ...OPTIONS, shards: 1 });
+  await db.put('key', 'value');
+  await db.space('events', { engine: 'lsm' }).put('key', 'value');
+  await db.host!.checkpointAll();
+  await db.close();
+  const checkpoint = filesOf(directory).find((file) => file.endsWith('.ckpt'))!;
+  rmSync(checkpoint);
+  mkdirSync(checkpoint);
+  const { ok, losses, backup } = await ConcordPool.repair(directory);
+  expect(ok).toBe(false);
+  expect(losses).toContainEqual(expect.objectContaining({ code: 'ERR_IO' }));
+  expect(await ConcordPool.verify(directory)).toMatchObject({ ok: true });
+  rmSync(backup, { recursive: true });
 });
 
 test('damage in one shard leaves repair of the others whole', async () => {

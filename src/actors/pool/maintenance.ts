@@ -4,7 +4,13 @@
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { ConcordError, invalidArgument, toErrorRecord, type ErrorDetails } from '../../shared/errors.js';
+import {
+  ConcordError,
+  fromSystemError,
+  invalidArgument,
+  toErrorRecord,
+  type ErrorDetails,
+} from '../../shared/errors.js';
 import { acquireDirectoryLock } from '../../shared/env/directory-lock.js';
 import { NodeEnv } from '../../shared/env/node-env.js';
 import { UNIT_BYTES, createArena, type ArenaLayout } from '../../shared/memory/arena.js';
@@ -345,8 +351,8 @@ function copyDirectory(env: NodeEnv, from: string, to: string): void {
       copyDirectory(env, join(from, name), path);
       continue;
     }
-    fs.copyFileSync(join(from, name), path, fs.constants.COPYFILE_EXCL);
-    fs.chmodSync(path, 0o600);
+    const failure = copyFile(join(from, name), path);
+    if (failure !== undefined) throw failure;
     const file = env.open(path, 'write');
     try {
       file.sync();
@@ -355,6 +361,17 @@ function copyDirectory(env: NodeEnv, from: string, to: string): void {
     }
   }
   env.syncDirectory(to);
+}
+
+/** Returns why it could not be copied. */
+function copyFile(from: string, to: string): ConcordError | undefined {
+  try {
+    fs.copyFileSync(from, to, fs.constants.COPYFILE_EXCL);
+    fs.chmodSync(to, 0o600);
+    return undefined;
+  } catch (error) {
+    return fromSystemError(error, 'copy', from);
+  }
 }
 
 /**
@@ -525,8 +542,10 @@ function gatherShard(
   const storeId = storeIdOf(manifest);
   for (const name of env.list(from)) {
     if (treeOfDirectory(name) !== undefined) continue;
-    fs.copyFileSync(join(from, name), join(to, name), fs.constants.COPYFILE_EXCL);
-    fs.chmodSync(join(to, name), 0o600);
+    const failure = copyFile(join(from, name), join(to, name));
+    // Something else under its name, such as a directory, is not worth less than a damaged file.
+    if (failure?.code === 'ERR_DISK_FULL') throw failure;
+    if (failure !== undefined) losses.push(problemOf(failure));
   }
   let roots: readonly LsmRoot[] | undefined;
   try {
