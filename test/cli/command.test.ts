@@ -326,16 +326,20 @@ describe.concurrent('load', () => {
     }
   });
 
-  test('a directory as standard input is an error, not an end of input', async () => {
-    const descriptor = openSync(directory, 'r');
+  test('a directory as standard input is an error, not an end of input', () => {
     const db = fresh();
-    const child = spawnSync(process.execPath, [CLI, 'load', '-', '--format', 'ndjson', '--db', db], {
-      stdio: [descriptor, 'pipe', 'pipe'],
-      encoding: 'utf8',
-    });
-    closeSync(descriptor);
-    expect(child).toMatchObject({ status: 1, stderr: 'concordkv: stdin: is a directory\n' });
-    expect(existsSync(db)).toBe(false);
+    for (const args of [
+      ['load', '-', '--format', 'ndjson'],
+      ['put', 'key'],
+    ]) {
+      const descriptor = openSync(directory, 'r');
+      const ended = spawnSync(process.execPath, [CLI, ...args, '--db', db], {
+        stdio: [descriptor, 'pipe', 'pipe'],
+        encoding: 'utf8',
+      });
+      closeSync(descriptor);
+      expect(ended).toMatchObject({ status: 1, stderr: 'concordkv: stdin: is a directory\n' });
+    }
   });
 
   test('several key fields make tuple keys, and --order-by an order to scan', async () => {

@@ -14,6 +14,7 @@ import {
 } from '../open.js';
 import type { StoreOptions, WriteOptions } from '../open.js';
 import { formatCount, print } from '../output.js';
+import { standardInput } from '../stdin.js';
 import { keyFromText, keyToJson, toText, valueFromText, valueToJson } from '../text.js';
 import type { ValueEncodingName } from '../text.js';
 
@@ -71,7 +72,7 @@ interface PutOptions extends WriteOptions {
 
 async function readStdin(): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk);
+  for await (const chunk of standardInput() as AsyncIterable<Buffer>) chunks.push(chunk);
   return Buffer.concat(chunks);
 }
 

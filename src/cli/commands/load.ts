@@ -2,7 +2,7 @@
  * concordkv load: records of an NDJSON or CSV file into a store, with a window of writes in flight so that memory stays flat and every
  * group commit is full.
  */
-import { createReadStream, fstatSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -15,6 +15,7 @@ import { formatBytes, formatCount, formatSeconds, print } from '../output.js';
 import { startProgress } from '../progress.js';
 import { readRecords } from '../records.js';
 import type { RecordFormat, RecordSource } from '../records.js';
+import { standardInput } from '../stdin.js';
 import { fromJson, keyFromJson, valueFromJson } from '../text.js';
 
 interface LoadOptions extends WriteOptions {
@@ -31,7 +32,6 @@ interface LoadOptions extends WriteOptions {
 /** Writes in flight: enough to keep every shard's commit group full, few enough to keep their promises cheap. */
 const IN_FLIGHT_MAX = 4096;
 const IN_FLIGHT_BYTES_MAX = 32 * 1024 * 1024;
-const STDIN = 0;
 /** Bad lines named one by one; the rest is only counted. */
 const BAD_SHOWN_MAX = 20;
 
@@ -80,15 +80,6 @@ function formatOf(file: string, options: LoadOptions): RecordFormat {
   if (extension === '.ndjson' || extension === '.jsonl') return 'ndjson';
   if (extension === '.csv') return 'csv';
   throw usage(`${file}: neither .ndjson, .jsonl nor .csv; say --format ndjson or --format csv`);
-}
-
-function isDirectory(descriptor: number): boolean {
-  try {
-    return fstatSync(descriptor).isDirectory();
-  } catch {
-    // Not open: reading says so.
-    return false;
-  }
 }
 
 /** A field by its dotted path. */
@@ -213,9 +204,7 @@ async function load(file: string, options: LoadOptions): Promise<number> {
   let totalBytes: number | undefined;
   let input: Readable;
   if (file === '-') {
-    // What cannot be read, such as a directory, would look like an end of input.
-    if (isDirectory(STDIN)) throw new CliFailure('ERR_INPUT', 'stdin: is a directory');
-    input = process.stdin;
+    input = standardInput();
   } else {
     const facts = await stat(file).catch((error: NodeJS.ErrnoException) => {
       throw new CliFailure(
