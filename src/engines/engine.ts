@@ -341,6 +341,9 @@ export interface Engine {
 const byName = new Map<string, Engine>();
 const byCode = new Map<number, Engine>();
 
+/** Without one of them a shard would fail in the middle of its work. */
+const ENGINE_METHODS = ['openWriter', 'openReader', 'openCursor', 'mark'] as const;
+
 /** The built-in engines register themselves in engines/built-in.ts. */
 export function addEngine(engine: Engine): void {
   byName.set(engine.name, engine);
@@ -349,15 +352,22 @@ export function addEngine(engine: Engine): void {
 
 /**
  * Makes an engine of your own known in this thread under a new name and a code of 8 … 15. Call it from a module that is named in the pool's option
- * engineModules, so that the threads of the pool do the same. @throws ERR_INVALID_ARG when name or code are taken
+ * engineModules, so that the threads of the pool do the same. @throws ERR_INVALID_ARG when name or code are taken, or it is no engine
  */
 export function registerEngine(name: string, engine: Engine): void {
-  if (typeof name !== 'string' || !/^[a-z][a-z0-9-]{0,31}$/.test(name) || engine.name !== name) {
+  if (typeof name !== 'string' || !/^[a-z][a-z0-9-]{0,31}$/.test(name)) {
     throw invalidArgument(`an engine's name is 1 to 32 of a-z, 0-9 and -, got ${String(name)}`);
+  }
+  if (typeof engine !== 'object' || engine === null) throw invalidArgument(`engine ${name} must be an object`);
+  if (engine.name !== name) {
+    throw invalidArgument(`an engine is registered as what it is called: ${name}, not ${String(engine.name)}`);
   }
   const { code } = engine;
   if (!(Number.isInteger(code) && code >= CUSTOM_CODE_MIN && code <= CUSTOM_CODE_MAX)) {
     throw invalidArgument(`an engine's code is ${CUSTOM_CODE_MIN} to ${CUSTOM_CODE_MAX}, got ${String(code)}`);
+  }
+  for (const method of ENGINE_METHODS) {
+    if (typeof engine[method] !== 'function') throw invalidArgument(`engine ${name} has no function ${method}`);
   }
   const known = byName.get(name) ?? byCode.get(code);
   if (known !== undefined && (known.name !== name || known.code !== code)) {

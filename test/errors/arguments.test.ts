@@ -1,6 +1,12 @@
 /** Callers' mistakes: every wrong type and every wrong option is refused with a TypeError that names it, and nothing happens. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { ConcordPool, type BatchOperation, type PoolHandle, type PoolOptions } from '../../dist/index.js';
+import {
+  ConcordPool,
+  registerEngine,
+  type BatchOperation,
+  type PoolHandle,
+  type PoolOptions,
+} from '../../dist/index.js';
 import { failureOf, scratchDirectory } from '../support/pool-scene.js';
 
 const anything = <T>(value: unknown): T => value as T;
@@ -63,6 +69,22 @@ describe('open', () => {
     const db = await ConcordPool.open(directory, { errorIfExists: true });
     await db.close();
   });
+});
+
+const METHODS = { openWriter: () => 0, openReader: () => 0, openCursor: () => 0, mark: () => 0 };
+
+test.each<[string, unknown, string]>([
+  ['Mine', { name: 'Mine', code: 8, ...METHODS }, "an engine's name is 1 to 32 of a-z, 0-9 and -, got Mine"],
+  ['mine', null, 'engine mine must be an object'],
+  ['mine', () => 0, 'engine mine must be an object'],
+  ['mine', { code: 8, ...METHODS }, 'an engine is registered as what it is called: mine, not undefined'],
+  ['mine', { name: 'mine', code: 1, ...METHODS }, "an engine's code is 8 to 15, got 1"],
+  ['mine', { name: 'mine', code: 8, ...METHODS, mark: undefined }, 'engine mine has no function mark'],
+  ['btree', { name: 'btree', code: 8, ...METHODS }, 'engine btree with code 8: btree has code 0'],
+])('registerEngine refuses %s, %o', (name, engine, message) => {
+  expect(() => registerEngine(name, anything(engine))).toThrow(
+    expect.objectContaining({ name: 'TypeError', code: 'ERR_INVALID_ARG', message }),
+  );
 });
 
 test('the largest requests fit the smallest log segment', async () => {
