@@ -10,6 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const TMPFS_MAGIC = 0x01021994;
 const JIFFIES_PER_SECOND = 100;
+/** So often a wait says that it goes on. */
+const TELL_MS = 30_000;
 
 export function describeMachine(directory) {
   return {
@@ -58,8 +60,13 @@ function processCpuTicks(pid) {
 export async function waitUntilIdle(pids, windowMs, msMax) {
   try {
     let before = pids.map(processCpuTicks);
+    let toldMs = 0;
     for (let waitedMs = 0; waitedMs < msMax; waitedMs += windowMs) {
       await sleep(windowMs);
+      if (waitedMs - toldMs >= TELL_MS) {
+        toldMs = waitedMs;
+        process.stderr.write(`waiting for the engines to come to rest, ${Math.round(waitedMs / 1000)} s so far\n`);
+      }
       const after = pids.map(processCpuTicks);
       if (after.every((ticks, i) => ticks === before[i])) return;
       before = after;
