@@ -6,7 +6,7 @@
  *
  * Must hold: any bytes lead to a tree or to a problem with its line; names such as __proto__ are names like any other. Threads: any.
  */
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { extname } from 'node:path';
 import type * as Yaml from 'yaml';
@@ -22,9 +22,9 @@ const NODES_MAX = 10_000;
 
 /** Reads and parses the file; problems go to `findings`, and undefined comes back. @throws ERR_NOT_FOUND, ERR_PERMISSION, ERR_IO */
 export function readConfigFile(file: string, findings: Findings): ConfigNode | undefined {
-  let bytes: Buffer;
+  let bytes: Uint8Array;
   try {
-    bytes = readFileSync(file);
+    bytes = readUpTo(file, FILE_BYTES_MAX + 1);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
       throw new ConcordError('ERR_NOT_FOUND', `there is no config file ${file}`, { file }, { cause: error });
@@ -32,6 +32,23 @@ export function readConfigFile(file: string, findings: Findings): ConfigNode | u
     throw fromSystemError(error, 'reading config file', file);
   }
   return parseConfigFile(file, bytes, findings);
+}
+
+/** The file, or as much of it: a pipe has no size, and a device has no end. */
+function readUpTo(file: string, bytesMax: number): Uint8Array {
+  const bytes = Buffer.alloc(bytesMax);
+  let length = 0;
+  const descriptor = openSync(file, 'r');
+  try {
+    while (length < bytesMax) {
+      const read = readSync(descriptor, bytes, length, bytesMax - length, null);
+      if (read === 0) break;
+      length += read;
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return bytes.subarray(0, length);
 }
 
 export function parseConfigFile(file: string, bytes: Uint8Array, findings: Findings): ConfigNode | undefined {
@@ -209,6 +226,8 @@ function parseYaml(source: Source): ConfigNode {
   }) as Yaml.Document.Parsed[];
   if (second !== undefined) throw source.fault(second.range[0], 'a second document; one is enough');
   const error = document?.errors[0] ?? document?.warnings[0];
+  // The library calls itself for each level, until the stack is full.
+  if (error?.code === 'RESOURCE_EXHAUSTION') throw source.fault(error.pos[0], `nested deeper than ${DEPTH_MAX}`);
   if (error !== undefined) throw source.fault(error.pos[0], error.message.split('\n', 1)[0]!);
   const offsetOf = (node: Yaml.Node | null): number => node?.range?.[0] ?? 0;
 

@@ -163,9 +163,11 @@ function addFlags(settings: readonly Setting[], findings: Findings): void {
       continue;
     }
     const equals = text.indexOf('=');
-    const path = equals < 0 ? text : text.slice(0, equals).trim();
+    const path = (equals < 0 ? text : text.slice(0, equals)).trim();
     const origin: Origin = { source: 'flag', flag: `--set ${path}` };
     const key = keyAt(path);
+    if (path === '')
+      throw invalidArgument(`--set takes key=value, such as --set store.durability=os, got ${JSON.stringify(text)}`);
     if (equals < 0) findings.refuse(path, origin, () => ': --set takes key=value, such as --set store.durability=os');
     else if (key === undefined)
       findings.refuse(path, origin, () => ` (--set): there is no such key${proposalFor(path)}`);

@@ -1,5 +1,5 @@
 /** Values from every source: which one wins, what each form means, and what is said about what is wrong. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import fc from 'fast-check';
@@ -448,6 +448,17 @@ describe('errors', () => {
     expect(checkConfigFile(file, cwd).map((problem) => problem.message)).toEqual(messages);
   });
 
+  test.skipIf(!existsSync('/dev/zero'))('a file without an end is refused', () => {
+    expect(messagesOf({ cwd: directoryWith(), file: '/dev/zero' })).toEqual(['/dev/zero:1: longer than 1048576 bytes']);
+  });
+
+  test('YAML that fills the stack is refused', () => {
+    const cwd = directoryWith({ 'a.yaml': '['.repeat(100_000) });
+    const [message, ...others] = messagesOf({ cwd, file: 'a.yaml' });
+    expect(others).toEqual([]);
+    expect(message).toBe('a.yaml:1: nested deeper than 16');
+  });
+
   test('a file that is not UTF-8 is refused', () => {
     const cwd = directoryWith();
     writeFileSync(join(cwd, 'a.yaml'), Buffer.from([0x61, 0xff]));
@@ -495,6 +506,7 @@ describe('errors', () => {
     [['--set', 'store.ordr=5'], 'store.ordr (--set): there is no such key; did you mean store.order?'],
     [['--set', 'memory=5'], 'memory (--set): there is no such key; did you mean store.memoryBytes?'],
     [['--set', 'zebra=5'], 'zebra (--set): there is no such key; "concordkv config print" lists them'],
+    [['--set', '=5'], '--set takes key=value, such as --set store.durability=os, got "=5"'],
     [['--set', 'store.order'], 'store.order: --set takes key=value, such as --set store.durability=os'],
     [['--zebra', '5'], '--zebra is no flag of the configuration; give a key with --set key=value'],
     [['--memory'], '--memory needs a value'],
