@@ -111,6 +111,18 @@ test('engines of your own need their modules, and relative modules become URLs',
   expect(engineModules).toEqual([pathToFileURL(join(directory, 'm.mjs')).href, 'pkg']);
 });
 
+test.each([
+  ['missing.mjs', undefined, /^engineModules: file:.*missing\.mjs cannot be loaded: Cannot find module/],
+  ['throws.mjs', "throw new Error('not today');", /^engineModules: file:.*throws\.mjs cannot be loaded: not today$/],
+  ['text.mjs', "throw 'a text';", /^engineModules: file:.*text\.mjs cannot be loaded: a text$/],
+])('the module of an engine that cannot be loaded is named: %s', async (name, code, message) => {
+  if (code !== undefined) writeFileSync(join(directory, name), code);
+  await expect(ConcordPool.open(':memory:', { engineModules: [`./${name}`] })).rejects.toMatchObject({
+    code: 'ERR_INVALID_ARG',
+    message: expect.stringMatching(message) as string,
+  });
+});
+
 test.each<[object, string]>([
   [{ errorIfExists: 1 }, 'option errorIfExists: it must be true or false'],
   [{ valueEncoding: 5 }, 'option valueEncoding is 5: it must be utf8, binary, json or msgpack'],

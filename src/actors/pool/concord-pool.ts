@@ -348,8 +348,16 @@ async function answered<T>(answer: Promise<T>, port: MessagePort): Promise<T> {
 }
 
 /** They register engines in this thread. */
+/** @throws ERR_INVALID_ARG: one cannot be loaded, or refuses to */
 async function loadModules(modules: readonly string[]): Promise<void> {
-  for (const module of modules) await import(module);
+  for (const module of modules) {
+    try {
+      await import(module);
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw Object.assign(invalidArgument(`engineModules: ${module} cannot be loaded: ${reason}`), { cause });
+    }
+  }
 }
 
 /** What a thread needs for the pool's own space. @throws ERR_OPTION_CONFLICT */
