@@ -57,7 +57,7 @@ export const ERROR_TABLE = {
   ERR_SHARD_FAILED: {
     retryable: false,
     httpStatus: 503,
-    text: 'the shard failed repeatedly, or while it was read-only (its log or its coordinator had failed), and stays down',
+    text: 'the shard stays down: it failed repeatedly, or while it was read-only (its log or its coordinator had failed), or lost its directory',
   },
   ERR_OWNER_DIED: { retryable: true, httpStatus: 503, text: 'the thread that held the lock died' },
   ERR_INTERNAL: { retryable: false, httpStatus: 500, text: 'an invariant is broken' },

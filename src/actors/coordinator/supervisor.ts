@@ -137,12 +137,25 @@ export class CoordinatorSupervisor extends ThreadSupervisor<CoordinatorControl, 
       this.#options.onRestart(error);
       return;
     }
+    this.#staysDown();
+    if (!this.isStopping) this.#options.onFailure(reason);
+  }
+
+  #staysDown(): void {
+    const { control } = this.#options;
     control.coordinatorState = ShardState.Failed;
     // Shards would wait for what it was about to append.
     control.commits.unclaim();
     for (let shard = 0; shard < control.shards; shard++) control.shardDoorbell(shard).unpark();
     for (let client = 0; client < MAX_CLIENTS; client++) control.clientDoorbell(client).unpark();
-    if (!this.isStopping) this.#options.onFailure(reason);
+  }
+
+  /** Ends the thread wherever it is, and lets no other follow: nothing more is decided. */
+  async takeDown(error: ConcordError): Promise<void> {
+    await this.terminate();
+    if (this.#isFailed) return;
+    this.#staysDown();
+    this.#options.onFailure(error);
   }
 
   /** Rings for one more client. */

@@ -103,6 +103,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   /** Of a store that is open to read only: what its shards apply in memory. */
   #decided: ReadonlySet<number> | undefined;
   #closing = false;
+  /** The directory is another's by now, or gone. */
+  #lost: ConcordError | undefined;
 
   private constructor({ directory, manifest, lock }: OpenedDirectory, options: ResolvedOptions) {
     super();
@@ -115,6 +117,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       readOnly: options.readOnly,
       defaultTuning: tuningOf(options),
       save: (changed, before) => {
+        if (this.#lost !== undefined) throw this.#lost;
         if (this.#isOnDisk) replaceManifest(new NodeEnv(), directory, changed, before);
       },
       askShards: (call) => this.#askAll(call),
@@ -147,6 +150,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       });
     }
     this.#clients = new ClientSlots(this.control, this.#memory, this.#shards, this.#coordinator, transactionBoard);
+    lock?.watch((error) => void this.#lose(error));
   }
 
   get manifest(): Manifest {
@@ -211,7 +215,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
       this.#closing = true;
       await this.#terminateShards();
       await this.#background.close();
-      throw endOfThread(error);
+      throw this.#lost ?? endOfThread(error);
     }
   }
 
@@ -298,6 +302,14 @@ export class PoolHost extends EventEmitter<HostEvents> {
         if (space !== undefined) this.emit('backpressure', { shard, space, ...flow });
       },
     });
+  }
+
+  /** Another process owns the directory by now, or nobody does: what this one wrote to it would be damage, or lost. */
+  async #lose(error: ConcordError): Promise<void> {
+    if (this.#closing) return;
+    this.#lost = error;
+    await Promise.all(this.#shards.map((shard) => shard.takeDown(error)));
+    await this.#coordinator?.takeDown(error);
   }
 
   async #terminateShards(): Promise<void> {

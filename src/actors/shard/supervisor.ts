@@ -161,6 +161,14 @@ export class ShardSupervisor extends ThreadSupervisor<ShardControl, Heard> {
     tellShard({ event: 'failed', shard: index, error });
   }
 
+  /** Ends the thread and all that works for it, wherever they are, and lets no other follow: reads go on, nothing is written. */
+  async takeDown(error: ConcordError): Promise<void> {
+    await this.terminate();
+    await this.checkpoints.cancel();
+    await this.cancelJobs();
+    if (this.#options.control.shardState(this.index) !== ShardState.Failed) this.#staysDown(error);
+  }
+
   /** Asks the thread when it is up. @throws ERR_SHARD_FAILED; ERR_SHARD_RESTARTED when it died before it answered */
   async ask<T>(call: (remote: RemoteControl<ShardControl>) => Promise<T>): Promise<T> {
     await this.restarted;

@@ -26,7 +26,7 @@
  *
  * An owner in another pid namespace (containers sharing a volume) or on another host cannot be looked up. It is asked: the owner
  * checks for LOCK.ask every second and touches LOCK. Only an owner that stays silent for `foreignPatienceMs` counts as dead;
- * should it come back, it learns through `onLost` that it lost the directory.
+ * should it come back, it learns through watch() that it lost the directory.
  *
  * release() removes LOCK only while it holds the owner's own token. Threads: any; owners in two threads of one process exclude each
  * other too. Works on real directories only, through node:fs.
@@ -59,8 +59,6 @@ const ROUNDS_MAX = 200;
 export interface DirectoryLockOptions {
   /** How long an owner that cannot be looked up may stay silent before it counts as dead. Default 10 s. */
   readonly foreignPatienceMs?: number;
-  /** Called once if LOCK is found to belong to someone else, or gone. The directory must not be written any more. */
-  readonly onLost?: (error: ConcordError) => void;
 }
 
 interface Owner extends ProcessIdentity {
@@ -99,7 +97,7 @@ export async function acquireDirectoryLock(
       if (head === undefined) {
         if (!draft.publishAs(lockPath)) continue;
         removeLeftovers(directory, own);
-        return new DirectoryLock(directory, own, options.onLost);
+        return new DirectoryLock(directory, own);
       }
       const end = followChain(directory, head);
       const isDead = await isOwnerDead(directory, end, own, options.foreignPatienceMs ?? FOREIGN_PATIENCE_MS);
@@ -113,7 +111,7 @@ export async function acquireDirectoryLock(
       }
       draft.replace(lockPath);
       removeLeftovers(directory, own);
-      return new DirectoryLock(directory, own, options.onLost);
+      return new DirectoryLock(directory, own);
     }
   } finally {
     draft.discard();
@@ -129,16 +127,24 @@ export async function acquireDirectoryLock(
 
 export class DirectoryLock implements Disposable {
   private released = false;
+  private onLost: ((error: ConcordError) => void) | undefined;
   private readonly timer: NodeJS.Timeout;
 
   /** Only acquireDirectoryLock makes one. */
   constructor(
     readonly directory: string,
     private readonly own: { readonly token: string },
-    private readonly onLost: ((error: ConcordError) => void) | undefined,
   ) {
     this.timer = setInterval(() => this.answer(), ASK_INTERVAL_MS);
     this.timer.unref();
+  }
+
+  /**
+   * Looks every second whether LOCK still names this owner. `onLost` is called once when it does not, or when it is gone: the directory must not be
+   * written any more.
+   */
+  watch(onLost: (error: ConcordError) => void): void {
+    this.onLost = onLost;
   }
 
   /** Whether LOCK still names this owner. */
@@ -166,11 +172,16 @@ export class DirectoryLock implements Disposable {
       const askPath = join(this.directory, ASK_NAME);
       if (this.onLost === undefined && !fs.existsSync(askPath)) return;
       if (!this.isHeld()) {
+        if (this.onLost === undefined) return;
         clearInterval(this.timer);
-        this.onLost?.(
-          new ConcordError('ERR_LOCKED', `${this.directory} was taken by another owner while it was open here`, {
-            directory: this.directory,
-          }),
+        this.onLost(
+          new ConcordError(
+            'ERR_LOCKED',
+            `${this.directory} was taken by another owner, or removed, while it was open`,
+            {
+              directory: this.directory,
+            },
+          ),
         );
         return;
       }

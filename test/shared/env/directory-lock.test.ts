@@ -182,7 +182,8 @@ describe('release', () => {
   test('leaves the lock of another owner alone', async () => {
     const directory = freshDirectory();
     const lost: string[] = [];
-    const lock = await acquireDirectoryLock(directory, { onLost: (error) => lost.push(error.code) });
+    const lock = await acquireDirectoryLock(directory);
+    lock.watch((error) => lost.push(error.code));
     const foreign = JSON.stringify({ ...owner(directory), token: 'f'.repeat(32) });
     fs.writeFileSync(lockFile(directory), foreign);
     expect(lock.isHeld()).toBe(false);
