@@ -92,6 +92,18 @@ test('a directory that was removed takes no writes, and does not come back', asy
   expect(fs.existsSync(directory)).toBe(false);
 });
 
+test('a store that is closed while its threads are ended for the loss', async () => {
+  const directory = freshDirectory();
+  const { db } = await openScene(directory);
+  // The coordinator is ended behind the shards.
+  const closed = new Promise<void>((resolve, reject) => {
+    db.events.once('shard-failed', () => void db.close().then(resolve, reject));
+  });
+  const lock = takeByAnother(directory);
+  await closed;
+  expect(fs.readFileSync(path.join(directory, 'LOCK'), 'utf8')).toBe(lock);
+});
+
 test('a directory that is lost while the store is being opened', async () => {
   const directory = freshDirectory();
   const { db } = await openScene(directory);

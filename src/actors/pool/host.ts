@@ -105,6 +105,8 @@ export class PoolHost extends EventEmitter<HostEvents> {
   #closing = false;
   /** The directory is another's by now, or gone. */
   #lost: ConcordError | undefined;
+  /** Resolves when the threads of a store that lost its directory have ended. */
+  #losing: Promise<void> | undefined;
 
   private constructor({ directory, manifest, lock }: OpenedDirectory, options: ResolvedOptions) {
     super();
@@ -150,7 +152,9 @@ export class PoolHost extends EventEmitter<HostEvents> {
       });
     }
     this.#clients = new ClientSlots(this.control, this.#memory, this.#shards, this.#coordinator, transactionBoard);
-    lock?.watch((error) => void this.#lose(error));
+    lock?.watch((error) => {
+      if (!this.#closing) this.#losing = this.#lose(error);
+    });
   }
 
   get manifest(): Manifest {
@@ -306,7 +310,6 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   /** Another process owns the directory by now, or nobody does: what this one wrote to it would be damage, or lost. */
   async #lose(error: ConcordError): Promise<void> {
-    if (this.#closing) return;
     this.#lost = error;
     await Promise.all(this.#shards.map((shard) => shard.takeDown(error)));
     await this.#coordinator?.takeDown(error);
@@ -314,6 +317,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
 
   async #terminateShards(): Promise<void> {
     for (const shard of this.#shards) shard.stopRestarts();
+    await this.#losing;
     await this.#coordinator?.terminate();
     await Promise.all(this.#shards.map((shard) => shard.terminate()));
     await Promise.all(this.#shards.map((shard) => shard.cancelJobs()));
@@ -512,6 +516,7 @@ export class PoolHost extends EventEmitter<HostEvents> {
     if (this.#closing) return;
     this.#closing = true;
     this.control.poolState = PoolState.Closing;
+    await this.#losing;
     const failures: unknown[] = [];
     // Its last decisions want to be applied.
     await this.#coordinator?.drain().catch((error: unknown) => failures.push(error));
