@@ -75,8 +75,8 @@ const methods = {
       else if (found[id] === expected) outcome.push([id, settled[id]]);
       else problem(`record ${id}: found generation ${found[id]}, acknowledged ${settled[id]}, in flight ${other}`);
     }
-    for (let id = 0; id < settled.length; id++) floors[id] = Math.max(0, settled[id]);
-    for (const [id] of maybe) floors[id] = 0;
+    // Readers are at work: what may be in either state must not have a floor for even a moment.
+    for (let id = 0; id < settled.length; id++) Atomics.store(floors, id, open.has(id) ? 0 : Math.max(0, settled[id]));
     // Point reads agree with the scan.
     const random = randomOf(entries + 1);
     for (let i = 0; i < 1000; i++) {
