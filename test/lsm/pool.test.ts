@@ -1,6 +1,6 @@
 /** An LSM-Tree in a pool, end to end: what is written goes through memtables, tables and levels, and is found there by every thread. */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { ConcordPool, type LsmJobMessage } from '../../dist/index.js';
@@ -357,4 +357,26 @@ test('a scan of a prefix that no table has looks into none of them', async () =>
     expect([...db.iterateSync({ prefix: key.slice(0, 5) })]).toEqual([[key, 'v']]);
     expect([...db.iterateSync({ prefix: key.slice(0, 5), reverse: true })]).toEqual([[key, 'v']]);
   }
+});
+
+test('a store that is closed right after a compaction keeps none of the files that it replaced', async () => {
+  const directory = scratchDirectory();
+  const tables = (): string[] =>
+    readdirSync(directory, { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.sst'))
+      .sort();
+  let db = await openLsm(directory);
+  for (let generation = 0; generation < 2; generation++) await fill(db, 40_000, generation);
+  await db.compact();
+  await db.close();
+  const left = tables();
+  // What the next opening finds that no manifest names, it removes.
+  db = await openLsm(directory);
+  await vi.waitFor(() => {
+    expect(isQuiet(db)).toBe(true);
+  }, WAIT);
+  expect(await db.count()).toBe(40_000);
+  await db.close();
+  expect(left.length).toBeGreaterThan(10);
+  expect(tables()).toEqual(left);
 });

@@ -329,8 +329,8 @@ export class LsmTree {
     return this.#obsolete.length > 0 && this.#obsolete[0]!.epoch <= safeEpoch;
   }
 
-  /** Deletes some of the files that no reader can see any more. What cannot be deleted is an orphan for the next open. */
-  deleteObsolete(): void {
+  /** Deletes up to so many of the files that no reader can see any more. What cannot be deleted is an orphan for the next open. */
+  deleteObsolete(limit = DELETIONS_PER_SLICE): void {
     const { env, arena, readOnly } = this.#site;
     // Of an edit that failed it may not be known whether it is made.
     if (readOnly || !this.#manifest.isSettled) return;
@@ -342,7 +342,7 @@ export class LsmTree {
       attempt(() => removeOrphans(env, this.directory, this.state, isKept));
     }
     let count = 0;
-    while (count < DELETIONS_PER_SLICE && count < this.#obsolete.length) {
+    while (count < limit && count < this.#obsolete.length) {
       const { name, epoch } = this.#obsolete[count]!;
       if (epoch > arena.safeEpoch) break;
       count++;

@@ -1116,11 +1116,15 @@ export class LsmWriter implements EngineWriter, EngineBackground, AttachedTree {
     for (const { done } of this.#waiters.splice(0)) done(error);
   }
 
-  /** The store is closed: jobs are told to stop, nothing more is installed. */
+  /** The store is closed: jobs are told to stop, nothing more is installed. What the last merges have replaced goes, all at once: nobody waits for a slice. */
   close(): void {
     this.#isDestroyed = true;
     this.#cancelJobs();
-    this.#tree?.close();
+    const tree = this.#tree;
+    if (tree === undefined) return;
+    this.#arena.reclaim();
+    tree.deleteObsolete(Infinity);
+    tree.close();
   }
 }
 
