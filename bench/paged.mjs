@@ -84,11 +84,14 @@ function memory() {
 }
 
 async function phase(name, count, work) {
-  const before = db.host.pageCacheStats();
+  const { host } = db;
+  const counted = host.pageCacheStats();
   const began = performance.now();
   await work();
   const ms = performance.now() - began;
   const after = db.host.pageCacheStats();
+  // A store that was opened meanwhile counts from 0.
+  const before = db.host === host ? counted : { hits: 0, misses: 0 };
   const hits = after.hits - before.hits;
   const misses = after.misses - before.misses;
   const rate = count === 0 ? '' : `${((count / ms) * 1000).toFixed(0).padStart(9)}/s `;
